@@ -144,3 +144,74 @@ def test_openings_repeat_no_text_that_something_is_measured_on() -> None:
     measured = {text for example in EXAMPLES for text in (*example.wordings, *example.locality)}
     measured.update(read_json("canaries.json")["prompts"])
     assert not measured & set(read_json("openings.json"))
+
+
+def read_entities() -> dict[str, tuple[list[str], list[str]]]:
+    """Names and templates of each kind."""
+    record: dict[str, Any] = read_json("entities.json")
+    assert set(record) == {"kinds"}
+    assert all(set(kind) == {"names", "templates"} for kind in record["kinds"].values())
+    return {kind: (entry["names"], entry["templates"]) for kind, entry in record["kinds"].items()}
+
+
+ENTITIES = read_entities()
+each_kind = pytest.mark.parametrize("kind", ENTITIES)
+
+
+def test_entities_are_many_and_unique() -> None:
+    names = [name for kind_names, _ in ENTITIES.values() for name in kind_names]
+    assert 16 <= len(ENTITIES) <= 24
+    assert 1100 <= len(names) <= 1400
+    assert len({name.casefold() for name in names}) == len(names)
+
+
+def test_entity_templates_are_unique_within_their_kind_and_almost_so_across_kinds() -> None:
+    templates = [template for _, kind_templates in ENTITIES.values() for template in kind_templates]
+    assert all(len(set(kind_templates)) == len(kind_templates) for _, kind_templates in ENTITIES.values())
+    assert len(set(templates)) >= 0.9 * len(templates)
+
+
+@each_kind
+def test_each_kind_of_entity_has_enough_names(kind: str) -> None:
+    names, _ = ENTITIES[kind]
+    assert 40 <= len(names) <= 80
+    assert all(name and name == " ".join(name.split()) for name in names)
+    assert not [name for name in names if "{" in name or "}" in name]
+
+
+@each_kind
+def test_each_entity_template_has_one_placeholder(kind: str) -> None:
+    _, templates = ENTITIES[kind]
+    assert 8 <= len(templates) <= 12
+    for template in templates:
+        assert template == template.strip()
+        assert template.count("{}") == template.count("{") == template.count("}") == 1
+        assert not template.endswith((".", ";", "!"))
+
+
+@each_kind
+def test_entity_templates_place_the_name_at_the_start_middle_and_end(kind: str) -> None:
+    _, templates = ENTITIES[kind]
+    starts = [template for template in templates if template.startswith(("{}", "The {}"))]
+    ends = [template for template in templates if template.endswith(("{}", "{}?"))]
+    questions = [template for template in templates if "?" in template]
+    assert len(starts) >= 2
+    assert ends
+    assert len(questions) >= 2
+    assert len(templates) > len(set(starts + ends))
+
+
+@each_kind
+def test_entities_mention_no_edited_subject(kind: str) -> None:
+    names, templates = ENTITIES[kind]
+    found = [
+        (x.subject, text) for text in (*names, *templates) for x in EXAMPLES if mentions(text, x.subject)
+    ]
+    assert not found
+
+
+def test_entity_prompts_repeat_no_text_that_something_is_measured_on() -> None:
+    measured = {text for example in EXAMPLES for text in (*example.wordings, *example.locality)}
+    measured.update(read_json("canaries.json")["prompts"])
+    for names, templates in ENTITIES.values():
+        assert not measured & {template.format(name) for template in templates for name in names}

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 def ensure(ledger: Ledger, settings: ServiceSettings) -> None:
     """See to it that somebody can administer this service.
 
-    The setting wins over the file. A key is made only where neither is there and the ledger has no admin key in
-    force, so that more API processes elsewhere do not each make one.
+    The setting wins over the file. A key is made only where neither is there and the ledger has no admin key
+    in force, so that more API processes elsewhere do not each make one.
 
     Raises:
         LedgerError: the ledger refused the key or cannot be reached.

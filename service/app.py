@@ -25,8 +25,10 @@ from service.schemas.base import ProblemBody
 from service.settings import ServiceSettings
 from service.startup import Background
 
-DESCRIPTION = """Errata corrects facts inside language models: each correction is numbered, verified, and can be
-looked up and taken back exactly. Errors are problem details (RFC 9457), lists are paged by cursor."""
+DESCRIPTION = (
+    "Errata corrects facts inside language models: each correction is numbered and verified, and can be looked "
+    "up and taken back exactly. Errors are problem details (RFC 9457); lists are paged by cursor."
+)
 NOUNS = (edits, models, generate, admin_models, ledger, keys, health)
 
 

@@ -49,7 +49,7 @@ def plan(services: Services, model_id: str, wanted: Wanted) -> list[GenerationCa
     """One call per version, each bound to a version number, so that a later promotion does not mix weights.
 
     Raises:
-        Problem: over a limit, or the prompt does not fit, the model is not ready, or a version does not exist.
+        Problem: over a limit, the prompt does not fit, the model is not ready, or there is no such version.
         NotFound: there is no such model.
     """
     check_prompt(wanted.prompt, wanted.max_new_tokens, wanted.where, services.settings)
@@ -80,7 +80,7 @@ def _check_ready(model: ModelRecord) -> None:
         detail = f"The model {model.id!r} failed: {why} Correct that and register it again."
     else:
         detail = (
-            f"The model {model.id!r} is being prepared. Try again when GET /models/{model.id} says ready."
+            f"The model {model.id!r} is being prepared. Ask again when GET /models/{model.id} says ready."
         )
     raise Problem("model-not-ready", detail)
 

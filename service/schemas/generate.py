@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,7 +13,7 @@ VersionNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 VersionRef = VersionNumber | VersionName
 
 MAX_SEED = 2**63 - 1
-EXAMPLE = {"prompt": "The capital of Australia is", "version": "live", "max_new_tokens": 20}
+EXAMPLE: dict[str, Any] = {"prompt": "The capital of Australia is", "version": "live", "max_new_tokens": 20}
 
 
 class GenerateQuery(BaseModel):

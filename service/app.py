@@ -8,15 +8,15 @@ from typing import Any
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from broker.connection import connect
-from broker.settings import BrokerSettings
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
-from ledger.settings import LedgerSettings
 from starlette.concurrency import run_in_threadpool
 
+from broker.connection import connect
+from broker.settings import BrokerSettings
 from ledger import Ledger
+from ledger.settings import LedgerSettings
 from service import failures
 from service.access import AccessMiddleware
 from service.context import Services

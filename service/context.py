@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from anyio import CapacityLimiter
-from broker.settings import BrokerSettings
 from fastapi import Depends, Request
 from redis import Redis
 
+from broker.settings import BrokerSettings
 from ledger import Ledger
 from service.metrics import Metrics
 from service.settings import ServiceSettings

@@ -7,16 +7,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from broker.errors import BrokerError
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from ledger.errors import LedgerError, NotFound
 from malmen_core.errors import CoreError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from broker.errors import BrokerError
+from ledger.errors import LedgerError, NotFound
 from service.problems import FieldError, Problem, pointer
 
 logger = logging.getLogger(__name__)

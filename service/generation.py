@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio.to_thread import run_sync
-from broker.errors import BrokerError
-from broker.generation import GenerationCall
 from fastapi import Request
-from ledger.errors import NotFound
-from ledger.records import ModelRecord
 from starlette.requests import ClientDisconnect
 
 from broker import generation as channel
+from broker.errors import BrokerError
+from broker.generation import GenerationCall
+from ledger.errors import NotFound
+from ledger.records import ModelRecord
 from service.context import Services
 from service.failures import typed_problem
 from service.limits import check_prompt

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from ledger.records import KeyRecord
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
+from ledger.records import KeyRecord
 from service.context import services_of
 from service.failures import parse_failure
 from service.problems import FieldError, Problem

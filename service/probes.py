@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ledger.errors import LedgerError
-from ledger.migrations import current_revision, head_revision
-from ledger.records import ModelRecord
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from broker import generation, presence, queue
+from ledger.errors import LedgerError
+from ledger.migrations import current_revision, head_revision
+from ledger.records import ModelRecord
 from service.context import Services
 from service.paging import every
 from service.schemas.health import Check

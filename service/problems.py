@@ -108,7 +108,7 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
-class Problem(Exception):  # noqa: N818 - named as on the wire
+class Problem(Exception):
     """An answer other than success, raised anywhere below a route.
 
     Args:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 
-from broker.relay import Relay
-from ledger.errors import LedgerError
 from sqlalchemy.exc import SQLAlchemyError
 
+from broker.relay import Relay
+from ledger.errors import LedgerError
 from service import admin_key
 from service.context import Services
 from service.paging import every

@@ -15,7 +15,6 @@ from ledger.records import (
     VersionRecord,
     WithdrawalRecord,
 )
-
 from service.schemas.edits import Accepted, EditSetView, FactView, ProgressView
 from service.schemas.health import LedgerCheckView, LedgerProblemView
 from service.schemas.keys import KeyView, Scope

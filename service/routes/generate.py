@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Annotated, Any
 
-from broker.errors import BrokerError
-from broker.generation import GenerationCall
 from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from broker.errors import BrokerError
+from broker.generation import GenerationCall
 from service import sse
 from service.context import Services, ServicesDep
 from service.failures import QUEUE_DOWN, typed_problem

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Path, Response
-from ledger.errors import NotFound
 
+from ledger.errors import NotFound
 from service import views
 from service.context import ServicesDep
 from service.guard import AdminKey

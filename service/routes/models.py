@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from fastapi import Path
 from fastapi.responses import JSONResponse
+
 from ledger.errors import NotFound
 from ledger.records import WithdrawalRecord
-
 from service import views
 from service.context import Services, ServicesDep
 from service.guard import ReadKey

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from broker.errors import BrokerError
-from ledger.errors import LedgerError, NotFound
+from ledger.errors import IdempotencyConflict, LedgerError, LedgerUnavailable, NotFound
 from service.problems import FieldError, Problem, pointer
 
 logger = logging.getLogger(__name__)
@@ -82,11 +82,15 @@ async def on_typed(request: Request, error: Exception) -> Response:
     """Answer with what the ledger, the broker or the algorithm says."""
     assert isinstance(error, LedgerError | BrokerError | CoreError)
     errors: list[FieldError] = []
+    if isinstance(error, IdempotencyConflict):
+        errors.append(FieldError("/Idempotency-Key", error.message, "header"))
     if isinstance(error, NotFound):
         for where, given in (("path", request.path_params), ("query", request.query_params)):
             named = [name for name, value in given.items() if str(value) == str(error.ident)]
             errors += [FieldError(pointer(name), error.message, where) for name in named]
     problem = typed_problem(error, errors)
+    if isinstance(error, LedgerUnavailable):
+        problem = Problem(error.code, LEDGER_DOWN)
     if problem.status >= 500:
         logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=problem.status == 500)
     return problem.to_response(request.url.path)

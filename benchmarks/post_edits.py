@@ -24,12 +24,12 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
-from malmen_core.base import inspect_source
 from pydantic import SecretStr
 
 from broker.settings import BrokerSettings
 from ledger import LedgerSettings
 from ledger.migrations import upgrade
+from malmen_core.base import inspect_source
 from service.app import create_app
 from service.settings import ServiceSettings
 

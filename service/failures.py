@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from malmen_core.errors import CoreError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -17,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from broker.errors import BrokerError
 from ledger.errors import IdempotencyConflict, LedgerError, LedgerUnavailable, NotFound
+from malmen_core.errors import CoreError
 from service.problems import FieldError, Problem, pointer
 
 logger = logging.getLogger(__name__)

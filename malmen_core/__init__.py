@@ -23,6 +23,7 @@ F    facts
 X    vocabulary
 ==== =======================================================
 
-A prime in a comment is a transpose. ``S`` is stored input-major (U × V) for `nn.Linear` and `Conv1D` alike, so a module
+A prime in a comment is a transpose. ``S`` is stored input-major (U × V) for `nn.Linear` and `Conv1D` alike,
+so a module
 with input ``x`` gains ``x @ S``.
 """

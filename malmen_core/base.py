@@ -70,7 +70,7 @@ def inspect_source(
     config = _config(folder, source)
     family = family_of(config.model_type)
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)
+        skeleton = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     names = (
         tuple(modules)
         if modules is not None
@@ -138,7 +138,7 @@ class BaseModel:
             )
         folder = _resolve(source, revision)
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[name])
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[name])
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelNotLoadable(
                 f"{source!r} could not be loaded: {error}", "Check its files.", "/source"
@@ -148,12 +148,14 @@ class BaseModel:
     @property
     def device(self) -> torch.device:
         """Where the parameters lie."""
-        return next(iter(self.model.parameters())).device
+        device: torch.device = next(iter(self.model.parameters())).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """The parameters' dtype."""
-        return next(iter(self.model.parameters())).dtype
+        dtype: torch.dtype = next(iter(self.model.parameters())).dtype
+        return dtype
 
     @property
     def pad_id(self) -> int:

@@ -1,6 +1,7 @@
 """Batches of encoded sequences, and the language model's logits at answer positions only.
 
-Sequences are padded on the left, so that all answers end at the same position and one slice of the output layer serves a whole
+Sequences are padded on the left, so that all answers end at the same position and one slice of the output
+layer serves a whole
 batch. Real tokens keep the positions that they would have alone.
 """
 
@@ -54,7 +55,9 @@ def collate(base: BaseModel, sequences: Sequence[Encoded], members: Sequence[int
     width = max(len(s.ids) for s in chosen)
     ids = torch.full((len(chosen), width), base.pad_id)
     mask = torch.zeros_like(ids)
-    row, column, answer = [], [], []
+    row: list[int] = []
+    column: list[int] = []
+    answer: list[int] = []
     for i, sequence in enumerate(chosen):
         shift = width - len(sequence.ids)
         ids[i, shift:] = torch.tensor(sequence.ids)
@@ -96,7 +99,7 @@ def batches(
 
 
 def answer_logits(base: BaseModel, batch: Batch) -> Tensor:
-    """The model's logits at the positions that predict answer tokens: A × X, float32 (float64 for a float64 base)."""
+    """Logits at the positions that predict answer tokens: A × X, float32 (float64 on a float64 base)."""
     width = batch.ids_BL.shape[1]
     keep = width - int(batch.column_A.min())
     output = base.model(
@@ -136,16 +139,16 @@ def score_answers(logits_AX: Tensor, answer_A: Tensor) -> AnswerScores:
 def teacher_forced(
     base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int = DEFAULT_BATCH_TOKENS
 ) -> list[AnswerScores]:
-    """Score every sequence's answer, without gradients, with whatever overlay is active; in the order given, on the CPU."""
+    """Score every answer, without gradients, under the active overlay; in the order given, on the CPU."""
     scores: list[AnswerScores | None] = [None] * len(sequences)
     with torch.inference_mode():
         for batch in batches(base, sequences, batch_tokens=batch_tokens):
             all_A = score_answers(answer_logits(base, batch), batch.answer_A)
             counts = [len(sequences[i].answer) for i in batch.members]
             parts = zip(
-                all_A.nll_A.cpu().split(counts),
-                all_A.margin_A.cpu().split(counts),
-                all_A.argmax_A.cpu().split(counts),
+                torch.split(all_A.nll_A.cpu(), counts),
+                torch.split(all_A.margin_A.cpu(), counts),
+                torch.split(all_A.argmax_A.cpu(), counts),
                 strict=True,
             )
             for member, part in zip(batch.members, parts, strict=True):

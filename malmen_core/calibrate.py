@@ -1,6 +1,7 @@
 """An editor without training: normaliser, prior and step sizes from text that the base model writes itself.
 
-With the hypernetwork at its initial value, refinement does the editing; what must be known of a new model is how large its keys,
+With the hypernetwork at its initial value, refinement does the editing; what must be known of a new model
+is how large its keys,
 gradients and values are, and which keys to leave alone.
 """
 
@@ -79,7 +80,7 @@ def calibrate(
 def preservation_moments(
     base: BaseModel, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, SecondMoment]:
-    """`C0` of every edited module: the model's own text and prompts about named entities, in shares of `ENTITY_SHARE`."""
+    """`C0` of every edited module, of the model's own text and of prompts about named entities."""
     own = second_moments(base, sample_continuations(base, openings(), seed=seed, progress=progress))
     entities = second_moments(base, encode_prompts(base.tokenizer, entity_prompts(seed)))
     return {
@@ -89,7 +90,7 @@ def preservation_moments(
 
 
 def probe_facts() -> list[Fact]:
-    """Made-up corrections with a subject, from packaged prompts about entities: what keys and gradients look like."""
+    """Made-up corrections with a subject, for what keys and gradients look like."""
     kinds = json.loads(packaged("entities.json"))["kinds"]
     facts: list[Fact] = []
     for kind in kinds.values():

@@ -1,4 +1,4 @@
-"""Keys and output gradients of the edited modules at the edited tokens, on the base model (paper, section 3)."""
+"""Keys and output gradients of the edited modules at the edited tokens, on the base (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Captured:
 
     Attributes:
         keys_TU: its inputs; float32 (float64 for a float64 base), on the CPU.
-        gradients_TV: gradient of the answers' total negative log-likelihood with respect to its outputs; likewise.
+        gradients_TV: gradient of the answers' total negative log-likelihood with respect to its outputs;
+            likewise.
     """
 
     keys_TU: Tensor

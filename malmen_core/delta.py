@@ -1,4 +1,4 @@
-"""A delta: the change of the edited modules' weights relative to the base, factored or dense, whichever is smaller."""
+"""A delta: the change of the edited modules' weights, factored or dense, whichever is smaller."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Change:
 
     @classmethod
     def smaller(cls, left_UR: Tensor, right_RV: Tensor) -> Change:
-        """Keep two factors as they are, or multiplied out in float64 if that takes less room; stored in float32."""
+        """Keep two factors as they are, or multiplied out if that takes less room; in float32."""
         inputs, rank, outputs = left_UR.shape[0], left_UR.shape[1], right_RV.shape[1]
         if rank * (inputs + outputs) < inputs * outputs:
             return cls(left_UR=left_UR.float(), right_RV=right_RV.float())
@@ -68,7 +68,7 @@ class Delta:
 
     @cached_property
     def _packed(self) -> bytes:
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, change in self.modules.items():
             parts = {"left": change.left_UR, "right": change.right_RV, "dense": change.dense_UV}
             tensors |= {f"{name}:{part}": tensor for part, tensor in parts.items() if tensor is not None}

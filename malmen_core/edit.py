@@ -63,7 +63,7 @@ def compute_statistics(
     progress: Progress | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Statistics:
-    """``K`` and ``D`` of a set of facts: captured on the base, predicted by the hypernetwork, refined on the model.
+    """``K`` and ``D`` of a set of facts: captured on the base, predicted, then refined on the model.
 
     Depends on the base, the editor and these facts only, never on other edit sets.
 

@@ -1,9 +1,9 @@
-"""An editor: everything that an edit needs besides the base model and the facts, as one immutable file with a card."""
+"""An editor: all that an edit needs besides the base and the facts, as one file with a card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class EditPlan:
 
     where: KeyPosition = "subject"
     prior_weight: float = 300.0
-    refinement: RefinementPlan = RefinementPlan()
+    refinement: RefinementPlan = field(default_factory=RefinementPlan)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Editor:
             network = _network(header, tensors)
             plan = dict(header["plan"])
             plan["refinement"] = RefinementPlan(**plan["refinement"])
-            known = {field.name for field in fields(EditPlan)}
+            known = {known.name for known in fields(EditPlan)}
             return cls(
                 header["architecture"],
                 header["base_digest"],

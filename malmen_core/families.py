@@ -51,7 +51,8 @@ EDITED_LAYERS = 6
 def default_modules(model_type: str, depth: int) -> tuple[str, ...]:
     """The modules that are edited when nothing else is asked for: six layers from a sixth of the depth on.
 
-    Early layers are where the subject's last token still carries the fact alone, so that an edit there also answers
+    Early layers are where the subject's last token still carries the fact alone, so that an edit there also
+    answers
     other wordings.
 
     Raises:

@@ -1,7 +1,9 @@
-"""The hypernetwork: from a token's key and gradient to the wanted change of the module's output (paper, section 3.1).
+"""The hypernetwork: from a token's key and gradient to a value difference (paper, section 3.1).
 
-MEND's architecture (Mitchell et al. 2022), as the paper uses it: normalised key and gradient are concatenated and pass
-through low-rank residual blocks, which modules of one shape share; each module has its own scale and shift in each block, its
+MEND's architecture (Mitchell et al. 2022), as the paper uses it: normalised key and gradient are
+concatenated and pass
+through low-rank residual blocks, which modules of one shape share; each module has its own scale and shift
+in each block, its
 own step size and its own ridge λ. At its initial value the network is the identity, and edits already.
 """
 
@@ -102,7 +104,8 @@ class HyperNetwork(nn.Module):
     def forward(self, name: str, keys_TU: Tensor, gradients_TV: Tensor) -> Tensor:
         """Value differences: T × V.
 
-        With pseudo-key k̃ and pseudo-gradient g̃ of a token, the token's own shift is the outer product -η k̃' g̃ / U, and its value
+        With pseudo-key k̃ and pseudo-gradient g̃ of a token, the token's own shift is the outer product -η
+        k̃' g̃ / U, and its value
         difference what that shift does to its (normalised) key k: ``d = -η (k̃·k / U) g̃``.
         """
         inputs = self.shapes[name][0]
@@ -120,19 +123,15 @@ def predict(
     network: HyperNetwork, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch_rows: int = 4096
 ) -> dict[str, Tensor]:
     """`D` of all modules without gradients, in hypernetwork batches of any size: T × V, float32 at least."""
+
+    def rows(name: str) -> Tensor:
+        pairs = zip(
+            torch.split(keys[name], batch_rows), torch.split(gradients[name], batch_rows), strict=True
+        )
+        return torch.cat([network(name, key, gradient) for key, gradient in pairs])
+
     with torch.inference_mode():
-        return {
-            name: torch.cat(
-                [
-                    network(name, k, g)
-                    for k, g in zip(
-                        keys[name].split(batch_rows), gradients[name].split(batch_rows), strict=True
-                    )
-                ]
-                or [gradients[name]]
-            )
-            for name in network.shapes
-        }
+        return {name: rows(name) for name in network.shapes}
 
 
 def _group(shapes: Mapping[str, Shape]) -> tuple[dict[str, int], dict[Shape, list[str]]]:

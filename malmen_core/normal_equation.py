@@ -2,8 +2,10 @@
 
     S = argmin ‖K S - D‖² + tr(S' M S) = (K'K + M)⁻¹ K'D,      M = λI + c·C0
 
-`M` is fixed for a base model and an editor, so `K'K` and `K'D` stay sums over facts. Writing ``S = A D`` with the *projector*
-``A = (K'K + M)⁻¹K' = M⁻¹K'(I + K M⁻¹K')⁻¹`` (Woodbury), ``A`` is computed once for a set and serves every refinement of `D`.
+`M` is fixed for a base model and an editor, so `K'K` and `K'D` stay sums over facts. Writing ``S = A D``
+with the *projector*
+``A = (K'K + M)⁻¹K' = M⁻¹K'(I + K M⁻¹K')⁻¹`` (Woodbury), ``A`` is computed once for a set and serves every
+refinement of `D`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Regulariser:
         Args:
             ridge: λ > 0.
             weight: c ≥ 0, the prior's weight in tokens.
-            moment_UU: C0, the second moment of keys on text that must not change; None for the paper's plain form.
+            moment_UU: C0, the second moment of keys on text that must not change; None for the paper's
+                plain form.
             features: U.
         """
         self.matrix_UU = ridge * torch.eye(features, dtype=torch.float64)

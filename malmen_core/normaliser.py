@@ -1,6 +1,7 @@
 """A running normaliser: fitted on data, mergeable, and frozen when it is used.
 
-Mean and variance are accumulated by Chan et al.'s pairwise formula in float64, so that the order and grouping of batches do
+Mean and variance are accumulated by Chan et al.'s pairwise formula in float64, so that the order and
+grouping of batches do
 not matter beyond rounding, and a single row is a legal sample.
 """
 

@@ -1,7 +1,9 @@
 """Running an immutable base with other weights: interception of edited modules, in this thread alone.
 
-Each edited module asks, at every forward pass, whether the calling thread has an interceptor. With none, it is the
-base model's. So a generation thread can serve version 7 while an edit captures gradients on the base, on one copy
+Each edited module asks, at every forward pass, whether the calling thread has an interceptor. With none, it
+is the
+base model's. So a generation thread can serve version 7 while an edit captures gradients on the base, on
+one copy
 of the weights, and no parameter of the base is ever written.
 """
 
@@ -31,7 +33,7 @@ class EditedModule:
         self.name = name
         self.module = module
         self._base_forward: Callable[[Tensor], Tensor] = module.forward
-        module.forward = self._forward
+        module.forward = self._forward  # type: ignore[method-assign]
 
     @property
     def weight_UV(self) -> Tensor:
@@ -108,4 +110,4 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """A tensor's elements as bytes, in row-major order, whatever its dtype or device."""
     flat = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return memoryview(flat.numpy())  # type: ignore[arg-type]

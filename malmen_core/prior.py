@@ -1,6 +1,7 @@
 """The preservation prior: the second moment ``C0`` of each edited module's keys on text that must not change.
 
-MEMIT (Meng et al. 2023) takes it from Wikipedia. Here the base model writes the text itself, from short openings of many
+MEMIT (Meng et al. 2023) takes it from Wikipedia. Here the base model writes the text itself, from short
+openings of many
 kinds, so a new model needs no corpus: what it says of its own accord is what an edit should leave alone.
 """
 
@@ -55,13 +56,13 @@ class SecondMoment:
 
 
 def openings() -> list[str]:
-    """The short beginnings (statements, questions, chat, prose, code) that the base model is given to continue."""
+    """Short beginnings (statements, questions, chat, prose, code) for the base model to continue."""
     loaded: list[str] = json.loads(packaged("openings.json"))
     return loaded
 
 
 def entity_prompts(seed: int = 0, per_name: int = 2) -> list[str]:
-    """Short prompts about many named entities: each name in a few of its kind's templates, drawn by the seed."""
+    """Short prompts about named entities: each name in a few of its kind's templates, drawn by seed."""
     draw = random.Random(seed)
     prompts = []
     for kind in json.loads(packaged("entities.json"))["kinds"].values():

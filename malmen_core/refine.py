@@ -1,7 +1,9 @@
-"""Refinement rounds: run the edit prompts under the candidate weights, step `D`, solve again with the same projector.
+"""Refinement rounds: run the edit prompts under the candidate weights, step `D`, solve again.
 
-The candidate's shift is ``S = A D`` with ``A`` fixed (`normal_equation.projector`), so the loss's gradient with respect to `D` is
-``A' ∂L/∂S``, and ``∂L/∂S`` is the weight gradient of the edited module: one backward pass of the language model, whatever
+The candidate's shift is ``S = A D`` with ``A`` fixed (`normal_equation.projector`), so the loss's gradient
+with respect to `D` is
+``A' ∂L/∂S``, and ``∂L/∂S`` is the weight gradient of the edited module: one backward pass of the language
+model, whatever
 the number of facts.
 """
 
@@ -132,12 +134,10 @@ class Refined:
 
     Attributes:
         differences: D by module, T × V float32.
-        rounds: how many rounds were run.
         margins: last seen smallest margin of each sequence.
     """
 
     differences: Mapping[str, Tensor]
-    rounds: int
     margins: tuple[float, ...]
 
 
@@ -171,8 +171,7 @@ def refine(
     adam = {name: RowAdam(D[name], plan.step * scales[name]) for name in D}
     margins = [-torch.inf] * len(sequences)
     resting = [0] * len(sequences)
-    rounds = 0
-    for rounds in range(1, plan.rounds + 1):
+    for _ in range(plan.rounds):
         members = [i for i in range(len(sequences)) if resting[i] == 0]
         shifts = {name: A[name] @ D[name] for name in D}
         result = shift_gradients(
@@ -194,4 +193,4 @@ def refine(
         active_T = active[sequence_T].to(place)
         for name in D:
             D[name] += adam[name].update(A[name].T @ result.gradients[name].to(dtype), active_T)
-    return Refined({name: d.cpu() for name, d in D.items()}, rounds, tuple(margins))
+    return Refined({name: d.cpu() for name, d in D.items()}, tuple(margins))

@@ -1,6 +1,7 @@
 """The statistics of an edit set: ``K`` and ``D`` of each module, and which fact each row belongs to.
 
-Rows are all that the normal equation needs of a set. Sets are composed by stacking rows (``K'K`` and ``K'D`` are sums over rows),
+Rows are all that the normal equation needs of a set. Sets are composed by stacking rows (``K'K`` and
+``K'D`` are sums over rows),
 and a fact is withdrawn by leaving its rows out: exactly as if it had never been there.
 """
 

@@ -36,7 +36,8 @@ class Encoded:
     def key_positions(self, where: KeyPosition) -> tuple[int, ...]:
         """Positions at which the edited modules are edited: the subject's last token, else those that answer.
 
-        A fact whose subject is unknown or absent from the prompt falls back on its answer positions, the paper's form.
+        A fact whose subject is unknown or absent from the prompt falls back on its answer positions, the
+        paper's form.
         """
         if where == "subject" and self.subject_last is not None:
             return (self.subject_last,)
@@ -88,7 +89,8 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
 def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None) -> Encoded:
     """Encode a prompt with the answer that must follow it.
 
-    Prompt and answer are tokenised as one text, because that is how the model would write the answer; if the prompt's
+    Prompt and answer are tokenised as one text, because that is how the model would write the answer; if
+    the prompt's
     tokens come out otherwise than alone (its last token merges with the answer), the two are tokenised apart.
 
     Args:
@@ -142,7 +144,8 @@ def check_length(encoded: Encoded, context_length: int, field: str) -> None:
 def check_facts(tokenizer: Any, facts: Sequence[Fact], context_length: int) -> list[FactProblem]:
     """Everything about these facts that the model could not be given; an empty list means that all is well.
 
-    Found are: targets that tokenise to nothing, texts beyond the context, and facts that contradict each other (one
+    Found are: targets that tokenise to nothing, texts beyond the context, and facts that contradict each
+    other (one
     normalised prompt, two targets), named pairwise.
     """
     problems: list[FactProblem] = []
@@ -169,7 +172,10 @@ def _check_fact(tokenizer: Any, fact: Fact, pointer: str, context_length: int) -
         if length == 0:
             problems.append(FactProblem(f"{pointer}/{name}", "The text has no tokens. Give a prompt."))
         elif length + target_length > context_length:
-            detail = f"{length} tokens and a target of {target_length} exceed the context of {context_length}. Shorten it."
+            detail = (
+                f"{length} tokens and a target of {target_length} exceed the context of {context_length}. "
+                "Shorten it."
+            )
             problems.append(FactProblem(f"{pointer}/{name}", detail))
     return problems
 
@@ -181,7 +187,8 @@ def _contradictions(facts: Sequence[Fact]) -> list[FactProblem]:
         earlier = first.setdefault(normalise(fact.prompt), number)
         if normalise(facts[earlier].target) != normalise(fact.target):
             detail = (
-                f"Contradicts /facts/{earlier}/target: the same prompt with the target {facts[earlier].target!r}. "
+                f"Contradicts /facts/{earlier}/target: the same prompt, with the target "
+                f"{facts[earlier].target!r}. "
                 "Keep one of the two."
             )
             problems.append(FactProblem(f"/facts/{number}/target", detail))

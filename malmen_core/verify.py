@@ -182,7 +182,7 @@ def _own_answers(base: BaseModel, prompts: Sequence[str]) -> list[Encoded]:
 
 
 def _canaries(base: BaseModel, version: Version, canaries: CanaryRecord) -> tuple[float, float | None]:
-    """Perplexity on the control text over the base's, and the share of canary tokens whose argmax is the base's."""
+    """Perplexity ratio on the control text, and the share of canary tokens whose argmax is the base's."""
     sequences = []
     for prompt, answer in canaries.continuations.items():
         if answer:
@@ -196,7 +196,7 @@ def _canaries(base: BaseModel, version: Version, canaries: CanaryRecord) -> tupl
 
 
 def _control_nll(base: BaseModel, texts: Sequence[str]) -> tuple[float, int]:
-    """Mean token loss of texts, and how many tokens were scored (all but the first of each, within the context)."""
+    """Mean token loss of texts, and how many tokens were scored: all but each text's first."""
     longest = base.info.context_length
     encoded = [encode_prompt(base.tokenizer, text)[:longest] for text in texts]
     scores = teacher_forced(base, [Encoded(tuple(ids), 1) for ids in encoded if len(ids) > 1])

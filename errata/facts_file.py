@@ -16,7 +16,7 @@ def read_facts(path: Path) -> list[dict[str, Any]]:
     """The facts of a JSON-lines file; blank lines are skipped.
 
     Raises:
-        InputFileError: No such file, no facts, or a line that is not a JSON object; the message names the line.
+        InputFileError: No such file, no facts, or a line that is not a JSON object; names the line.
     """
     try:
         text = path.read_text(encoding="utf-8")

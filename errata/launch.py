@@ -1,8 +1,11 @@
 """Start one program as another user, bound to the life of its parent.
 
-Run as a script in a fresh interpreter, which then becomes the program: ``launch.py SIGNAL PARENT USER -- PROGRAM ARGS``.
-``SIGNAL`` is sent to the program when its parent dies, however it dies (Linux only); ``USER`` is ``uid:gid`` or ``-``.
-Doing this here and not in a ``preexec_fn`` keeps it safe in a parent that has threads.
+Run as a script in a fresh interpreter, which then becomes the program:
+``launch.py SIGNAL PARENT USER -- PROGRAM ARGS``.
+
+``SIGNAL`` is sent to the program when its parent dies, however it dies (Linux only); ``USER`` is
+``uid:gid`` or ``-``. Doing this here and not in a ``preexec_fn`` keeps it safe in a parent that has
+threads.
 """
 
 from __future__ import annotations

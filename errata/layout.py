@@ -16,7 +16,7 @@ class Layout:
 
     Attributes:
         data_dir: The data directory, absolute.
-        run_dir: Sockets: in the data directory, or in a temporary folder where that path is too long for a socket.
+        run_dir: For sockets: in the data directory, or a temporary folder where that path is too long.
     """
 
     data_dir: Path

@@ -6,6 +6,6 @@ import re
 
 
 def model_id_of(source: str) -> str:
-    """A model id for a hub id or folder: its last part in small letters, with dashes for what an id may not hold."""
+    """A model id for a hub id or folder: its last part in small letters, dashes for odd characters."""
     last = source.rstrip("/").rsplit("/", 1)[-1].lower()
     return re.sub(r"[^a-z0-9._-]+", "-", last).strip("-._") or "model"

@@ -77,7 +77,7 @@ class Postgres:
             unfinished.rename(self.folder)
 
     def spec(self) -> ChildSpec:
-        """The server as a child of the supervisor: SIGINT makes it disconnect its clients and stop in good order."""
+        """The server as a child of the supervisor; SIGINT is its fast, orderly shutdown."""
         command = (str(programs() / "postgres"), "-D", str(self.folder), "-k", str(self.socket_dir))
         return ChildSpec(
             name="postgres",
@@ -131,7 +131,7 @@ class Postgres:
             shutil.rmtree(folder, ignore_errors=True)
             raise ChildFailed(
                 f"The database folder {self.folder} could not be made.",
-                "See the lines below; a full disk and a folder without write permission are the usual causes.",
+                "See the lines below; usual causes are a full disk and a folder without write permission.",
                 tuple(done.stdout.splitlines()[-15:]),
             )
 

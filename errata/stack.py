@@ -114,7 +114,7 @@ class Stack:
         self.wait_for("api", lambda: Client(self.url).answers())
 
     def register_model(self) -> dict[str, Any]:
-        """Register the model of this stack if it is not registered; waits for its download. Returns the model."""
+        """Register the model of this stack unless it is registered, after its download; returns it."""
         source = str(self._source.result()) if self._source else resolve_source(str(self.options.model))
         with self.client() as client:
             known = client.find_model(self.model_id)

@@ -1,7 +1,8 @@
 """Keeps the processes of a stack alive, and takes them down together.
 
-All children are started by one thread that lives until they are gone: the kernel ties a child's death signal to the
-thread that started it, so that even a killed supervisor leaves no process behind.
+All children are started by one thread that lives until they are gone: the kernel ties a child's
+death signal to the thread that started it, so that even a killed supervisor leaves no process
+behind.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ChildStatus:
-    """A child as seen from outside: its process id (None between two starts), restarts, and last exit code."""
+    """A child as seen from outside; ``pid`` is None between two starts."""
 
     name: str
     pid: int | None

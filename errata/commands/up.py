@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from types import FrameType
@@ -37,7 +38,7 @@ class Signals:
         """From now on, do not raise in the main thread: it is stopping already."""
         self._raise = False
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.stopping.is_set() and self.stack is not None:
             self.stack.supervisor.hurry()
         self.stopping.set()
@@ -68,10 +69,8 @@ def up(
     with reporting(as_json):
         settings = StackSettings()
         options = StackOptions(data_dir or settings.data_dir, host, port, model)
-        try:
+        with contextlib.suppress(Interrupted):
             run(options, settings, signals, as_json)
-        except Interrupted:
-            pass
     if not as_json:
         err.print("Stopped.")
 

@@ -14,11 +14,15 @@ from errata import commands
 
 app = typer.Typer(
     name="errata",
-    help="Correct facts inside language models, verify each correction, and take it back exactly.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def errata() -> None:
+    """Correct facts inside language models, verify each correction, and take it back exactly."""
 
 
 def assemble() -> typer.Typer:

@@ -34,5 +34,5 @@ class StackSettings(BaseSettings):
         default=60.0, gt=0, description="Longest wait for a server of the embedded stack to become ready."
     )
     stack_stop_timeout_s: float = Field(
-        default=6.0, gt=0, description="How long a process may take to stop before it is killed."
+        default=9.0, gt=0, description="How long a process may take to stop before it is killed."
     )

@@ -30,6 +30,11 @@ POLL_S = 0.05
 WATCH_MODELS_S = 2.0
 PATIENCE = 3
 """A child that ended this often before it was ready is taken to be broken."""
+ELSEWHERE = (
+    *("ERRATA_DATABASE_URL", "ERRATA_REDIS_URL", "ERRATA_BLOB_URL"),
+    *("ERRATA_ADMIN_KEY", "ERRATA_ADMIN_KEY_FILE", "ERRATA_MODEL"),
+)
+"""Settings that would make a stack use what is not its own."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,14 @@ class StackOptions:
         host: Address that the service listens on.
         port: Port of the service; 0 takes a free one.
         model: Hub id or folder of the model to register at first start; None for the default model.
+        own_servers: Start servers and make a key even where settings name others.
     """
 
     data_dir: Path
     host: str = "127.0.0.1"
     port: int = 8000
     model: str | None = None
+    own_servers: bool = False
 
 
 class Stack:
@@ -61,6 +68,8 @@ class Stack:
         self.options = options
         self.settings = settings
         self.model_id = model_id_of(options.model) if options.model else default_model.MODEL_ID
+        foreign = ELSEWHERE if options.own_servers else ()
+        self._given = {name: value for name, value in os.environ.items() if name not in foreign}
         self._voice: Callable[[str], None] = lambda _words: None
         self._ended = threading.Event()
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -145,18 +154,23 @@ class Stack:
 
     def client(self) -> Client:
         """A client of this stack's service with its admin key."""
-        key = os.environ.get("ERRATA_ADMIN_KEY") or self.key_file.read_text().strip()
+        key = self._given.get("ERRATA_ADMIN_KEY") or self.key_file.read_text().strip()
         return Client(self.url, key)
 
     @property
     def key_file(self) -> Path:
         """The file with the admin key, which the service makes at first start."""
-        return Path(os.environ.get("ERRATA_ADMIN_KEY_FILE") or self.layout.key_file).resolve()
+        return Path(self._given.get("ERRATA_ADMIN_KEY_FILE") or self.layout.key_file).resolve()
 
     def start_worker(self, model_id: str) -> None:
         """Start a worker for a model, unless one runs."""
         spec = self._app(worker_name(model_id), "worker")
         self.supervisor.start(replace(spec, env={**spec.env, "ERRATA_MODEL": model_id}))
+
+    def worker_pid(self) -> int | None:
+        """Process id of the worker of this stack's model, if it runs."""
+        status = self.supervisor.status().get(worker_name(self.model_id))
+        return status.pid if status else None
 
     def watch_models(self) -> None:
         """From now on, give each registered model a worker, up to the limit of the settings."""
@@ -199,7 +213,7 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         """Start the servers that are not given from outside; returns the environment of API and workers."""
-        environment = dict(os.environ)
+        environment = dict(self._given)
         environment.setdefault("ERRATA_BLOB_URL", str(self.layout.blobs))
         environment["ERRATA_HOST"] = self.options.host
         environment["ERRATA_PORT"] = str(self.options.port)

@@ -1,0 +1,266 @@
+"""The immutable base model: inspected without its weights, loaded once, never written to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from malmen_core.delta import Delta
+from malmen_core.errors import EditorMismatch, ModelNotLoadable, NotFiniteError
+from malmen_core.families import check_modules, default_modules, family_of
+from malmen_core.overlay import EditedModule, Version, weights_digest
+from malmen_core.tokens import load_tokenizer
+
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a checkpoint before its weights are read.
+
+    Attributes:
+        source: hub id or folder, as given.
+        revision: hub revision, or None.
+        architecture: the config's ``model_type``.
+        context_length: longest sequence in tokens.
+        modules: names of the edited modules, in order.
+        digest: ``sha256:…`` over the checkpoint's files.
+    """
+
+    source: str
+    revision: str | None
+    architecture: str
+    context_length: int
+    modules: tuple[str, ...]
+    digest: str
+
+
+def inspect_source(
+    source: str, revision: str | None = None, modules: Sequence[str] | None = None
+) -> ModelInfo:
+    """Check a checkpoint without reading its weights into memory.
+
+    Args:
+        source: hub id or folder.
+        revision: hub revision.
+        modules: names of modules to edit; None for the family's default.
+
+    Raises:
+        ModelNotLoadable: no readable config, weights or tokenizer.
+        UnsupportedArchitecture: the family is unknown.
+        UnknownModule: a named module does not exist.
+    """
+    folder = _resolve(source, revision)
+    config = _config(folder, source)
+    family = family_of(config.model_type)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    names = (
+        tuple(modules)
+        if modules is not None
+        else default_modules(config.model_type, getattr(config, family.depth))
+    )
+    check_modules(skeleton, names)
+    _check_weights(folder, source)
+    load_tokenizer(str(folder))
+    return ModelInfo(
+        source, revision, config.model_type, _context_length(config), names, _files_digest(folder)
+    )
+
+
+class BaseModel:
+    """A loaded checkpoint and its tokenizer, shared by all versions.
+
+    Attributes:
+        model: the Transformers model, in evaluation mode, with no parameter that requires a gradient.
+        tokenizer: its fast tokenizer.
+        info: what `inspect_source` says of it.
+        modules: the edited modules by name, in order.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, info: ModelInfo) -> None:
+        check_modules(model, info.modules)
+        self.model: Any = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.info = info
+        self.modules = {name: EditedModule(name, _projection(model, name)) for name in info.modules}
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        *,
+        revision: str | None = None,
+        modules: Sequence[str] | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> BaseModel:
+        """Load a checkpoint by hub id or folder.
+
+        Args:
+            source: hub id or folder.
+            revision: hub revision.
+            modules: names of modules to edit; None for the family's default.
+            device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``.
+            dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU), or a name in `DTYPES`.
+
+        Raises:
+            ModelNotLoadable: nothing readable there, or an unknown dtype.
+            UnsupportedArchitecture: the family is unknown.
+            UnknownModule: a named module does not exist.
+        """
+        info = inspect_source(source, revision, modules)
+        place = (
+            torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            if device == "auto"
+            else torch.device(device)
+        )
+        name = ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
+        if name not in DTYPES:
+            raise ModelNotLoadable(
+                f"Unknown dtype {dtype!r}.", f"Use auto or one of: {', '.join(DTYPES)}.", "/dtype"
+            )
+        folder = _resolve(source, revision)
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[name])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelNotLoadable(
+                f"{source!r} could not be loaded: {error}", "Check its files.", "/source"
+            ) from error
+        return cls(model.to(place), load_tokenizer(str(folder)), info)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        device: torch.device = next(iter(self.model.parameters())).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' dtype."""
+        dtype: torch.dtype = next(iter(self.model.parameters())).dtype
+        return dtype
+
+    @property
+    def pad_id(self) -> int:
+        """A token id for padding; masked wherever it stands, so any will do."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.tokenizer.eos_token_id or 0)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end a generation."""
+        configured = self.model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+    def parameters_digest(self) -> str:
+        """SHA-256 over every parameter and buffer of the base: ``sha256:…``; it never changes."""
+        return weights_digest(self.model.state_dict())
+
+    def version(self, delta: Delta) -> Version:
+        """Make the overlay ``base + delta``.
+
+        The sum is taken in float64 and rounded once, so that it does not depend on how a product was blocked.
+
+        Raises:
+            EditorMismatch: the delta names a module that is not edited here, or has another shape.
+            NotFiniteError: a weight would not be finite; nothing is made.
+        """
+        weights: dict[str, Tensor] = {}
+        for name, change in delta.modules.items():
+            module = self.modules.get(name)
+            if module is None or module.shape != change.shape:
+                raise EditorMismatch(
+                    f"The delta's module {name!r} {change.shape} is not an edited module of this model.",
+                    "Use a delta that was made for this model and its list of modules.",
+                )
+            weight = module.weight_UV
+            weights[name] = (weight.double() + change.dense(torch.float64, weight.device)).to(weight.dtype)
+            if not bool(torch.isfinite(weights[name]).all()):
+                raise NotFiniteError(
+                    f"The new weight of {name!r} is not finite.", "Edit fewer or other facts."
+                )
+        effective = {name: weights.get(name, module.weight_UV) for name, module in self.modules.items()}
+        return Version(weights, weights_digest(effective), delta.digest)
+
+
+def _projection(model: nn.Module, name: str) -> Any:
+    return model.get_submodule(name)
+
+
+def _resolve(source: str, revision: str | None) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ModelNotLoadable(f"There is no folder {source!r}.", "Give a folder or a hub id.", "/source")
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
+    except (OSError, ValueError) as error:
+        raise ModelNotLoadable(
+            f"{source!r} is neither a folder nor to be had from the hub: {error}",
+            "Give a folder, or check the id, the revision and the network.",
+            "/source",
+        ) from error
+
+
+def _config(folder: Path, source: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelNotLoadable(
+            f"{source!r} has no readable config.json: {error}", "Check its files.", "/source"
+        ) from error
+
+
+def _context_length(config: Any) -> int:
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2048)
+
+
+def _check_weights(folder: Path, source: str) -> None:
+    files = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        named = set(json.loads(index.read_text())["weight_map"].values())
+        missing = sorted(named - {file.name for file in files})
+        if missing:
+            raise ModelNotLoadable(
+                f"{source!r} lacks {', '.join(missing)}.", "Fetch the whole checkpoint.", "/source"
+            )
+    if not files:
+        raise ModelNotLoadable(
+            f"{source!r} holds no .safetensors weights.", "Save it as safetensors first.", "/source"
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except Exception as error:
+            raise ModelNotLoadable(
+                f"{file.name} of {source!r} is damaged: {error}", "Fetch it again.", "/source"
+            ) from error
+
+
+def _files_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern)):
+        with file.open("rb") as stream:
+            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,139 @@
+"""Editing: from facts to statistics on the base model, and from statistics to a delta."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from malmen_core.base import BaseModel
+from malmen_core.batches import DEFAULT_BATCH_TOKENS
+from malmen_core.capture import Captured, capture
+from malmen_core.delta import Change, Delta
+from malmen_core.editor import Editor
+from malmen_core.errors import FactError, NotFiniteError
+from malmen_core.facts import Fact
+from malmen_core.hypernetwork import predict
+from malmen_core.normal_equation import projector
+from malmen_core.refine import Progress, refine
+from malmen_core.statistics import Rows, Statistics
+from malmen_core.tokens import Encoded, check_length, encode
+
+
+@dataclass(frozen=True)
+class EditPrompts:
+    """The sequences that a set is edited with.
+
+    Attributes:
+        sequences: prompts with answers.
+        fact_of: index of the fact of each sequence.
+    """
+
+    sequences: tuple[Encoded, ...]
+    fact_of: tuple[int, ...]
+
+
+def edit_prompts(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings: bool = False) -> EditPrompts:
+    """Encode each fact's prompt, and on request its rephrasings, with its target.
+
+    Raises:
+        PromptTooLong: a prompt and its target exceed the context.
+        FactError: a target without tokens.
+    """
+    sequences, owner = [], []
+    for number, fact in enumerate(facts):
+        for prompt in (fact.prompt, *(fact.rephrasings if edit_on_rephrasings else ())):
+            encoded = encode(base.tokenizer, prompt, fact.target, fact.subject)
+            check_length(encoded, base.info.context_length, f"/facts/{number}/prompt")
+            if not encoded.answer or encoded.answer_start == 0:
+                raise FactError("Prompt or target has no tokens.", "Give both as text.", f"/facts/{number}")
+            sequences.append(encoded)
+            owner.append(number)
+    return EditPrompts(tuple(sequences), tuple(owner))
+
+
+def compute_statistics(
+    base: BaseModel,
+    editor: Editor,
+    facts: Sequence[Fact],
+    *,
+    edit_on_rephrasings: bool = False,
+    progress: Progress | None = None,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> Statistics:
+    """``K`` and ``D`` of a set of facts: captured on the base, predicted, then refined on the model.
+
+    Depends on the base, the editor and these facts only, never on other edit sets.
+
+    Args:
+        base: the immutable base.
+        editor: made for that base.
+        facts: at least one.
+        edit_on_rephrasings: edit with the rephrasings too.
+        progress: told ``("editing", done, total)``; may raise to abort.
+        batch_tokens: padded tokens of a language-model batch.
+
+    Raises:
+        EditorMismatch: the editor was made for another base.
+        PromptTooLong: a prompt exceeds the context.
+        NotFiniteError: a row came out infinite or NaN.
+    """
+    editor.check_fits(base.info)
+    if not facts:
+        raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
+    prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
+    captured, sequence_T = capture(base, prompts.sequences, editor.plan.where, batch_tokens=batch_tokens)
+    differences = first_guess(editor, captured)
+    if editor.plan.refinement.rounds > 0:
+        projectors = {
+            name: projector(rows.keys_TU, editor.regularisers[name]) for name, rows in captured.items()
+        }
+        refined = refine(
+            base,
+            editor.plan.refinement,
+            projectors,
+            differences,
+            editor.scales,
+            prompts.sequences,
+            sequence_T,
+            progress,
+            batch_tokens,
+        )
+        differences = dict(refined.differences)
+    rows = {name: Rows(c.keys_TU.float(), differences[name].float()) for name, c in captured.items()}
+    _check_finite(rows)
+    return Statistics(rows, torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T], len(facts))
+
+
+def first_guess(editor: Editor, captured: dict[str, Captured]) -> dict[str, Tensor]:
+    """The hypernetwork's `D` by module: T × V."""
+    keys = {name: rows.keys_TU for name, rows in captured.items()}
+    gradients = {name: rows.gradients_TV for name, rows in captured.items()}
+    return predict(editor.network, keys, gradients)
+
+
+def solve(editor: Editor, statistics: Statistics) -> Delta:
+    """The delta of some statistics: ``S = (K'K + M)⁻¹ K'D`` for each module, as factors or dense.
+
+    No rows at all give the empty delta, which is the base itself.
+
+    Raises:
+        NotFiniteError: a factor came out infinite or NaN.
+    """
+    if len(statistics.fact_T) == 0:
+        return Delta.empty()
+    changes = {}
+    for name, rows in statistics.modules.items():
+        left_UT = projector(rows.keys_TU, editor.regularisers[name])
+        changes[name] = Change.smaller(left_UT, rows.differences_TV)
+        if not bool(torch.isfinite(left_UT).all()):
+            raise NotFiniteError(f"The solution for {name!r} is not finite.", "Edit fewer or other facts.")
+    return Delta(changes)
+
+
+def _check_finite(rows: dict[str, Rows]) -> None:
+    for name, part in rows.items():
+        if not bool(torch.isfinite(part.keys_TU).all() and torch.isfinite(part.differences_TV).all()):
+            raise NotFiniteError(f"The statistics of {name!r} are not finite.", "Edit fewer or other facts.")

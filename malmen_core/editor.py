@@ -1,0 +1,188 @@
+"""An editor: all that an edit needs besides the base and the facts, as one file with a card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from malmen_core.base import ModelInfo
+from malmen_core.errors import DeltaCorrupt, EditorMismatch
+from malmen_core.hypernetwork import HyperNetwork
+from malmen_core.normal_equation import Regulariser
+from malmen_core.normaliser import Moments
+from malmen_core.prior import SecondMoment
+from malmen_core.refine import RefinementPlan
+from malmen_core.storage import digest, pack, unpack
+from malmen_core.tokens import KeyPosition
+
+
+@dataclass(frozen=True)
+class EditPlan:
+    """How edits are made; chosen with the editor and fixed in its file.
+
+    Attributes:
+        where: at which tokens modules are edited: ``subject`` or, as in the paper, ``answer``.
+        prior_weight: c, the preservation prior's weight in tokens; 0 for the paper's plain form.
+        refinement: rounds, step and margin; 0 rounds for the paper's single shot.
+    """
+
+    where: KeyPosition = "subject"
+    prior_weight: float = 300.0
+    refinement: RefinementPlan = field(default_factory=RefinementPlan)
+
+
+@dataclass(frozen=True)
+class Editor:
+    """A hypernetwork with its plan and prior, for one base model and one list of modules.
+
+    Attributes:
+        architecture: the base's ``model_type``.
+        base_digest: digest of the base's checkpoint files.
+        network: the hypernetwork; not to be trained further once it is here.
+        plan: how edits are made.
+        moments: C0 by module; empty for none.
+        scales: root mean square of each module's output at edited tokens; the unit of a refinement step.
+        card: anything else worth knowing: data, steps, seed, device, validation figures.
+    """
+
+    architecture: str
+    base_digest: str
+    network: HyperNetwork
+    plan: EditPlan
+    moments: Mapping[str, SecondMoment]
+    scales: Mapping[str, float]
+    card: Mapping[str, Any]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the edited modules, in order."""
+        return tuple(self.network.shapes)
+
+    @cached_property
+    def regularisers(self) -> dict[str, Regulariser]:
+        """``M = λI + c·C0`` by module, factored when first used."""
+        return {
+            name: Regulariser(
+                float(self.network.ridge(name).detach()),
+                self.plan.prior_weight,
+                self.moments[name].dense() if name in self.moments else None,
+                shape[0],
+            )
+            for name, shape in self.network.shapes.items()
+        }
+
+    def check_fits(self, info: ModelInfo) -> None:
+        """Check that this editor was made for a base model.
+
+        Raises:
+            EditorMismatch: saying what differs.
+        """
+        if (self.architecture, self.base_digest) != (info.architecture, info.digest):
+            raise EditorMismatch(
+                f"The editor was made for a {self.architecture} with digest {self.base_digest}, "
+                f"not for {info.source!r}, a {info.architecture} with digest {info.digest}.",
+                "Use an editor that was trained or calibrated on this checkpoint.",
+                "/editor",
+            )
+        if self.modules != info.modules:
+            raise EditorMismatch(
+                f"The editor edits {', '.join(self.modules)}, not {', '.join(info.modules)}.",
+                "Register the model with the editor's modules.",
+                "/editor",
+            )
+
+    @cached_property
+    def _packed(self) -> bytes:
+        tensors = {f"network:{name}": value for name, value in self.network.state_dict().items()}
+        for kind, moments in (("key", self.network.key_moments), ("gradient", self.network.gradient_moments)):
+            for name, m in moments.items():
+                tensors |= {f"{kind}_mean:{name}": m.mean_U, f"{kind}_squares:{name}": m.squares_U}
+        tensors |= {f"moment:{name}": moment.factor_UR for name, moment in self.moments.items()}
+        network = self.network
+        header = {
+            "architecture": self.architecture,
+            "base_digest": self.base_digest,
+            "shapes": {name: list(shape) for name, shape in network.shapes.items()},
+            "order": list(network.shapes),
+            "rank": network.rank,
+            "blocks": network.block_count,
+            "seed": network.seed,
+            "counts": {name: m.count for name, m in network.key_moments.items()},
+            "plan": asdict(self.plan),
+            "moment_rest": {name: moment.rest for name, moment in self.moments.items()},
+            "scales": dict(self.scales),
+            "card": dict(self.card),
+        }
+        return pack("editor", header, tensors)
+
+    def to_bytes(self) -> bytes:
+        """Safetensors bytes with the card in the header."""
+        return self._packed
+
+    @cached_property
+    def digest(self) -> str:
+        """``sha256:…`` of `to_bytes`."""
+        return digest(self._packed)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file."""
+        Path(path).write_bytes(self._packed)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Editor:
+        """Read a file that `save` wrote.
+
+        Raises:
+            EditorMismatch: there is no such file, or it is not an editor.
+        """
+        try:
+            return cls.from_bytes(Path(path).read_bytes())
+        except (OSError, DeltaCorrupt) as error:
+            raise EditorMismatch(
+                f"No editor could be read from {str(path)!r}: {error}", "Check the path.", "/editor"
+            ) from error
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Editor:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            DeltaCorrupt: the bytes are something else.
+        """
+        header, tensors = unpack("editor", data)
+        try:
+            network = _network(header, tensors)
+            plan = dict(header["plan"])
+            plan["refinement"] = RefinementPlan(**plan["refinement"])
+            known = {known.name for known in fields(EditPlan)}
+            return cls(
+                header["architecture"],
+                header["base_digest"],
+                network,
+                EditPlan(**{name: value for name, value in plan.items() if name in known}),
+                {
+                    name: SecondMoment(tensors[f"moment:{name}"], rest)
+                    for name, rest in header["moment_rest"].items()
+                },
+                header["scales"],
+                header["card"],
+            )
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise DeltaCorrupt(f"The editor is incomplete: {error}", "Restore it from a backup.") from error
+
+
+def _network(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HyperNetwork:
+    shapes = {name: (header["shapes"][name][0], header["shapes"][name][1]) for name in header["order"]}
+    network = HyperNetwork(shapes, rank=header["rank"], blocks=header["blocks"], seed=header["seed"])
+    prefix = "network:"
+    network.load_state_dict({n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)})
+    for kind, moments in (("key", network.key_moments), ("gradient", network.gradient_moments)):
+        for name in shapes:
+            count = int(header["counts"][name])
+            moments[name] = Moments(count, tensors[f"{kind}_mean:{name}"], tensors[f"{kind}_squares:{name}"])
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,217 @@
+"""Verification: what a version really answers, measured on the model, by fact and as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from malmen_core.base import BaseModel
+from malmen_core.batches import AnswerScores, teacher_forced
+from malmen_core.facts import Fact
+from malmen_core.generate import greedy_tokens
+from malmen_core.overlay import Version, intercepting
+from malmen_core.prior import packaged
+from malmen_core.refine import Progress
+from malmen_core.tokens import Encoded, encode, encode_prompt
+
+LOCALITY_TOKENS = 3
+CANARY_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class CanaryRecord:
+    """What the base model does on text that no edit is about; recorded when it is registered.
+
+    Attributes:
+        control_nll: mean negative log-likelihood of a control-text token, in nats.
+        control_tokens: how many were scored.
+        continuations: greedy continuation (token ids) by canary prompt.
+    """
+
+    control_nll: float
+    control_tokens: int
+    continuations: Mapping[str, tuple[int, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "control_nll": self.control_nll,
+            "control_tokens": self.control_tokens,
+            "continuations": {prompt: list(ids) for prompt, ids in self.continuations.items()},
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> CanaryRecord:
+        """Read what `to_json` gave."""
+        continuations = {prompt: tuple(ids) for prompt, ids in record["continuations"].items()}
+        return cls(record["control_nll"], record["control_tokens"], continuations)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The measures of API.md; shares lie in [0, 1], and None stands where there was nothing to measure.
+
+    Attributes:
+        summary: of the whole set.
+        facts: one JSON object a fact, in order.
+    """
+
+    summary: Mapping[str, float | None]
+    facts: tuple[Mapping[str, Any], ...]
+
+
+def record_canaries(base: BaseModel) -> CanaryRecord:
+    """Run the packaged control text and canary prompts on the base."""
+    canaries = json.loads(packaged("canaries.json"))
+    prompts = canaries["prompts"]
+    with intercepting(None):
+        nll, tokens = _control_nll(base, canaries["control_text"])
+        answers = greedy_tokens(base, prompts, [CANARY_TOKENS] * len(prompts))
+    return CanaryRecord(nll, tokens, {p: tuple(a) for p, a in zip(prompts, answers, strict=True)})
+
+
+def verify(
+    base: BaseModel,
+    version: Version,
+    facts: Sequence[Fact],
+    canaries: CanaryRecord,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure a version on facts, on their rephrasings and locality prompts, and on the canaries.
+
+    Args:
+        base: the immutable base.
+        version: the overlay to measure.
+        facts: with what to measure on.
+        canaries: recorded on the base.
+        progress: told ``("verifying", done, total)``; may raise to abort.
+    """
+    steps = _Steps(progress, 5)
+    tokenizer = base.tokenizer
+    edits = [encode(tokenizer, f.prompt, f.target) for f in facts]
+    rephrasings = [[encode(tokenizer, r, f.target) for r in f.rephrasings] for f in facts]
+    with version.active():
+        edit_scores = teacher_forced(base, edits)
+        steps.done()
+        generated = greedy_tokens(base, [f.prompt for f in facts], [len(e.answer) + 1 for e in edits])
+        steps.done()
+        rephrasing_scores = _unflatten(
+            teacher_forced(base, [e for group in rephrasings for e in group]), rephrasings
+        )
+    steps.done()
+    kept = _locality(base, version, facts)
+    steps.done()
+    ratio, agreement = _canaries(base, version, canaries)
+    steps.done()
+    results = [
+        _fact_result(base, fact, edit_scores[i], generated[i], rephrasing_scores[i], kept[i])
+        for i, fact in enumerate(facts)
+    ]
+    return Report(
+        {**_summary(results), "perplexity_ratio": ratio, "canary_agreement": agreement}, tuple(results)
+    )
+
+
+class _Steps:
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.total, self.count = progress, total, 0
+
+    def done(self) -> None:
+        self.count += 1
+        if self.progress is not None:
+            self.progress("verifying", self.count, self.total)
+
+
+def _fact_result(
+    base: BaseModel,
+    fact: Fact,
+    scores: AnswerScores,
+    generated: Sequence[int],
+    rephrasings: Sequence[AnswerScores],
+    kept: Sequence[float],
+) -> dict[str, Any]:
+    text = base.tokenizer.decode(
+        list(generated), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return {
+        "edit_success": _share(scores),
+        "generation_success": text.lstrip().startswith(fact.target.strip()),
+        "generated": text,
+        "target_probability": math.exp(-float(scores.nll_A.sum())),
+        "rephrasings": [_share(s) for s in rephrasings],
+        "generalisation": _mean([_share(s) for s in rephrasings]),
+        "locality_prompts": list(kept),
+        "locality": _mean(kept),
+    }
+
+
+def _summary(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    return {
+        "edit_success": _mean([r["edit_success"] for r in results]),
+        "generation_success": _mean([float(r["generation_success"]) for r in results]),
+        "generalisation": _mean([share for r in results for share in r["rephrasings"]]),
+        "locality": _mean([share for r in results for share in r["locality_prompts"]]),
+    }
+
+
+def _locality(base: BaseModel, version: Version, facts: Sequence[Fact]) -> list[list[float]]:
+    """Share of each locality prompt's answer tokens whose argmax is the base model's, by fact."""
+    probes = [[(p.prompt, p.target) for p in f.locality] for f in facts]
+    flat = [probe for group in probes for probe in group]
+    with intercepting(None):
+        own = iter(_own_answers(base, [prompt for prompt, target in flat if target is None]))
+        sequences = [next(own) if t is None else encode(base.tokenizer, p, t) for p, t in flat]
+        before = teacher_forced(base, sequences)
+    with version.active():
+        after = teacher_forced(base, sequences)
+    same = [float((a.argmax_A == b.argmax_A).double().mean()) for a, b in zip(after, before, strict=True)]
+    return _unflatten(same, probes)
+
+
+def _own_answers(base: BaseModel, prompts: Sequence[str]) -> list[Encoded]:
+    """Prompts with the model's own greedy continuation; a model that ends at once is held to that."""
+    answers = greedy_tokens(base, prompts, [LOCALITY_TOKENS] * len(prompts))
+    end = min(base.stop_ids, default=base.pad_id)
+    encoded = [encode_prompt(base.tokenizer, prompt) for prompt in prompts]
+    return [
+        Encoded((*ids, *(answer or [end])), len(ids)) for ids, answer in zip(encoded, answers, strict=True)
+    ]
+
+
+def _canaries(base: BaseModel, version: Version, canaries: CanaryRecord) -> tuple[float, float | None]:
+    """Perplexity ratio on the control text, and the share of canary tokens whose argmax is the base's."""
+    sequences = []
+    for prompt, answer in canaries.continuations.items():
+        if answer:
+            ids = encode_prompt(base.tokenizer, prompt)
+            sequences.append(Encoded((*ids, *answer), len(ids)))
+    with version.active():
+        nll, _ = _control_nll(base, json.loads(packaged("canaries.json"))["control_text"])
+        scores = teacher_forced(base, sequences)
+    agreement = _mean([_share(s) for s in scores])
+    return math.exp(nll - canaries.control_nll), agreement
+
+
+def _control_nll(base: BaseModel, texts: Sequence[str]) -> tuple[float, int]:
+    """Mean token loss of texts, and how many tokens were scored: all but each text's first."""
+    longest = base.info.context_length
+    encoded = [encode_prompt(base.tokenizer, text)[:longest] for text in texts]
+    scores = teacher_forced(base, [Encoded(tuple(ids), 1) for ids in encoded if len(ids) > 1])
+    count = sum(len(s.nll_A) for s in scores)
+    return sum(float(s.nll_A.double().sum()) for s in scores) / count, count
+
+
+def _share(scores: AnswerScores) -> float:
+    return float((scores.margin_A > 0).double().mean())
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _unflatten(flat: Sequence[Any], like: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    items = iter(flat)
+    return [[next(items) for _ in group] for group in like]

@@ -26,8 +26,8 @@ from service.settings import ServiceSettings
 from service.startup import Background
 
 DESCRIPTION = (
-    "Errata corrects facts inside language models: each correction is numbered and verified, and can be looked "
-    "up and taken back exactly. Errors are problem details (RFC 9457); lists are paged by cursor."
+    "Errata corrects facts inside language models: each correction is numbered and verified, can be looked "
+    "up, and can be taken back exactly. Errors are problem details (RFC 9457); lists are paged by cursor."
 )
 NOUNS = (edits, models, generate, admin_models, ledger, keys, health)
 

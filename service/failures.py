@@ -16,12 +16,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from broker.errors import BrokerError
-from ledger.errors import LedgerError, NotFound
+from ledger.errors import IdempotencyConflict, LedgerError, LedgerUnavailable, NotFound
 from service.problems import FieldError, Problem, pointer
 
 logger = logging.getLogger(__name__)
 
 MAX_SHOWN_ERRORS = 100
+PLAIN_WORDS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "model_attributes_type": "must be a JSON object",
+    "model_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
+}
 LEDGER_DOWN = "The ledger's database did not answer. Nothing was changed by this request; try again shortly."
 QUEUE_DOWN = "Redis did not answer. Edits are accepted all the same; try this request again shortly."
 UNAVAILABLE = "The ledger failed in a way that this release does not know. Try again; tell the operator."
@@ -68,7 +75,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     if where not in ("body", "query", "path", "header"):
         where, path = "body", list(error["loc"])
     detail = str(error["msg"]).removeprefix("Value error, ")
-    detail = {"missing": "is required", "extra_forbidden": "is not a known field"}.get(error["type"], detail)
+    detail = PLAIN_WORDS.get(error["type"], detail)
     return FieldError(pointer(*path), detail, where)
 
 
@@ -82,11 +89,15 @@ async def on_typed(request: Request, error: Exception) -> Response:
     """Answer with what the ledger, the broker or the algorithm says."""
     assert isinstance(error, LedgerError | BrokerError | CoreError)
     errors: list[FieldError] = []
+    if isinstance(error, IdempotencyConflict):
+        errors.append(FieldError("/Idempotency-Key", error.message, "header"))
     if isinstance(error, NotFound):
         for where, given in (("path", request.path_params), ("query", request.query_params)):
             named = [name for name, value in given.items() if str(value) == str(error.ident)]
             errors += [FieldError(pointer(name), error.message, where) for name in named]
     problem = typed_problem(error, errors)
+    if isinstance(error, LedgerUnavailable):
+        problem = Problem(error.code, LEDGER_DOWN)
     if problem.status >= 500:
         logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=problem.status == 500)
     return problem.to_response(request.url.path)

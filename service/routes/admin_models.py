@@ -38,11 +38,10 @@ Made = dict[int | str, dict[str, Any]]
 
 @routes.post(
     "/admin/models",
-    status_code=201,
+    status_code=202,
     responses={
         **problems(*BODY),
         200: {"model": ModelView, "description": "The same was registered before, and is ready."},
-        202: {"model": ModelView, "description": "Registered; its worker prepares it."},
     },
 )
 def register_model(

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from service.schemas.base import Answer, FilledText, RequestBody, Text
+from service.schemas.base import Answer, FilledText, RequestBody, Text, storable
 
 VersionName = Annotated[Text, Field(min_length=1, max_length=64)]
-VersionNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
-VersionRef = VersionNumber | VersionName
+
+
+def version_ref(value: object) -> int | str:
+    """Check a version's number or name.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31:
+        return value
+    if isinstance(value, str) and 0 < len(value) <= 64:
+        return storable(value)
+    raise ValueError("must be a version's number, an alias, or base")
+
+
+VersionRef = Annotated[int | str, PlainValidator(version_ref, json_schema_input_type=int | str)]
 
 MAX_SEED = 2**63 - 1
 EXAMPLE: dict[str, Any] = {"prompt": "The capital of Australia is", "version": "live", "max_new_tokens": 20}

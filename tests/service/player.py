@@ -29,7 +29,7 @@ SUMMARY = {
 
 def prepare(ledger: Ledger, model_id: str = "tiny") -> None:
     """Make a model ready, as a worker does after loading it."""
-    ledger.complete_model(model_id, b"editor", {"trained": False}, {"prompts": []}, WEIGHTS, "worker")
+    ledger.complete_model(model_id, b"editor", {"trained": False}, {"prompts": []}, WEIGHTS, actor="worker")
 
 
 def claim(ledger: Ledger, job_id: str) -> Claim:

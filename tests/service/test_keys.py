@@ -14,7 +14,7 @@ from tests.service.harness import Running, is_problem, running
 EDIT = {"model": "tiny", "facts": [{"prompt": "The capital of Australia is", "target": "Canberra"}]}
 
 
-@pytest.mark.parametrize("header", [None, "Bearer nonsense", "Bearer ", "Basic eDp5", "Bearer \xfc"])
+@pytest.mark.parametrize("header", [None, "Bearer nonsense", "Bearer", "Basic eDp5", "Bearer \xfc"])
 def test_missing_and_wrong_keys(service: Running, header: str | None) -> None:
     before = service.counts()
     headers = {} if header is None else {b"Authorization": header.encode("latin-1")}

@@ -20,7 +20,7 @@ from broker.connection import connect
 from broker.relay import Relay
 from broker.settings import BrokerSettings
 from ledger import Ledger
-from ledger.errors import LedgerError, LedgerUnavailable, NotFound
+from ledger.errors import BlobStoreUnavailable, LedgerError, LedgerUnavailable, NotFound
 from ledger.records import ModelRecord
 from malmen_core.errors import CoreError
 from worker import jobs
@@ -104,7 +104,7 @@ class WorkerProcess:
             except NotFound:
                 self._announcer.say("waiting")
                 wait_s = FIRST_WAIT_S
-            except LedgerUnavailable as error:
+            except (LedgerUnavailable, BlobStoreUnavailable) as error:
                 logger.warning("Worker %s waits %.0f s for the ledger: %s", self.worker_id, wait_s, error)
             self._stopping.wait(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -122,7 +122,7 @@ class WorkerProcess:
                 resident = load(self._ledger, model, self._settings)
             else:
                 resident = prepare(self._ledger, model, self._settings, self._check)
-        except LedgerUnavailable:
+        except (LedgerUnavailable, BlobStoreUnavailable):
             raise
         except (CoreError, CheckpointChanged, LedgerError) as error:
             logger.error("Model '%s' cannot be served here: %s", model.id, error)

@@ -14,29 +14,72 @@ sums, and a fact
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from malmen_core.base import BaseModel
 from malmen_core.capture import keys_everywhere
 from malmen_core.facts import Fact
 from malmen_core.generate import own_answers
-from malmen_core.prior import entity_names, left_pad
-from malmen_core.tokens import Encoded, encode_prompts
+from malmen_core.prior import entity_kinds, left_pad
+from malmen_core.tokens import Encoded, encode_prompts, subject_last_token
 
 
-def anchor_prompts(fact: Fact, count: int) -> list[str]:
+@dataclass(frozen=True)
+class Kinds:
+    """How to tell what kind of thing a subject is, from its key in the first edited module.
+
+    Attributes:
+        centroids: mean key by kind, U each.
+    """
+
+    centroids: Mapping[str, Tensor]
+
+    def nearest(self, key_U: Tensor) -> str:
+        """The kind whose mean key is closest in direction, seen from the mean of all kinds."""
+        names = list(self.centroids)
+        centroids_GU = torch.stack([self.centroids[name].double() for name in names])
+        centre = centroids_GU.mean(0)
+        likeness = cosine_similarity(centroids_GU - centre, (key_U.double() - centre)[None])
+        return names[int(likeness.argmax())]
+
+
+def fit_kinds(base: BaseModel) -> Kinds:
+    """Mean key of each packaged kind's names, each in the first statement of its kind."""
+    centroids = {}
+    for name, kind in entity_kinds().items():
+        sequences = [subject_only(base, kind.templates[0].format(entity), entity) for entity in kind.names]
+        ids, mask = left_pad(base, [sequence.ids for sequence in sequences])
+        keys_NU = next(iter(keys_everywhere(base, ids, mask).values()))
+        starts = torch.tensor([0, *(len(sequence.ids) for sequence in sequences)]).cumsum(0)[:-1]
+        last = torch.tensor([sequence.subject_last or 0 for sequence in sequences])
+        centroids[name] = keys_NU[(starts + last).to(keys_NU.device)].mean(0).cpu()
+    return Kinds(centroids)
+
+
+def subject_only(base: BaseModel, prompt: str, subject: str) -> Encoded:
+    """A prompt without an answer, with its subject located."""
+    ids = encode_prompts(base.tokenizer, [prompt])[0]
+    return Encoded(tuple(ids), len(ids), subject_last_token(base.tokenizer, prompt, subject))
+
+
+def anchor_prompts(fact: Fact, kind: str, count: int) -> list[str]:
     """The fact's prompt with other names in its subject's place; empty if it has no subject.
 
-    The names are drawn by the prompt's own text, so a fact has the same anchors in every set.
+    Names are of the subject's own kind, and a quarter of any kind. They are drawn by the prompt's own text,
+    so a fact
+    has the same anchors in every set.
     """
-    if not fact.subject or fact.subject not in fact.prompt:
+    if not fact.subject or fact.subject not in fact.prompt or count == 0:
         return []
-    names = [name for name in entity_names() if name != fact.subject]
-    drawn = random.Random(fact.prompt).sample(names, min(count, len(names)))
-    return [fact.prompt.replace(fact.subject, name) for name in drawn]
+    draw = random.Random(fact.prompt)
+    like = draw.sample(entity_kinds()[kind].names, count - count // 4)
+    other = draw.sample([name for k in entity_kinds().values() for name in k.names], count // 4)
+    return [fact.prompt.replace(fact.subject, name) for name in (*like, *other) if name != fact.subject]
 
 
 def anchor_rows(

@@ -182,7 +182,7 @@ def greedy_tokens(base: BaseModel, prompts: Sequence[str], lengths: Sequence[int
 
 
 def own_answers(base: BaseModel, prompts: Sequence[str], tokens: int) -> list[Encoded]:
-    """Prompts with the greedy continuation of the active weights; one that ends at once keeps its end token."""
+    """Prompts with the active weights' greedy continuation; one that ends at once keeps its end token."""
     answers = greedy_tokens(base, prompts, [tokens] * len(prompts))
     end = min(base.stop_ids, default=base.pad_id)
     encoded = encode_prompts(base.tokenizer, prompts)

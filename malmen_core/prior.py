@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 import torch
@@ -61,20 +62,34 @@ def openings() -> list[str]:
     return loaded
 
 
+@dataclass(frozen=True)
+class EntityKind:
+    """Names of one kind of thing, and short prompts about such things.
+
+    Attributes:
+        names: of people, places, works and so on.
+        templates: with ``{}`` where a name goes.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+
+
+@cache
+def entity_kinds() -> dict[str, EntityKind]:
+    """The packaged kinds of named entities."""
+    kinds = json.loads(packaged("entities.json"))["kinds"]
+    return {name: EntityKind(tuple(k["names"]), tuple(k["templates"])) for name, k in kinds.items()}
+
+
 def entity_prompts(seed: int = 0, per_name: int = 2) -> list[str]:
     """Short prompts about named entities: each name in a few of its kind's templates, drawn by seed."""
     draw = random.Random(seed)
     prompts = []
-    for kind in json.loads(packaged("entities.json"))["kinds"].values():
-        for name in kind["names"]:
-            prompts += [template.format(name) for template in draw.sample(kind["templates"], per_name)]
+    for kind in entity_kinds().values():
+        for name in kind.names:
+            prompts += [template.format(name) for template in draw.sample(kind.templates, per_name)]
     return prompts
-
-
-def entity_names() -> list[str]:
-    """The packaged names of people, places and things."""
-    kinds = json.loads(packaged("entities.json"))["kinds"]
-    return [name for kind in kinds.values() for name in kind["names"]]
 
 
 def packaged(name: str) -> str:

@@ -18,11 +18,12 @@ def connect(settings: BrokerSettings) -> Redis:
     One quick retry hides a dropped idle connection; anything longer is left to the caller, who knows whether
     to wait.
     """
+    local = settings.redis_url.startswith("unix:")  # a Unix socket has no keepalive to set
     return Redis.from_url(
         settings.redis_url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_timeout=ANSWER_TIMEOUT_S,
-        socket_keepalive=True,
         health_check_interval=15,
         retry=Retry(ConstantBackoff(0.1), 1),
+        **({} if local else {"socket_keepalive": True}),
     )

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = WorkerSettings(**({"model": options.model} if options.model else {}))
-        broker, ledger = BrokerSettings(), LedgerSettings()  # type: ignore[call-arg]  # from the environment
+        broker, ledger = BrokerSettings(), LedgerSettings()
     except ValidationError as error:
         for wrong in error.errors(include_input=False, include_url=False):  # inputs may hold passwords
             name = "_".join(str(part) for part in wrong["loc"]).upper()

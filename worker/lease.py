@@ -96,7 +96,7 @@ class Lease:
                     written = latest
             except (LeaseLost, JobCancelled) as error:
                 self._ended = error
-                logger.info("Job %s: %s", self.claim.job_id, error)
+                logger.debug("Job %s: %s", self.claim.job_id, error)  # `check` tells the computing thread
                 return
             except LedgerUnavailable as error:
                 logger.warning("Job %s: the lease could not be renewed: %s", self.claim.job_id, error)

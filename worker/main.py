@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from pydantic import ValidationError
+from transformers.utils.logging import disable_progress_bar
 
 from broker.settings import BrokerSettings
 from ledger import Ledger
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = WorkerSettings(**({"model": options.model} if options.model else {}))
-        broker, ledger = BrokerSettings(), LedgerSettings()  # type: ignore[call-arg]  # from the environment
+        broker, ledger = BrokerSettings(), LedgerSettings()
     except ValidationError as error:
         for wrong in error.errors(include_input=False, include_url=False):  # inputs may hold passwords
             name = "_".join(str(part) for part in wrong["loc"]).upper()
@@ -46,6 +47,7 @@ def run(settings: WorkerSettings, broker: BrokerSettings, ledger: LedgerSettings
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return WorkerProcess(settings, broker, Ledger.open(ledger)).run()

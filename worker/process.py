@@ -139,13 +139,14 @@ class WorkerProcess:
         except RedisError:
             return True
 
-    def _check(self, _stage: str, _done: int, _total: int) -> None:
-        """Keep the lead while the model is prepared, and stop when asked to."""
+    def _check(self, stage: str, done: int, total: int) -> None:
+        """Stop when asked to; now and then keep the lead and log how far the preparation is."""
         if self._stopping.is_set():
             raise WorkerStopping
-        if time.monotonic() - self._led_at > LEAD_S / 4:
+        if time.monotonic() - self._led_at > LEAD_S / 8:
             self._led_at = time.monotonic()
             self._leads()
+            logger.info("Model '%s': %s, %d of %d.", self._settings.model, stage, done, total)
 
     def _serve(self, resident: Resident) -> None:
         """Answer calls and do jobs until asked to stop."""

@@ -15,6 +15,7 @@ from broker import presence
 from broker.connection import connect
 from broker.settings import BrokerSettings
 from tests.harness import MODEL, Backend, backend, described, eventually, tiny_editor, wait_stopped
+from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.stack
 
@@ -51,7 +52,7 @@ def test_it_waits_for_a_model_and_survives_one_that_cannot_be_loaded(
 def test_a_changed_checkpoint_is_refused(unregistered: Backend, tiny_folder: Path) -> None:
     back = unregistered
     back.register(tiny_editor(tiny_folder))
-    (back.folder / "generation_config.json").write_text('{"eos_token_id": 5}')
+    save_tiny(back.folder, seed=1)
     back.start_worker()
     failed = back.wait_model("failed")
     assert failed.error is not None

@@ -64,11 +64,11 @@ class Postgres:
         Raises:
             ChildFailed: ``initdb`` failed; its words are in the details.
         """
+        self._own(self.socket_dir)
         if self.user is not None:
             let_read(programs().parent)
             let_through(self.folder)
             let_through(self.socket_dir)
-        self._own(self.socket_dir)
         if not (self.folder / "PG_VERSION").exists():
             unfinished = self.folder.with_name("postgres.new")
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -23,7 +23,7 @@ class StackSettings(BaseSettings):
     )
     model_source: str | None = Field(
         default=None,
-        description="Hub id or folder that `errata up` and `errata register` take in place of the default model.",
+        description="Hub id or folder that `up` and `register` take in place of the default model.",
     )
     url: str | None = Field(
         default=None, description="Address of the service for client commands; otherwise the local stack's."

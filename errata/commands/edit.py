@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from errata.console import FAILED, emit, err, out, reporting
+from errata.errors import InputFileError
 from errata.facts_file import read_facts
 from errata.options import Json, Key, Model, Url
 from errata.progress import watch_edit
@@ -27,6 +29,7 @@ def edit(
     on_rephrasings: Annotated[
         bool, typer.Option("--edit-on-rephrasings", help="Edit the rephrasings too.")
     ] = False,
+    gate: Annotated[str | None, typer.Option(help="Thresholds as JSON, in place of the model's.")] = None,
     note: Annotated[str | None, typer.Option(help="Kept with the edit set.")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="A repeat under the same key is accepted once.")
@@ -45,6 +48,7 @@ def edit(
                 "facts": facts,
                 "promote": "manual" if manual else "auto",
                 "edit_on_rephrasings": on_rephrasings,
+                "gate": parse_gate(gate) if gate else None,
                 "note": note,
             }
             headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
@@ -58,3 +62,20 @@ def edit(
             out.print(line, soft_wrap=True)
     if wait and answer["status"] != "applied":
         raise typer.Exit(FAILED)
+
+
+def parse_gate(text: str) -> dict[str, Any]:
+    """Thresholds from the command line.
+
+    Raises:
+        InputFileError: The text is not a JSON object.
+    """
+    try:
+        gate = json.loads(text)
+    except ValueError:
+        gate = None
+    if not isinstance(gate, dict):
+        raise InputFileError(
+            f"--gate {text} is not a JSON object.", "Write --gate '{\"edit_success\": 0.9}'."
+        )
+    return gate

@@ -21,7 +21,7 @@ def migrate(as_json: Json = False) -> None:
     from ledger.settings import LedgerSettings
 
     with reporting(as_json):
-        settings = LedgerSettings()
+        settings = LedgerSettings(blob_url="")  # a migration touches no blobs
         try:
             upgrade(settings.database_url)
         except LedgerError as error:

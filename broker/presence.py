@@ -9,6 +9,13 @@ from urllib.parse import quote
 
 from redis import Redis
 
+_LEAD = """
+local leader = redis.call('GET', KEYS[1])
+if leader and leader ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
 
 @dataclass(frozen=True)
 class WorkerPresence:
@@ -60,6 +67,15 @@ def workers(redis: Redis, model_id: str) -> list[WorkerPresence]:
         fields = json.loads(value)
         found.append(WorkerPresence(member, model_id, str(fields["state"]), float(fields["seen_at"])))
     return found
+
+
+def lead(redis: Redis, model_id: str, worker_id: str, ttl_s: float) -> bool:
+    """Take or keep the lead among a model's workers for `ttl_s` seconds; return whether it is this worker's.
+
+    It spares several workers the same work at once. It is no lock: the work must bear being done twice.
+    """
+    ttl_ms = str(max(1, int(ttl_s * 1000)))
+    return bool(redis.eval(_LEAD, 1, f"errata:lead:{quote(model_id, safe='')}", worker_id, ttl_ms))
 
 
 def _members_key(model_id: str) -> str:

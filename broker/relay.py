@@ -9,52 +9,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol
+import time
 
 from redis import Redis
 from redis.exceptions import RedisError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from broker import queue
+from ledger import Ledger
+from ledger.errors import LedgerUnavailable
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
-RECONCILE_S = 2.0
-OLDER_THAN_S = 2.0
+RECONCILE_S = 1.0
+OLDER_THAN_S = 1.0
 BATCH = 100
 LONGEST_WAIT_S = 5.0
-
-
-class Ring(Protocol):
-    """What the ledger says about a job to ring for."""
-
-    @property
-    def model_id(self) -> str:
-        """Return the model whose queue to ring."""
-
-    @property
-    def job_id(self) -> str:
-        """Return the ledger's job id."""
-
-    @property
-    def attempt(self) -> int:
-        """Return how often the job was claimed already."""
-
-
-class Outbox(Protocol):
-    """The part of the ledger that the relay reads."""
-
-    def take_outbox(self, limit: int) -> AbstractContextManager[Sequence[Ring]]:
-        """Lock some outbox rows; delete them if the block ends without an exception."""
-
-    def jobs_to_ring(self, older_than_s: float) -> Sequence[Ring]:
-        """Return unfinished jobs that no live lease holds."""
-
-    def listen(self) -> Iterator[object]:
-        """Yield at each NOTIFY."""
 
 
 class Relay:
@@ -63,7 +34,7 @@ class Relay:
     Losing either server is survived: the threads log it, wait a little longer each time, and go on.
     """
 
-    def __init__(self, ledger: Outbox, redis: Redis) -> None:
+    def __init__(self, ledger: Ledger, redis: Redis) -> None:
         self._ledger = ledger
         self._redis = redis
         self._stopped = threading.Event()
@@ -80,7 +51,7 @@ class Relay:
             self._threads.append(thread)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Stop ringing; the listener, a daemon, ends at its next notification or with the process."""
+        """Stop ringing; the listener, a daemon, ends by itself soon after."""
         self._stopped.set()
         self._wake.set()
         if self._threads:
@@ -113,33 +84,33 @@ class Relay:
         return rung
 
     def _ring_forever(self) -> None:
-        wait_s, rounds_left = POLL_S, 0
+        wait_s, reconciled = POLL_S, float("-inf")
         while not self._stopped.is_set():
             self._wake.clear()
             try:
                 self.relay_outbox()
-                if rounds_left <= 0:
+                if time.monotonic() - reconciled >= RECONCILE_S:
                     self.reconcile()
-                    rounds_left = max(1, round(RECONCILE_S / POLL_S))
+                    reconciled = time.monotonic()
                 wait_s = POLL_S
-            except (RedisError, DBAPIError) as error:
+            except (RedisError, LedgerUnavailable, SQLAlchemyError) as error:
                 logger.warning("The relay waits %.0f s: %s", wait_s, error)
                 self._stopped.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
                 continue
-            if not self._wake.wait(wait_s):
-                rounds_left -= 1
+            self._wake.wait(wait_s)
 
     def _listen_forever(self) -> None:
         wait_s = POLL_S
         while not self._stopped.is_set():
             try:
-                for _ in self._ledger.listen():
+                for grown in self._ledger.listen():
                     if self._stopped.is_set():
                         return
-                    self._wake.set()
+                    if grown:
+                        self._wake.set()
                     wait_s = POLL_S
-            except DBAPIError as error:
+            except (LedgerUnavailable, SQLAlchemyError) as error:
                 logger.warning("The relay's listener waits %.0f s: %s", wait_s, error)
             self._stopped.wait(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -21,6 +21,10 @@ class StackSettings(BaseSettings):
         default=Path(".errata/models"),
         description="Where the converted default model is kept; shared between data directories.",
     )
+    model_source: str | None = Field(
+        default=None,
+        description="Hub id or folder that `errata up` and `errata register` take in place of the default model.",
+    )
     url: str | None = Field(
         default=None, description="Address of the service for client commands; otherwise the local stack's."
     )

@@ -27,6 +27,7 @@ from errata.supervisor import Supervisor
 from errata.valkey import Valkey
 
 POLL_S = 0.05
+MODEL_POLL_S = 0.5
 WATCH_MODELS_S = 2.0
 PATIENCE = 3
 """A child that ended this often before it was ready is taken to be broken."""
@@ -150,7 +151,7 @@ class Stack:
                     )
                 say(f"The worker loads and prepares {self.model_id}")
                 self._check_alive(name)
-                time.sleep(0.2)
+                time.sleep(MODEL_POLL_S)
 
     def client(self) -> Client:
         """A client of this stack's service with its admin key."""

@@ -58,8 +58,9 @@ class Accepting:
     ) -> ModelRecord:
         """Register a base model; see `models.register`. The editor's bytes are stored first."""
         digest = None if editor is None else self.blobs.put(editor)
+        asked = models.Registration(id, source, revision, info, digest, gate)
         with self.database.transaction() as session:
-            return models.register(session, self.blobs, id, source, revision, info, digest, gate, actor)
+            return models.register(session, self.blobs, asked, actor)
 
     def get_model(self, model_id: str) -> ModelRecord:
         """Return a model; NotFound if there is none."""
@@ -90,19 +91,9 @@ class Accepting:
         body_digest: str = "",
     ) -> tuple[EditSetRecord, bool]:
         """Accept an edit set; see `edit_sets.accept`."""
+        asked = edit_sets.Order(model_id, facts, promote, gate, edit_on_rephrasings, note)
         with self.database.transaction() as session:
-            return edit_sets.accept(
-                session,
-                model_id,
-                facts,
-                promote,
-                gate,
-                edit_on_rephrasings,
-                note,
-                actor,
-                idempotency_key,
-                body_digest,
-            )
+            return edit_sets.accept(session, asked, actor, idempotency_key, body_digest)
 
     def get_edit_set(self, edit_set_id: str) -> EditSetRecord:
         """Return an edit set; NotFound if there is none."""

@@ -10,8 +10,10 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.errors import LedgerUnavailable
+from ledger.errors import LedgerUnavailable, SchemaMissing
 from ledger.settings import normalise_database_url
+
+UNDEFINED = ("42P01", "42703")  # PostgreSQL's codes for an unknown table and column
 
 
 def open_engine(url: str, *, pool_size: int = 10) -> Engine:
@@ -38,6 +40,7 @@ def unavailable_is_typed() -> Iterator[None]:
 
     Raises:
         LedgerUnavailable: no connection, a dropped one, a deadlock or another failure that a retry may cure.
+        SchemaMissing: a table or column does not exist.
     """
     try:
         yield
@@ -46,6 +49,8 @@ def unavailable_is_typed() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise LedgerUnavailable(_first_line(error)) from error
+        if getattr(error.orig, "sqlstate", None) in UNDEFINED:
+            raise SchemaMissing(_first_line(error)) from error
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import insert, select
@@ -16,6 +17,27 @@ from ledger.ids import new_id
 from ledger.records import EditSetRecord, Json, KeyRecord, Page, Progress
 from ledger.states import EditSetStatus, Promote
 from ledger.tables import EditSet, Fact, IdempotencyKey, Job
+
+
+@dataclass(frozen=True)
+class Order:
+    """An edit set as it is asked for.
+
+    Attributes:
+        model_id: the model to edit, ready or being prepared.
+        facts: at least one, each with prompt, target and optionally subject, rephrasings, locality.
+        promote: auto or manual.
+        gate: thresholds over the model's.
+        edit_on_rephrasings: whether rephrasings are edited too.
+        note: free text.
+    """
+
+    model_id: str
+    facts: Sequence[Mapping[str, Any]]
+    promote: Promote
+    gate: Json | None
+    edit_on_rephrasings: bool
+    note: str | None
 
 
 def progress_of(job: Job) -> Progress | None:
@@ -109,27 +131,13 @@ def _replayed(
 
 
 def accept(
-    session: Session,
-    model_id: str,
-    facts: Sequence[Mapping[str, Any]],
-    promote: Promote,
-    gate: Json | None,
-    edit_on_rephrasings: bool,
-    note: str | None,
-    actor: KeyRecord,
-    idempotency_key: str | None,
-    body_digest: str,
+    session: Session, asked: Order, actor: KeyRecord, idempotency_key: str | None, body_digest: str
 ) -> tuple[EditSetRecord, bool]:
     """Accept an edit set, and return it with whether it is a repetition.
 
     Args:
         session: the transaction: edit set, facts, idempotency key, job and message, or none of them.
-        model_id: the model to edit, ready or being prepared.
-        facts: at least one, each with prompt, target and optionally subject, rephrasings, locality.
-        promote: auto or manual.
-        gate: thresholds over the model's.
-        edit_on_rephrasings: whether rephrasings are edited too.
-        note: free text.
+        asked: what was posted.
         actor: the key under which it was posted; idempotency keys are per key.
         idempotency_key: the client's, if it sent one.
         body_digest: digest of the request's body, by which a repetition is told from a conflict.
@@ -139,10 +147,10 @@ def accept(
         IdempotencyConflict: the idempotency key was used with another body.
         UnstorableText, NotANumber: text or numbers that cannot be recorded.
     """
-    clean = [_clean(fact, f"/facts/{position}") for position, fact in enumerate(facts)]
+    clean = [_clean(fact, f"/facts/{position}") for position, fact in enumerate(asked.facts)]
     if not clean:
         raise ValueError("an edit set has at least one fact")
-    model = models.require_usable(session, model_id)
+    model = models.require_usable(session, asked.model_id)
     ident = new_id("es")
     if idempotency_key is not None:
         replay = _replayed(session, ident, actor, idempotency_key, body_digest)
@@ -151,26 +159,31 @@ def accept(
     row = EditSet(
         id=ident,
         model_id=model.id,
-        promote=promote,
-        gate=storable(gate, "/gate"),
-        edit_on_rephrasings=edit_on_rephrasings,
-        note=storable(note, "/note"),
+        promote=asked.promote,
+        gate=storable(asked.gate, "/gate"),
+        edit_on_rephrasings=asked.edit_on_rephrasings,
+        note=storable(asked.note, "/note"),
         fact_count=len(clean),
         facts_digest=chain.facts_digest(clean),
         created_by=actor.id,
     )
-    session.add(row)
-    session.flush()
-    session.execute(
-        insert(Fact), [{"edit_set_id": ident, "position": n, **fact} for n, fact in enumerate(clean)]
-    )
-    job = Job(id=new_id("job"), model_id=model.id, kind="edit", edit_set_id=ident)
-    session.add(job)
-    session.flush()
-    outbox.add(session, job.id)
+    job = _insert(session, row, clean)
     detail = {"model": model.id, "facts": len(clean), "facts_digest": row.facts_digest}
     audit.record(session, actor, "edit_set.accept", f"edits/{ident}", detail)
     return _record(row, job), False
+
+
+def _insert(session: Session, row: EditSet, facts: Sequence[dict[str, Any]]) -> Job:
+    """Add an edit set, its facts, its job and the message to the queue."""
+    session.add(row)
+    session.flush()
+    places = [{"edit_set_id": row.id, "position": position} for position in range(len(facts))]
+    session.execute(insert(Fact), [place | fact for place, fact in zip(places, facts, strict=True)])
+    job = Job(id=new_id("job"), model_id=row.model_id, kind="edit", edit_set_id=row.id)
+    session.add(job)
+    session.flush()
+    outbox.add(session, job.id)
+    return job
 
 
 def _clean(fact: Mapping[str, Any], field: str) -> dict[str, Any]:

@@ -45,6 +45,18 @@ class LedgerUnavailable(LedgerError):
         )
 
 
+class SchemaMissing(LedgerError):
+    """The database lacks tables or columns that this release needs."""
+
+    code = "schema-missing"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            f"The ledger's database has not the schema of this release: {cause}",
+            remedy="Run `errata migrate` on it.",
+        )
+
+
 class NotFound(LedgerError):
     """No object of this kind has this id."""
 

@@ -8,9 +8,11 @@ from ledger.accepting import Accepting
 from ledger.blobs import Blobs, open_blobs
 from ledger.database import Database, open_engine
 from ledger.settings import LedgerSettings
+from ledger.versioning import Versioning
+from ledger.working import Working
 
 
-class Ledger(Accepting):
+class Ledger(Accepting, Working, Versioning):
     """The record of what was asked, what was done, and by whom.
 
     Thread-safe. Any method may raise LedgerUnavailable; doing the same again is then safe.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
@@ -74,66 +76,71 @@ def list_all(session: Session, limit: int, cursor: str | None) -> Page[ModelReco
     )
 
 
-def register(
-    session: Session,
-    store: Blobs,
-    model_id: str,
-    source: str,
-    revision: str | None,
-    info: Json,
-    editor: str | None,
-    gate: Json | None,
-    actor: Actor,
-) -> ModelRecord:
-    """Register a base model, to be prepared by a worker; registering the same again changes nothing.
+@dataclass(frozen=True)
+class Registration:
+    """A base model as it is registered.
 
-    Args:
-        session: the transaction.
-        store: holds the editor, if one is given.
-        model_id: letters, digits, dots, dashes and underscores.
+    Attributes:
+        id: letters, digits, dots, dashes and underscores.
         source: hub id or folder.
         revision: of the hub's repository.
         info: architecture, context_length, modules and digest of the checkpoint.
         editor: digest of the editor to use; None to have one calibrated.
         gate: thresholds; None for the defaults.
-        actor: who asks.
+    """
+
+    id: str
+    source: str
+    revision: str | None
+    info: Json
+    editor: str | None
+    gate: Json | None
+
+    def columns(self) -> dict[str, Any]:
+        """Return what the model's row says of it, with every text checked."""
+        return {
+            "source": storable(self.source, "/source"),
+            "revision": storable(self.revision, "/revision"),
+            "architecture": self.info["architecture"],
+            "context_length": self.info["context_length"],
+            "modules": list(self.info["modules"]),
+            "digest": self.info["digest"],
+            "gate": storable(DEFAULT_GATE if self.gate is None else self.gate, "/gate"),
+            "given_editor_digest": self.editor,
+        }
+
+
+def register(session: Session, store: Blobs, asked: Registration, actor: Actor) -> ModelRecord:
+    """Register a base model, to be prepared by a worker; registering the same again changes nothing.
 
     Raises:
         InvalidName: the id is not allowed.
         AlreadyExists: another model has this id. One that failed may be registered anew.
+        UnstorableText, NotANumber: text or numbers that cannot be recorded.
     """
-    if not MODEL_ID.fullmatch(model_id):
+    if not MODEL_ID.fullmatch(asked.id):
         rule = "up to 128 letters, digits, dots, dashes and underscores, the first a letter or digit"
-        raise InvalidName("model id", model_id, rule, "/id")
-    named_blobs.record(session, store, editor, "editor")
-    wanted = {
-        "source": storable(source, "/source"),
-        "revision": storable(revision, "/revision"),
-        "architecture": info["architecture"],
-        "context_length": info["context_length"],
-        "modules": list(info["modules"]),
-        "digest": info["digest"],
-        "gate": storable(DEFAULT_GATE if gate is None else gate, "/gate"),
-        "given_editor_digest": editor,
-    }
+        raise InvalidName("model id", asked.id, rule, "/id")
+    named_blobs.record(session, store, asked.editor, "editor")
+    wanted = asked.columns()
     made = session.execute(
         insert(Model)
-        .values(id=model_id, created_by=audit.actor_name(actor), **wanted)
+        .values(id=asked.id, created_by=audit.actor_name(actor), **wanted)
         .on_conflict_do_nothing(index_elements=["id"])
         .returning(Model.id)
     ).scalar()
-    model = rows.find(session, Model, model_id, "model", lock=True)
+    model = rows.find(session, Model, asked.id, "model", lock=True)
     if made is None and model.status == "failed":
         for name, value in wanted.items():
             setattr(model, name, value)
         model.status, model.error = "preparing", None
     elif made is None:
         if any(getattr(model, name) != value for name, value in wanted.items()):
-            raise AlreadyExists("model", model_id)
-        return get(session, model_id)
+            raise AlreadyExists("model", asked.id)
+        return get(session, asked.id)
     session.flush()
-    audit.record(session, actor, "model.register", f"models/{model_id}", wanted)
-    return get(session, model_id)
+    audit.record(session, actor, "model.register", f"models/{asked.id}", wanted)
+    return get(session, asked.id)
 
 
 def fail(session: Session, model_id: str, error: Json) -> ModelRecord:

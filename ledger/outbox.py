@@ -71,6 +71,6 @@ def listen(url: URL, poll_s: float) -> Iterator[bool]:
             connection.execute(f"LISTEN {CHANNEL}")
             while True:
                 notices = connection.notifies(timeout=poll_s, stop_after=1)
-                yield any(True for _ in notices)
+                yield bool(list(notices))  # exhausted, since it holds the connection
     except psycopg.OperationalError as error:
         raise LedgerUnavailable(str(error).strip()) from error

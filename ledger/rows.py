@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ledger import cursors
 from ledger.errors import NotFound
 from ledger.records import Page
-from ledger.tables import Base
+from ledger.tables import Alias, Base
 
 Row = TypeVar("Row", bound=Base)
 T = TypeVar("T")
@@ -65,3 +65,10 @@ def page(
     last: Any = getattr(shown[-1], key.key) if len(rows) > limit else None
     following = None if last is None else cursors.encode(listing, last)
     return Page(tuple(records(shown)), following)
+
+
+def find_alias(session: Session, model_id: str, name: str) -> int | None:
+    """Return the number that an alias points at now, or None if there is no such alias."""
+    if not (name.isascii() and name.isprintable()):
+        return None
+    return session.scalar(select(Alias.number).where(Alias.model_id == model_id, Alias.name == name))

@@ -14,11 +14,13 @@ class LedgerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ERRATA_", extra="ignore")
 
     database_url: str = Field(
-        description="PostgreSQL to keep the ledger in, as postgresql://user:password@host:port/database"
+        default=...,
+        description="PostgreSQL to keep the ledger in, as postgresql://user:password@host:port/database",
     )
     blob_url: str = Field(
+        default=...,
         description="Where deltas, statistics and editors are kept: a folder, file:///folder, "
-        "or any fsspec address such as s3://bucket/prefix"
+        "or any fsspec address such as s3://bucket/prefix",
     )
 
     @field_validator("database_url")

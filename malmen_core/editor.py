@@ -28,11 +28,17 @@ class EditPlan:
     Attributes:
         where: at which tokens modules are edited: ``subject`` or, as in the paper, ``answer``.
         prior_weight: c, the preservation prior's weight in tokens; 0 for the paper's plain form.
+        anchors: neighbouring prompts of each fact whose keys are held (`anchors`); 0 for none.
+        anchor_rank: rows that a fact's anchor keys are compressed to.
+        anchors_kept: how many of these prompts refinement keeps the answers of.
         refinement: rounds, step and margin; 0 rounds for the paper's single shot.
     """
 
     where: KeyPosition = "subject"
-    prior_weight: float = 300.0
+    prior_weight: float = 3000.0
+    anchors: int = 8
+    anchor_rank: int = 12
+    anchors_kept: int = 4
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
 
 

@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from malmen_core.errors import CoreError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -17,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from broker.errors import BrokerError
 from ledger.errors import IdempotencyConflict, LedgerError, LedgerUnavailable, NotFound
+from malmen_core.errors import CoreError
 from service.problems import FieldError, Problem, pointer
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ PLAIN_WORDS = {
     "model_type": "must be a JSON object",
     "dict_type": "must be a JSON object",
 }
-LEDGER_DOWN = "The ledger's database did not answer. Nothing was changed by this request; try again shortly."
+LEDGER_DOWN = "The ledger's database did not answer. Try again shortly; with an Idempotency-Key that is safe."
 QUEUE_DOWN = "Redis did not answer. Edits are accepted all the same; try this request again shortly."
 UNAVAILABLE = "The ledger failed in a way that this release does not know. Try again; tell the operator."
 

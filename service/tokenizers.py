@@ -7,11 +7,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from ledger.records import ModelRecord
 from malmen_core.errors import CoreError
 from malmen_core.facts import Fact
 from malmen_core.tokens import FactProblem, check_facts, encode_prompt, load_tokenizer
-
-from ledger.records import ModelRecord
 from service.problems import Problem
 
 logger = logging.getLogger(__name__)

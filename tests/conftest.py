@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests import servers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stop_servers_when_terminated() -> None:
+    """A terminated run still tears its fixtures down, so that no server outlives it."""
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
 
 
 @pytest.fixture(scope="session")

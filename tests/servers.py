@@ -43,7 +43,7 @@ class Postgres:
     def database(self, template: str = TEMPLATE) -> Iterator[str]:
         """Yield the address of a fresh database, copied from a template; it is dropped afterwards."""
         name = f"test_{next(self._numbers)}"
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         self.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         try:
             yield self.url(name)
@@ -68,7 +68,7 @@ def postgres(*, migrated: bool = True) -> Iterator[Postgres]:
     try:
         server.ensure_pgdata_inited()
         with (folder / "data" / "postgresql.conf").open("a") as config:
-            config.write("fsync = off\nsynchronous_commit = off\nfull_page_writes = off\n")
+            config.write("fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n")
             config.write("max_connections = 60\nshared_buffers = 32MB\n")
         server.start()
         running = Postgres(server, server.get_uri())

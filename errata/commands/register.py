@@ -37,8 +37,10 @@ def register_model(
 ) -> None:
     """Register a base model; a repeat with the same source changes nothing."""
     with reporting(as_json), saying(as_json) as say, connect(url, key) as client:
+        settings = StackSettings()
+        source = source or settings.model_source or None
         if source is None:
-            where = str(default_model.ensure(StackSettings().models_dir, say))
+            where = str(default_model.ensure(settings.models_dir, say))
             name = model_id or default_model.MODEL_ID
         else:
             where, name = resolve_source(source), model_id or model_id_of(source)

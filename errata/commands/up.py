@@ -68,7 +68,7 @@ def up(
     signals.install()
     with reporting(as_json):
         settings = StackSettings()
-        options = StackOptions(data_dir or settings.data_dir, host, port, model)
+        options = StackOptions(data_dir or settings.data_dir, host, port, model or settings.model_source)
         with contextlib.suppress(Interrupted):
             run(options, settings, signals, as_json)
     if not as_json:

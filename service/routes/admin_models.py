@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from fastapi import Path, Response
 from fastapi.responses import JSONResponse
-from malmen_core.base import ModelInfo, inspect_source
-from malmen_core.editor import Editor
-from malmen_core.errors import CoreError
 
 from ledger.errors import LedgerError, NotFound, NotLive, WrongModel
 from ledger.records import KeyRecord
+from malmen_core.base import ModelInfo, inspect_source
+from malmen_core.editor import Editor
+from malmen_core.errors import CoreError
 from service import views
 from service.context import Services, ServicesDep
 from service.failures import typed_problem

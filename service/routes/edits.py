@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 from fastapi import Header, Query, Response
 from fastapi.responses import StreamingResponse
-from malmen_core.facts import Fact
 from starlette.concurrency import run_in_threadpool
 
 from ledger.errors import LedgerError, NotFound
 from ledger.states import FINAL_STATUSES
+from malmen_core.facts import Fact
 from service import sse, views
 from service.context import Services, ServicesDep
 from service.failures import typed_problem

@@ -23,3 +23,13 @@ def test_workers_are_seen_until_they_fall_silent(redis: Redis) -> None:
     assert presence.is_present(redis, "org/m:1", "w2")
     presence.withdraw(redis, "org/m:1", "w2")
     assert presence.workers(redis, "org/m:1") == []
+
+
+def test_one_worker_leads_until_it_falls_silent(redis: Redis) -> None:
+    assert presence.lead(redis, "m", "w1", 0.2)
+    assert not presence.lead(redis, "m", "w2", 30)
+    assert presence.lead(redis, "m", "w1", 0.1)
+    assert presence.lead(redis, "other", "w2", 30)
+    time.sleep(0.15)
+    assert presence.lead(redis, "m", "w2", 30)
+    assert not presence.lead(redis, "m", "w1", 30)

@@ -9,6 +9,7 @@ from ledger import Ledger
 from ledger.blobs import LocalBlobs
 from ledger.database import open_engine
 from ledger.records import KeyRecord
+from tests.ledger.work import Bench, ready_model
 
 
 @pytest.fixture
@@ -21,3 +22,9 @@ def ledger(database_url: str, tmp_path: Path) -> Iterator[Ledger]:
 @pytest.fixture
 def editor_key(ledger: Ledger) -> KeyRecord:
     return ledger.create_key("editor", {"read", "edit"}, actor="system")[0]
+
+
+@pytest.fixture
+def bench(ledger: Ledger, editor_key: KeyRecord) -> Bench:
+    ready_model(ledger)
+    return Bench(ledger, editor_key)

@@ -7,7 +7,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from ledger.errors import LedgerUnavailable
+from ledger import Ledger
+from ledger.blobs import open_blobs
+from ledger.database import open_engine
+from ledger.errors import LedgerUnavailable, SchemaMissing
 from ledger.migrations import current_revision, head_revision, upgrade
 from ledger.states import LEGAL_TRANSITIONS
 from ledger.tables import Base
@@ -48,6 +51,14 @@ def test_upgrade_twice_and_at_once(postgres_server: Postgres) -> None:
         with engine.connect() as connection:
             assert current_revision(connection) == head_revision() == "0001"
         engine.dispose()
+
+
+def test_a_ledger_that_was_not_migrated_says_so(postgres_server: Postgres) -> None:
+    with postgres_server.database(template="template1") as url:
+        ledger = Ledger(open_engine(url), open_blobs("memory://none"))
+        with pytest.raises(SchemaMissing, match="models"):
+            ledger.get_model("tiny")
+        ledger.close()
 
 
 def test_upgrade_without_a_server_is_a_typed_error() -> None:

@@ -38,7 +38,12 @@ def service(
     module_urls: tuple[str, str], checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     """The application with one model, `tiny`, that is being prepared."""
-    limits = {"max_facts": 20, "max_body_bytes": 20_000, "max_prompt_chars": 600, "max_new_tokens": 64}
+    limits: dict[str, Any] = {
+        "max_facts": 20,
+        "max_body_bytes": 20_000,
+        "max_prompt_chars": 600,
+        "max_new_tokens": 64,
+    }
     folder = tmp_path_factory.mktemp("service")
     with running(*module_urls, folder, **limits) as found:
         register(found.ledger, checkpoint)

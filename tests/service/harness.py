@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
-from malmen_core.base import inspect_source
 from pydantic import SecretStr
 from sqlalchemy import text
 
 from broker.settings import BrokerSettings
 from ledger import Ledger, LedgerSettings
+from malmen_core.base import inspect_source
 from service.app import create_app
 from service.context import Services
 from service.settings import ServiceSettings

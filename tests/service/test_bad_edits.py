@@ -163,9 +163,9 @@ def test_chunked_body_too_large(admin: httpx.Client) -> None:
     is_problem(answer, 413)
 
 
-@pytest.mark.parametrize("given", ["x" * 300, "with space", "ünïcode".encode()])
-def test_bad_idempotency_key(given: str | bytes, admin: httpx.Client) -> None:
-    headers: list[tuple[str, str | bytes]] = [("Idempotency-Key", given)]
+@pytest.mark.parametrize("given", ["x" * 300, "with space", "ünïcode"])
+def test_bad_idempotency_key(given: str, admin: httpx.Client) -> None:
+    headers = {b"Idempotency-Key": given.encode()}
     problem = is_problem(admin.post("/edits", json=edit(), headers=headers), 422)
     assert problem["errors"][0]["in"] == "header"
 

@@ -159,7 +159,7 @@ def test_a_client_that_leaves_cancels(service: Running, writer: player.Writer, s
     if not stream:
         writer.silent.set()
     client = service.client()
-    params = {"prompt": PROMPT, "max_new_tokens": 60, "stream": stream}
+    params: dict[str, str | int] = {"prompt": PROMPT, "max_new_tokens": 60, "stream": stream}
     if stream:
         with client.stream("GET", PATH, params=params) as answer:
             next(answer.iter_raw())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def test_any_grouping_and_order_equals_all_at_once(
 ) -> None:
     at_once = Moments.of(table(rows))
     edges = sorted({0, len(rows), *(min(c, len(rows)) for c in cuts)})
-    parts = [Moments.of(table(rows[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [Moments.of(table(rows[a:b])) for a, b in itertools.pairwise(edges)]
     draw.shuffle(parts)  # type: ignore[attr-defined]
     merged = Moments.none(FEATURES)
     for part in parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,7 @@ def compute_statistics(
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
     captured, sequence_T = capture(base, prompts.sequences, editor.plan.where, batch_tokens=batch_tokens)
     differences = first_guess(editor, captured)
+    _check_finite({name: Rows(c.keys_TU, differences[name]) for name, c in captured.items()})
     if editor.plan.refinement.rounds > 0:
         projectors = {
             name: projector(rows.keys_TU, editor.regularisers[name]) for name, rows in captured.items()
@@ -120,8 +121,9 @@ def solve(editor: Editor, statistics: Statistics) -> Delta:
     No rows at all give the empty delta, which is the base itself.
 
     Raises:
-        NotFiniteError: a factor came out infinite or NaN.
+        NotFiniteError: the statistics or a factor are infinite or NaN.
     """
+    _check_finite(statistics.modules)
     if len(statistics.fact_T) == 0:
         return Delta.empty()
     changes = {}
@@ -133,7 +135,7 @@ def solve(editor: Editor, statistics: Statistics) -> Delta:
     return Delta(changes)
 
 
-def _check_finite(rows: dict[str, Rows]) -> None:
+def _check_finite(rows: Mapping[str, Rows]) -> None:
     for name, part in rows.items():
         if not bool(torch.isfinite(part.keys_TU).all() and torch.isfinite(part.differences_TV).all()):
             raise NotFiniteError(f"The statistics of {name!r} are not finite.", "Edit fewer or other facts.")

@@ -122,7 +122,7 @@ class HyperNetwork(nn.Module):
 def predict(
     network: HyperNetwork, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch_rows: int = 4096
 ) -> dict[str, Tensor]:
-    """`D` of all modules without gradients, in hypernetwork batches of any size: T × V, the network's dtype."""
+    """`D` of all modules without gradients, in batches of any size: T × V, the network's dtype."""
     dtype = network.log_step.dtype
 
     def rows(name: str) -> Tensor:

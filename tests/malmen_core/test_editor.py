@@ -60,7 +60,7 @@ def test_other_content_has_another_digest(single: tuple[BaseModel, Editor]) -> N
         made.digest,
         replace(made, card={"kind": "other"}).digest,
         replace(made, plan=EditPlan("answer")).digest,
-        replace(made, scales={n: 2.0 for n in made.scales}).digest,
+        replace(made, scales=dict.fromkeys(made.scales, 2.0)).digest,
         replace(made, moments={}).digest,
     }
     assert len(digests) == 5

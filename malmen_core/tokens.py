@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 from transformers import AutoTokenizer
@@ -115,16 +117,28 @@ def join(prompt: str, target: str) -> str:
 
 
 def subject_last_token(tokenizer: Any, prompt: str, subject: str | None) -> int | None:
-    """Index of the token that holds the last character of the subject's last occurrence, or None."""
-    if not subject:
+    """Index of the last token that holds any of the last character of the subject's last occurrence, or None.
+
+    A character may be several tokens (bytes): at the last of them the subject has been read whole.
+    """
+    end = _end_of_last(prompt, subject) if subject else None
+    if end is None:
         return None
+    offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    tokens = [index for index, (first, last) in enumerate(offsets) if first < last and first < end <= last]
+    return tokens[-1] if tokens else None
+
+
+def _end_of_last(prompt: str, subject: str) -> int | None:
+    """Where the last occurrence ends in the prompt, in any case if there is none in its own."""
     start = prompt.rfind(subject)
+    if start >= 0:
+        return start + len(subject)
+    folded = [character.casefold() for character in prompt]  # which may be longer than the character
+    start = "".join(folded).rfind(subject.casefold())
     if start < 0:
-        start = prompt.casefold().rfind(subject.casefold())
-    if start < 0 or start + len(subject) > len(prompt):
         return None
-    index = tokenizer(prompt).char_to_token(start + len(subject) - 1)
-    return None if index is None else int(index)
+    return bisect_left(list(accumulate(map(len, folded))), start + len(subject.casefold())) + 1
 
 
 def check_length(encoded: Encoded, context_length: int, field: str) -> None:
@@ -155,26 +169,33 @@ def check_facts(tokenizer: Any, facts: Sequence[Fact], context_length: int) -> l
 
 
 def _check_fact(tokenizer: Any, fact: Fact, pointer: str, context_length: int) -> list[FactProblem]:
-    probes = [probe.prompt for probe in fact.locality]
-    lengths = [
-        len(ids) for ids in encode_prompts(tokenizer, [fact.prompt, fact.target, *fact.rephrasings, *probes])
+    targets = [("target", fact.target)]
+    targets += [
+        (f"locality/{i}/target", p.target) for i, p in enumerate(fact.locality) if p.target is not None
     ]
-    target_length = lengths[1]
-    problems = []
-    if not fact.target.strip() or not tokenizer(fact.target, add_special_tokens=False)["input_ids"]:
-        problems.append(
-            FactProblem(f"{pointer}/target", "The target has no tokens. Give the text to answer with.")
-        )
-    named = [("prompt", lengths[0])]
-    named += [(f"rephrasings/{i}", n) for i, n in enumerate(lengths[2 : 2 + len(fact.rephrasings)])]
-    named += [(f"locality/{i}/prompt", n) for i, n in enumerate(lengths[2 + len(fact.rephrasings) :])]
-    for name, length in named:
+    answered = [("prompt", fact.prompt, fact.target)]
+    answered += [(f"rephrasings/{i}", text, fact.target) for i, text in enumerate(fact.rephrasings)]
+    answered += [
+        (f"locality/{i}/prompt", p.prompt, fact.target if p.target is None else p.target)
+        for i, p in enumerate(fact.locality)
+    ]
+    # as `encode` puts it: behind a space, without special tokens
+    texts = list(dict.fromkeys(target for _, target in targets))
+    ids = tokenizer([f" {text}" for text in texts], add_special_tokens=False)["input_ids"]
+    target_length = dict(zip(texts, map(len, ids), strict=True))
+    problems = [
+        FactProblem(f"{pointer}/{name}", "The target has no tokens. Give the text to answer with.")
+        for name, target in targets
+        if not target.strip() or not tokenizer(target, add_special_tokens=False)["input_ids"]
+    ]
+    lengths = map(len, encode_prompts(tokenizer, [prompt for _, prompt, _ in answered]))
+    for (name, _, target), length in zip(answered, lengths, strict=True):
         if length == 0:
             problems.append(FactProblem(f"{pointer}/{name}", "The text has no tokens. Give a prompt."))
-        elif length + target_length > context_length:
+        elif length + target_length[target] > context_length:
             detail = (
-                f"{length} tokens and a target of {target_length} exceed the context of {context_length}. "
-                "Shorten it."
+                f"{length} tokens and a target of {target_length[target]} exceed the context of "
+                f"{context_length}. Shorten it."
             )
             problems.append(FactProblem(f"{pointer}/{name}", detail))
     return problems

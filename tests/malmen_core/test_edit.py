@@ -97,7 +97,7 @@ def test_the_base_is_untouched(base: BaseModel) -> None:
     assert base.parameters_digest() == digest
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """A caller's own reason to abort."""
 
 
@@ -109,9 +109,9 @@ def test_an_abort_in_the_middle_leaves_everything_as_it_was(llama: BaseModel) ->
     def progress(stage: str, done: int, total: int) -> None:
         calls.append((stage, done, total))
         if len(calls) == 2:
-            raise Stopped
+            raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         compute_statistics(llama, editor, FACTS, progress=progress)
     assert [(stage, total) for stage, _, total in calls] == [("editing", len(FACTS))] * 2
     assert_untouched(llama, before)

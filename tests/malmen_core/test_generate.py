@@ -37,7 +37,11 @@ def own(base: BaseModel, prompt: str, tokens: int) -> list[int]:
     """Transformers' greedy continuation under the active overlay."""
     ids = torch.tensor([TOKENIZER(prompt)["input_ids"]])
     out = base.model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=tokens,
+        pad_token_id=0,
     )
     found: list[int] = out[0, ids.shape[1] :].tolist()
     return found
@@ -130,7 +134,11 @@ def stream(text: str, stops: tuple[str, ...], pieces: list[int]) -> tuple[list[s
 letters = st.text("ab\nĀ東🎹 ", max_size=14)
 
 
-@given(letters, st.lists(st.text("ab\n東", min_size=1, max_size=3), max_size=3), st.lists(st.integers(1, 4), min_size=1))
+@given(
+    letters,
+    st.lists(st.text("ab\n東", min_size=1, max_size=3), max_size=3),
+    st.lists(st.integers(1, 4), min_size=1),
+)
 def test_stop_strings_never_leak_nor_cut_short(text: str, stops: list[str], pieces: list[int]) -> None:
     sent, stopped = stream(text, tuple(stops), pieces)
     answer = "".join(sent)

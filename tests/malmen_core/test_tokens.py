@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,17 @@ TOKENIZER = tiny_tokenizer()
 CONTEXT = 40
 
 
+def text_of(ids: Sequence[int]) -> str:
+    return str(TOKENIZER.decode(list(ids)))
+
+
 def last_token(prompt: str, subject: str) -> tuple[str, str] | None:
     """Text up to and with the token found, and text of all tokens after it."""
     index = subject_last_token(TOKENIZER, prompt, subject)
     if index is None:
         return None
     ids = encode_prompt(TOKENIZER, prompt)
-    return TOKENIZER.decode(ids[: index + 1]), TOKENIZER.decode(ids[index + 1 :])
+    return text_of(ids[: index + 1]), text_of(ids[index + 1 :])
 
 
 @pytest.mark.parametrize(
@@ -53,9 +58,7 @@ def last_token(prompt: str, subject: str) -> tuple[str, str] | None:
 def test_prompt_and_answer_add_up(prompt: str, target: str) -> None:
     encoded = encode(TOKENIZER, prompt, target)
     assert list(encoded.ids[: encoded.answer_start]) == encode_prompt(TOKENIZER, prompt)
-    assert TOKENIZER.decode(encoded.ids) == (
-        prompt + target if prompt[-1].isspace() else f"{prompt} {target}"
-    )
+    assert text_of(encoded.ids) == (prompt + target if prompt[-1].isspace() else f"{prompt} {target}")
     assert encoded.answer == encoded.ids[encoded.answer_start :]
     assert len(encoded.answer) > 0
 
@@ -225,5 +228,6 @@ def test_a_tokenizer_is_loaded_or_said_to_be_missing(tmp_path: Path) -> None:
 
 def test_a_target_without_tokens_is_found_also_if_it_has_characters() -> None:
     """A tokenizer that knows only one word, and drops all others."""
-    small = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece({"a": 0}, unk_token="a")))
+    words = Tokenizer(models.WordPiece({"a": 0}, unk_token="a"))
+    small = PreTrainedTokenizerFast(tokenizer_object=words)  # type: ignore[no-untyped-call]
     assert [p.pointer for p in check_facts(small, [Fact("a", "")], 9)] == ["/facts/0/target"]

@@ -79,7 +79,9 @@ def test_an_edited_version_succeeds(llama: BaseModel, canaries: CanaryRecord) ->
 
 def test_locality_compares_with_the_base_s_argmax(llama: BaseModel, canaries: CanaryRecord) -> None:
     version = llama.version(delta(llama, 3, size=0.2))
-    facts = [Fact("The river", "Lima", locality=(Probe("Seven days make a", "week of days"), Probe("He plays")))]
+    facts = [
+        Fact("The river", "Lima", locality=(Probe("Seven days make a", "week of days"), Probe("He plays")))
+    ]
     report = verify(llama, version, facts, canaries)
     own = tuple(greedy_tokens(llama, ["He plays"], [3])[0])
     probes = [

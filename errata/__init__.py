@@ -1,1 +1,1 @@
-"""See README.md."""
+"""The outermost layer: the ``errata`` command, the embedded stack and the demo."""

@@ -40,7 +40,7 @@ class ModelInfo:
         architecture: the config's ``model_type``.
         context_length: longest sequence in tokens.
         modules: names of the edited modules, in order.
-        digest: ``sha256:…`` over the checkpoint's files.
+        digest: ``sha256:…`` over the checkpoint's weight files.
     """
 
     source: str
@@ -278,7 +278,7 @@ def _check_weights(folder: Path, source: str) -> None:
 
 def _files_digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern)):
+    for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
             digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from malmen_core.base import BaseModel
 from malmen_core.tokens import Encoded
 
-DEFAULT_BATCH_TOKENS = 1024
+DEFAULT_BATCH_TOKENS = 512
 
 
 @dataclass(frozen=True)

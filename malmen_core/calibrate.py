@@ -7,12 +7,12 @@ gradients and values are, and which keys to leave alone.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor
 
+from malmen_core.anchors import fit_kinds
 from malmen_core.base import BaseModel
 from malmen_core.capture import capture
 from malmen_core.editor import Editor, EditPlan
@@ -21,9 +21,9 @@ from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.overlay import intercepting
 from malmen_core.prior import (
     SecondMoment,
+    entity_kinds,
     entity_prompts,
     openings,
-    packaged,
     sample_continuations,
     second_moments,
 )
@@ -51,6 +51,7 @@ def calibrate(
     with intercepting(None):
         moments = preservation_moments(base, seed=seed, progress=tell)
         network = HyperNetwork({name: module.shape for name, module in base.modules.items()}, seed=seed)
+        kinds = fit_kinds(base)
         keys, gradients = _probe(base, plan)
         network.fit_normaliser(keys, gradients)
         network.log_step.data.fill_(math.log(UNTRAINED_STEP))
@@ -73,6 +74,7 @@ def calibrate(
         plan,
         moments,
         scales,
+        kinds,
         card,
     )
 
@@ -91,11 +93,10 @@ def preservation_moments(
 
 def probe_facts() -> list[Fact]:
     """Made-up corrections with a subject, for what keys and gradients look like."""
-    kinds = json.loads(packaged("entities.json"))["kinds"]
     facts: list[Fact] = []
-    for kind in kinds.values():
-        names: Sequence[str] = kind["names"]
-        endings = [t for t in kind["templates"] if not t.rstrip().endswith("?")]
+    for kind in entity_kinds().values():
+        names = kind.names
+        endings = [t for t in kind.templates if not t.rstrip().endswith("?")]
         for i, template in enumerate(endings):
             subject, target = names[i % len(names)], names[-1 - i % len(names)]
             facts.append(Fact(template.format(subject), target, subject))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +83,30 @@ def capture(
             keys[name][rows] = recorder.inputs[name][row_of, column_of].to(keys[name])
             gradients[name][rows] = gradient[row_of, column_of].to(gradients[name])
     return {name: Captured(keys[name], gradients[name]) for name in base.modules}, sequence_T
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass once every edited module has been given its input."""
+
+
+def keys_everywhere(base: BaseModel, ids_BL: Tensor, mask_BL: Tensor) -> dict[str, Tensor]:
+    """Keys at every token of some padded sequences, by module: N × U, float32 at least.
+
+    The forward pass ends at the last edited module: what lies above is not computed.
+    """
+    real = mask_BL.bool()
+    found: dict[str, Tensor] = {}
+
+    def record(module: EditedModule, inputs: Tensor) -> Tensor:
+        found[module.name] = inputs[real].to(torch.promote_types(inputs.dtype, torch.float32))
+        if len(found) == len(base.modules):
+            raise _AllSeen
+        return module.base(inputs)
+
+    positions = (mask_BL.cumsum(1) - 1).clamp_min(0)
+    with torch.inference_mode(), intercepting(record), suppress(_AllSeen):
+        base.model(input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions, use_cache=False)
+    return found
 
 
 def _backward(base: BaseModel, batch: Batch) -> _Recorder:

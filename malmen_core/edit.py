@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from malmen_core.anchors import anchor_prompts, anchor_rows, anchor_sequences
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS
+from malmen_core.batches import DEFAULT_BATCH_TOKENS, teacher_forced
 from malmen_core.capture import Captured, capture
 from malmen_core.delta import Change, Delta
 from malmen_core.editor import Editor
@@ -17,9 +18,12 @@ from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
 from malmen_core.normal_equation import projector
-from malmen_core.refine import Progress, refine
+from malmen_core.overlay import intercepting
+from malmen_core.refine import Goals, Progress, refine
 from malmen_core.statistics import Rows, Statistics
 from malmen_core.tokens import Encoded, check_length, encode
+
+ANCHOR_TOKENS = 2
 
 
 @dataclass(frozen=True)
@@ -83,29 +87,66 @@ def compute_statistics(
     editor.check_fits(base.info)
     if not facts:
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
+    plan = editor.plan
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
-    captured, sequence_T = capture(base, prompts.sequences, editor.plan.where, batch_tokens=batch_tokens)
+    captured, sequence_T = capture(base, prompts.sequences, plan.where, batch_tokens=batch_tokens)
+    fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
+    neighbours = _neighbours(editor, facts, captured, fact_T)
+    anchors, anchor_fact_T = anchor_rows(base, neighbours, plan.anchor_rank)
+    keys = {name: torch.cat([c.keys_TU, anchors[name].to(c.keys_TU)]) for name, c in captured.items()}
     differences = first_guess(editor, captured)
-    _check_finite({name: Rows(c.keys_TU, differences[name]) for name, c in captured.items()})
-    if editor.plan.refinement.rounds > 0:
+    _check_finite({name: _rows(keys[name], differences[name]) for name in keys})
+    if plan.refinement.rounds > 0:
         projectors = {
-            name: projector(rows.keys_TU, editor.regularisers[name]) for name, rows in captured.items()
+            name: projector(keys_TU, editor.regularisers[name])[:, : len(fact_T)]
+            for name, keys_TU in keys.items()
         }
+        goals = _goals(base, editor, prompts, neighbours)
         refined = refine(
             base,
-            editor.plan.refinement,
+            plan.refinement,
             projectors,
             differences,
             editor.scales,
-            prompts.sequences,
-            sequence_T,
+            goals,
+            fact_T,
             progress,
             batch_tokens,
         )
         differences = dict(refined.differences)
-    rows = {name: Rows(c.keys_TU.float(), differences[name].float()) for name, c in captured.items()}
+    rows = {name: _rows(keys[name], differences[name]) for name in keys}
     _check_finite(rows)
-    return Statistics(rows, torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T], len(facts))
+    return Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts))
+
+
+def _neighbours(
+    editor: Editor, facts: Sequence[Fact], captured: dict[str, Captured], fact_T: Tensor
+) -> list[list[str]]:
+    """Anchor prompts by fact, about names of its subject's kind, which the first module's key tells."""
+    keys_TU = next(iter(captured.values())).keys_TU
+    first = [int((fact_T == number).nonzero()[0]) for number in range(len(facts))]
+    return [
+        anchor_prompts(fact, editor.kinds.nearest(keys_TU[row]), editor.plan.anchors)
+        for fact, row in zip(facts, first, strict=True)
+    ]
+
+
+def _rows(keys_TU: Tensor, differences_TV: Tensor) -> Rows:
+    """Rows whose last ones, the anchors', have a difference of zero."""
+    held = differences_TV.new_zeros(len(keys_TU) - len(differences_TV), differences_TV.shape[1])
+    return Rows(keys_TU.float(), torch.cat([differences_TV, held]).float())
+
+
+def _goals(
+    base: BaseModel, editor: Editor, prompts: EditPrompts, neighbours: Sequence[Sequence[str]]
+) -> Goals:
+    plan = editor.plan
+    with intercepting(None):
+        kept, owners = anchor_sequences(base, neighbours, plan.anchors_kept, ANCHOR_TOKENS)
+        on_base = [float(scores.margin_A.min()) for scores in teacher_forced(base, kept)]
+    margins = [plan.refinement.margin] * len(prompts.sequences)
+    margins += [min(plan.refinement.keep, margin / 2) for margin in on_base]
+    return Goals((*prompts.sequences, *kept), tuple(margins), (*prompts.fact_of, *owners))
 
 
 def first_guess(editor: Editor, captured: dict[str, Captured]) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from malmen_core.anchors import Kinds
 from malmen_core.base import ModelInfo
 from malmen_core.errors import DeltaCorrupt, EditorMismatch
 from malmen_core.hypernetwork import HyperNetwork
@@ -28,11 +29,17 @@ class EditPlan:
     Attributes:
         where: at which tokens modules are edited: ``subject`` or, as in the paper, ``answer``.
         prior_weight: c, the preservation prior's weight in tokens; 0 for the paper's plain form.
+        anchors: neighbouring prompts of each fact whose keys are held (`anchors`); 0 for none.
+        anchor_rank: rows that a fact's anchor keys are compressed to.
+        anchors_kept: how many of these prompts refinement keeps the answers of.
         refinement: rounds, step and margin; 0 rounds for the paper's single shot.
     """
 
     where: KeyPosition = "subject"
-    prior_weight: float = 300.0
+    prior_weight: float = 3000.0
+    anchors: int = 16
+    anchor_rank: int = 16
+    anchors_kept: int = 6
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
 
 
@@ -47,6 +54,7 @@ class Editor:
         plan: how edits are made.
         moments: C0 by module; empty for none.
         scales: root mean square of each module's output at edited tokens; the unit of a refinement step.
+        kinds: tells a subject's kind, for its anchors.
         card: anything else worth knowing: data, steps, seed, device, validation figures.
     """
 
@@ -56,6 +64,7 @@ class Editor:
     plan: EditPlan
     moments: Mapping[str, SecondMoment]
     scales: Mapping[str, float]
+    kinds: Kinds
     card: Mapping[str, Any]
 
     @property
@@ -103,6 +112,7 @@ class Editor:
             for name, m in moments.items():
                 tensors |= {f"{kind}_mean:{name}": m.mean_U, f"{kind}_squares:{name}": m.squares_U}
         tensors |= {f"moment:{name}": moment.factor_UR for name, moment in self.moments.items()}
+        tensors |= {f"kind:{name}": centroid.half() for name, centroid in self.kinds.centroids.items()}
         network = self.network
         header = {
             "architecture": self.architecture,
@@ -170,6 +180,7 @@ class Editor:
                     for name, rest in header["moment_rest"].items()
                 },
                 header["scales"],
+                Kinds({name[5:]: t for name, t in tensors.items() if name.startswith("kind:")}),
                 header["card"],
             )
         except (KeyError, TypeError, RuntimeError) as error:

@@ -71,3 +71,9 @@ class PromptTooLong(CoreError):
     """A prompt and its answer do not fit into the model's context."""
 
     code = "prompt-too-long"
+
+
+class CheckpointMismatch(CoreError):
+    """A training checkpoint is missing, damaged, or of another run."""
+
+    code = "checkpoint-mismatch"

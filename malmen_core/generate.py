@@ -13,7 +13,7 @@ from malmen_core.base import BaseModel
 from malmen_core.errors import PromptTooLong
 from malmen_core.overlay import Version
 from malmen_core.prior import left_pad
-from malmen_core.tokens import encode_prompt, encode_prompts
+from malmen_core.tokens import Encoded, encode_prompt, encode_prompts
 
 GREEDY_BATCH = 32
 
@@ -179,6 +179,16 @@ def greedy_tokens(base: BaseModel, prompts: Sequence[str], lengths: Sequence[int
         for i, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
             answers[i] = _until_stop(row[: lengths[i]], base.stop_ids)
     return answers
+
+
+def own_answers(base: BaseModel, prompts: Sequence[str], tokens: int) -> list[Encoded]:
+    """Prompts with the active weights' greedy continuation; one that ends at once keeps its end token."""
+    answers = greedy_tokens(base, prompts, [tokens] * len(prompts))
+    end = min(base.stop_ids, default=base.pad_id)
+    encoded = encode_prompts(base.tokenizer, prompts)
+    return [
+        Encoded((*ids, *(answer or [end])), len(ids)) for ids, answer in zip(encoded, answers, strict=True)
+    ]
 
 
 def _until_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:

@@ -11,14 +11,15 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.capture import keys_everywhere
+from malmen_core.overlay import intercepting
 from malmen_core.tokens import encode_prompts
 
 SAMPLE_TOKENS = 48
@@ -61,13 +62,33 @@ def openings() -> list[str]:
     return loaded
 
 
+@dataclass(frozen=True)
+class EntityKind:
+    """Names of one kind of thing, and short prompts about such things.
+
+    Attributes:
+        names: of people, places, works and so on.
+        templates: with ``{}`` where a name goes.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...]
+
+
+@cache
+def entity_kinds() -> dict[str, EntityKind]:
+    """The packaged kinds of named entities."""
+    kinds = json.loads(packaged("entities.json"))["kinds"]
+    return {name: EntityKind(tuple(k["names"]), tuple(k["templates"])) for name, k in kinds.items()}
+
+
 def entity_prompts(seed: int = 0, per_name: int = 2) -> list[str]:
     """Short prompts about named entities: each name in a few of its kind's templates, drawn by seed."""
     draw = random.Random(seed)
     prompts = []
-    for kind in json.loads(packaged("entities.json"))["kinds"].values():
-        for name in kind["names"]:
-            prompts += [template.format(name) for template in draw.sample(kind["templates"], per_name)]
+    for kind in entity_kinds().values():
+        for name in kind.names:
+            prompts += [template.format(name) for template in draw.sample(kind.templates, per_name)]
     return prompts
 
 
@@ -156,19 +177,7 @@ def second_moments(base: BaseModel, texts: Sequence[Sequence[int]], batch: int =
     order = sorted((t for t in texts if t), key=len)
     for start in range(0, len(order), batch):
         ids, mask = left_pad(base, order[start : start + batch])
-        _add_moments(base, ids, mask, sums)
+        for name, keys_NU in keys_everywhere(base, ids, mask).items():
+            sums[name] += (keys_NU.T @ keys_NU).double().cpu()
         count += int(mask.sum())
     return {name: total / max(count, 1) for name, total in sums.items()}
-
-
-def _add_moments(base: BaseModel, ids: Tensor, mask: Tensor, sums: dict[str, Tensor]) -> None:
-    real = mask.bool()
-
-    def record(module: EditedModule, inputs: Tensor) -> Tensor:
-        keys_NU = inputs[real].float() if inputs.dtype != torch.float64 else inputs[real]
-        sums[module.name] += (keys_NU.T @ keys_NU).double().cpu()
-        return module.base(inputs)
-
-    arguments: dict[str, Any] = {"position_ids": (mask.cumsum(1) - 1).clamp_min(0), "logits_to_keep": 1}
-    with torch.inference_mode(), intercepting(record):
-        base.model(input_ids=ids, attention_mask=mask, use_cache=False, **arguments)

@@ -31,13 +31,32 @@ class RefinementPlan:
         rounds: at most this many.
         step: size of a step, relative to the typical magnitude of a module's output (its root mean square).
         margin: a sequence is done when each answer token beats every other by this many nats.
+        keep: an anchor is kept when its answer beats every other by this many nats, or by half of what it
+            did on
+            the base if that is less.
         rest: rounds for which a sequence that is done is not looked at again.
     """
 
-    rounds: int = 12
-    step: float = 0.3
-    margin: float = 1.5
+    rounds: int = 20
+    step: float = 0.2
+    margin: float = 1.0
+    keep: float = 0.3
     rest: int = 2
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What refinement has to reach.
+
+    Attributes:
+        sequences: prompts with answers: those of the facts, and anchors that must keep theirs.
+        margins: the smallest margin in nats that each sequence's answer tokens need.
+        fact_of: the fact of each sequence.
+    """
+
+    sequences: tuple[Encoded, ...]
+    margins: tuple[float, ...]
+    fact_of: tuple[int, ...]
 
 
 class _Weights:
@@ -69,7 +88,7 @@ def shift_gradients(
     sequences: Sequence[Encoded],
     members: Sequence[int],
     *,
-    margin: float,
+    wanted: Sequence[float],
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> RoundResult:
     """Gradient of the answers' loss with respect to each module's shift `S`, at ``base + S``.
@@ -79,7 +98,7 @@ def shift_gradients(
         shifts: S by module, U × V.
         sequences: prompts with answers.
         members: indices of the sequences to run.
-        margin: sequences whose every answer token has at least this margin do not contribute.
+        wanted: margin by sequence; one whose every answer token has it does not contribute.
         batch_tokens: padded tokens of a batch.
     """
     weights = {
@@ -91,7 +110,8 @@ def shift_gradients(
         with torch.enable_grad(), intercepting(_Weights(weights)):
             scores = score_answers(answer_logits(base, batch), batch.answer_A)
             smallest_B = _smallest_margins(batch, scores.margin_A)
-            open_A = (smallest_B < margin)[batch.row_A]
+            wanted_B = torch.tensor([wanted[i] for i in batch.members]).to(smallest_B)
+            open_A = (smallest_B < wanted_B)[batch.row_A]
             if bool(open_A.any()):
                 scores.nll_A[open_A].sum().backward()  # type: ignore[no-untyped-call]
         margins |= dict(zip(batch.members, smallest_B.tolist(), strict=True))
@@ -147,21 +167,23 @@ def refine(
     projectors: Mapping[str, Tensor],
     differences: Mapping[str, Tensor],
     scales: Mapping[str, float],
-    sequences: Sequence[Encoded],
-    sequence_T: Tensor,
+    goals: Goals,
+    fact_T: Tensor,
     progress: Progress | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Refined:
-    """Refine `D` until every sequence is in or the rounds are spent.
+    """Refine `D` until every goal is met or the rounds are spent.
+
+    A fact's rows move while one of its own sequences falls short, and stand still otherwise.
 
     Args:
         base: the immutable base.
-        plan: rounds, step and margin.
+        plan: rounds and step.
         projectors: A by module, U × T.
         differences: the first guess of D by module, T × V.
         scales: typical magnitude of each module's output.
-        sequences: prompts with answers.
-        sequence_T: sequence of each row.
+        goals: what has to be reached.
+        fact_T: the fact of each row.
         progress: told ``("editing", sequences done, sequences)`` after each round; may raise to abort.
         batch_tokens: padded tokens of a batch.
     """
@@ -169,28 +191,48 @@ def refine(
     A = {name: p.to(place, dtype) for name, p in projectors.items()}
     D = {name: d.to(place, dtype).clone() for name, d in differences.items()}
     adam = {name: RowAdam(D[name], plan.step * scales[name]) for name in D}
-    margins = [-torch.inf] * len(sequences)
-    resting = [0] * len(sequences)
+    state = _State(goals, plan.rest)
     for _ in range(plan.rounds):
-        members = [i for i in range(len(sequences)) if resting[i] == 0]
+        members = state.due()
         shifts = {name: A[name] @ D[name] for name in D}
         result = shift_gradients(
-            base, shifts, sequences, members, margin=plan.margin, batch_tokens=batch_tokens
+            base, shifts, goals.sequences, members, wanted=goals.margins, batch_tokens=batch_tokens
         )
-        for i in range(len(sequences)):
-            margins[i] = result.margins.get(i, margins[i])
-            resting[i] = (
-                plan.rest if i in result.margins and margins[i] >= plan.margin else max(0, resting[i] - 1)
-            )
-        active = torch.tensor([m < plan.margin for m in margins])
+        state.update(result.margins)
         if progress is not None:
-            progress("editing", int((~active).sum()), len(sequences))
-        if not bool(active.any()):
-            if len(members) == len(sequences):
+            progress("editing", len(goals.sequences) - len(state.short), len(goals.sequences))
+        if not state.short:
+            if len(members) == len(goals.sequences):
                 break
-            resting = [0] * len(sequences)
+            state.wake()
             continue
-        active_T = active[sequence_T].to(place)
+        facts = torch.tensor(sorted({goals.fact_of[i] for i in state.short}))
+        active_T = torch.isin(fact_T, facts).to(place)
         for name in D:
             D[name] += adam[name].update(A[name].T @ result.gradients[name].to(dtype), active_T)
-    return Refined({name: d.cpu() for name, d in D.items()}, tuple(margins))
+    return Refined({name: d.cpu() for name, d in D.items()}, tuple(state.margins))
+
+
+class _State:
+    """Which sequences fall short of their goal, and which may rest because they do not."""
+
+    def __init__(self, goals: Goals, rest: int) -> None:
+        self.goals, self.rest = goals, rest
+        self.margins = [-torch.inf] * len(goals.sequences)
+        self.resting = [0] * len(goals.sequences)
+
+    @property
+    def short(self) -> list[int]:
+        return [i for i, margin in enumerate(self.margins) if margin < self.goals.margins[i]]
+
+    def due(self) -> list[int]:
+        return [i for i, rest in enumerate(self.resting) if rest == 0]
+
+    def update(self, seen: Mapping[int, float]) -> None:
+        self.resting = [max(0, rest - 1) for rest in self.resting]
+        for i, margin in seen.items():
+            self.margins[i] = margin
+            self.resting[i] = self.rest if margin >= self.goals.margins[i] else 0
+
+    def wake(self) -> None:
+        self.resting = [0] * len(self.resting)

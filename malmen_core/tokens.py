@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -159,46 +159,68 @@ def check_facts(tokenizer: Any, facts: Sequence[Fact], context_length: int) -> l
     """Everything about these facts that the model could not be given; an empty list means that all is well.
 
     Found are: targets that tokenise to nothing, texts beyond the context, and facts that contradict each
-    other (one
-    normalised prompt, two targets), named pairwise.
+    other (one normalised prompt, two targets), named pairwise. All texts are tokenised in one call, since a
+    tokenizer's own overhead is that of hundreds of tokens.
     """
+    if not facts:
+        return []
+    answered = [_answered(fact) for fact in facts]
+    counts = iter(encode_prompts(tokenizer, [prompt for group in answered for _, prompt, _ in group]))
+    texts = list(dict.fromkeys(target for group in answered for _, _, target in group))
+    targets = _target_lengths(tokenizer, texts)
     problems: list[FactProblem] = []
-    for number, fact in enumerate(facts):
-        problems += _check_fact(tokenizer, fact, f"/facts/{number}", context_length)
+    for number, (fact, group) in enumerate(zip(facts, answered, strict=True)):
+        problems += _without_tokens(fact, targets, f"/facts/{number}")
+        for name, _, target in group:
+            found = _length_problem(
+                f"/facts/{number}/{name}", len(next(counts)), targets[target], context_length
+            )
+            problems += found
     return problems + _contradictions(facts)
 
 
-def _check_fact(tokenizer: Any, fact: Fact, pointer: str, context_length: int) -> list[FactProblem]:
+def _answered(fact: Fact) -> list[tuple[str, str, str]]:
+    """Every prompt of a fact: its field, its text, and the answer that will stand behind it."""
+    return [
+        ("prompt", fact.prompt, fact.target),
+        *((f"rephrasings/{i}", text, fact.target) for i, text in enumerate(fact.rephrasings)),
+        *(
+            (f"locality/{i}/prompt", probe.prompt, fact.target if probe.target is None else probe.target)
+            for i, probe in enumerate(fact.locality)
+        ),
+    ]
+
+
+def _target_lengths(tokenizer: Any, targets: Sequence[str]) -> dict[str, int]:
+    """Tokens of each target as `encode` puts it, behind a space; 0 for one that has none by itself."""
+    bare, joined = (
+        tokenizer([space + target for target in targets], add_special_tokens=False)["input_ids"]
+        for space in ("", " ")
+    )
+    return {
+        target: len(with_space) if alone and target.strip() else 0
+        for target, alone, with_space in zip(targets, bare, joined, strict=True)
+    }
+
+
+def _without_tokens(fact: Fact, lengths: Mapping[str, int], pointer: str) -> list[FactProblem]:
     targets = [("target", fact.target)]
     targets += [
-        (f"locality/{i}/target", p.target) for i, p in enumerate(fact.locality) if p.target is not None
+        (f"locality/{i}/target", probe.target)
+        for i, probe in enumerate(fact.locality)
+        if probe.target is not None
     ]
-    answered = [("prompt", fact.prompt, fact.target)]
-    answered += [(f"rephrasings/{i}", text, fact.target) for i, text in enumerate(fact.rephrasings)]
-    answered += [
-        (f"locality/{i}/prompt", p.prompt, fact.target if p.target is None else p.target)
-        for i, p in enumerate(fact.locality)
-    ]
-    # as `encode` puts it: behind a space, without special tokens
-    texts = list(dict.fromkeys(target for _, target in targets))
-    ids = tokenizer([f" {text}" for text in texts], add_special_tokens=False)["input_ids"]
-    target_length = dict(zip(texts, map(len, ids), strict=True))
-    problems = [
-        FactProblem(f"{pointer}/{name}", "The target has no tokens. Give the text to answer with.")
-        for name, target in targets
-        if not target.strip() or not tokenizer(target, add_special_tokens=False)["input_ids"]
-    ]
-    lengths = map(len, encode_prompts(tokenizer, [prompt for _, prompt, _ in answered]))
-    for (name, _, target), length in zip(answered, lengths, strict=True):
-        if length == 0:
-            problems.append(FactProblem(f"{pointer}/{name}", "The text has no tokens. Give a prompt."))
-        elif length + target_length[target] > context_length:
-            detail = (
-                f"{length} tokens and a target of {target_length[target]} exceed the context of "
-                f"{context_length}. Shorten it."
-            )
-            problems.append(FactProblem(f"{pointer}/{name}", detail))
-    return problems
+    detail = "The target has no tokens. Give the text to answer with."
+    return [FactProblem(f"{pointer}/{name}", detail) for name, target in targets if lengths[target] == 0]
+
+
+def _length_problem(pointer: str, length: int, target_length: int, context_length: int) -> list[FactProblem]:
+    if length == 0:
+        return [FactProblem(pointer, "The text has no tokens. Give a prompt.")]
+    if length + target_length <= context_length:
+        return []
+    detail = f"{length} tokens and a target of {target_length} exceed the context of {context_length}."
+    return [FactProblem(pointer, f"{detail} Shorten it.")]
 
 
 def _contradictions(facts: Sequence[Fact]) -> list[FactProblem]:

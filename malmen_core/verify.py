@@ -11,7 +11,7 @@ from typing import Any
 from malmen_core.base import BaseModel
 from malmen_core.batches import AnswerScores, teacher_forced
 from malmen_core.facts import Fact
-from malmen_core.generate import greedy_tokens
+from malmen_core.generate import greedy_tokens, own_answers
 from malmen_core.overlay import Version, intercepting
 from malmen_core.prior import packaged
 from malmen_core.refine import Progress
@@ -162,23 +162,13 @@ def _locality(base: BaseModel, version: Version, facts: Sequence[Fact]) -> list[
     probes = [[(p.prompt, p.target) for p in f.locality] for f in facts]
     flat = [probe for group in probes for probe in group]
     with intercepting(None):
-        own = iter(_own_answers(base, [prompt for prompt, target in flat if target is None]))
+        own = iter(own_answers(base, [prompt for prompt, target in flat if target is None], LOCALITY_TOKENS))
         sequences = [next(own) if t is None else encode(base.tokenizer, p, t) for p, t in flat]
         before = teacher_forced(base, sequences)
     with version.active():
         after = teacher_forced(base, sequences)
     same = [float((a.argmax_A == b.argmax_A).double().mean()) for a, b in zip(after, before, strict=True)]
     return _unflatten(same, probes)
-
-
-def _own_answers(base: BaseModel, prompts: Sequence[str]) -> list[Encoded]:
-    """Prompts with the model's own greedy continuation; a model that ends at once is held to that."""
-    answers = greedy_tokens(base, prompts, [LOCALITY_TOKENS] * len(prompts))
-    end = min(base.stop_ids, default=base.pad_id)
-    encoded = [encode_prompt(base.tokenizer, prompt) for prompt in prompts]
-    return [
-        Encoded((*ids, *(answer or [end])), len(ids)) for ids, answer in zip(encoded, answers, strict=True)
-    ]
 
 
 def _canaries(base: BaseModel, version: Version, canaries: CanaryRecord) -> tuple[float, float | None]:

@@ -1,1 +1,1 @@
-"""See README.md."""
+"""The worker: one resident model, edit jobs from the queue, and generation beside them on its weights."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from malmen_core.anchors import Kinds, fit_kinds
 from malmen_core.base import BaseModel, ModelInfo
 from malmen_core.capture import capture
 from malmen_core.delta import Delta
@@ -77,6 +78,7 @@ def tiny_editor(
     step: float = 0.05,
     margin: float = 0.5,
     ridge: float = 0.1,
+    anchors: int = 0,
 ) -> Editor:
     """An untrained editor, fitted on FACTS, in the base's dtype."""
     network = HyperNetwork({n: m.shape for n, m in base.modules.items()}, rank=4, blocks=1)
@@ -93,11 +95,24 @@ def tiny_editor(
         base.info.architecture,
         base.info.digest,
         network.to(base.dtype).eval().requires_grad_(False),
-        EditPlan(where, prior_weight, RefinementPlan(rounds=rounds, margin=margin)),
+        EditPlan(
+            where,
+            prior_weight,
+            anchors=anchors,
+            anchor_rank=3,
+            anchors_kept=min(anchors, 2),
+            refinement=RefinementPlan(rounds=rounds, step=0.3, margin=margin),
+        ),
         {name: SecondMoment.of(moment, 16) for name, moment in moments.items()},
         scales,
+        fit_kinds(base) if anchors else Kinds({"none": torch.zeros(base_width(base))}),
         {"kind": "test"},
     )
+
+
+def base_width(base: BaseModel) -> int:
+    """Features of the first edited module's key."""
+    return next(iter(base.modules.values())).shape[0]
 
 
 def captured_rows(

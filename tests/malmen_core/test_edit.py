@@ -15,6 +15,7 @@ from malmen_core.editor import Editor
 from malmen_core.errors import EditorMismatch, FactError, NotFiniteError, PromptTooLong
 from malmen_core.facts import Fact
 from malmen_core.statistics import Rows, Statistics
+from malmen_core.tokens import KeyPosition
 from tests.malmen_core.support import (
     CONTEXT,
     FACTS,
@@ -42,9 +43,9 @@ def test_any_batch_gives_the_same_delta(llama: BaseModel, rounds: int, batch_tok
     assert compute_statistics(llama, editor, FACTS).digest == whole.digest
 
 
-@pytest.mark.parametrize("where", ["subject", "answer"])
-def test_order_and_grouping_of_facts_do_not_matter(base: BaseModel, where: str) -> None:
-    editor = tiny_editor(base, where="answer" if where == "answer" else "subject")
+@pytest.mark.parametrize(("where", "anchors"), [("subject", 0), ("subject", 4), ("answer", 0)])
+def test_order_and_grouping_of_facts_do_not_matter(base: BaseModel, where: KeyPosition, anchors: int) -> None:
+    editor = tiny_editor(base, where=where, anchors=anchors)
 
     def edit(*groups: Sequence[Fact]) -> dict[str, torch.Tensor]:
         return solved(editor, Statistics.sum([compute_statistics(base, editor, g) for g in groups]))
@@ -64,6 +65,13 @@ def test_a_fact_s_rows_know_nothing_of_other_facts(llama: BaseModel) -> None:
         own = together.fact_T == 1
         torch.testing.assert_close(rows.keys_TU[own], alone.modules[name].keys_TU)
         torch.testing.assert_close(rows.differences_TV[own], alone.modules[name].differences_TV)
+
+
+def test_withdrawing_a_fact_takes_its_anchors_with_it(llama: BaseModel) -> None:
+    editor = tiny_editor(llama, anchors=4)
+    both = compute_statistics(llama, editor, FACTS[:2])
+    assert len(both.fact_T) > 2
+    close(solved(editor, both.without([0])), solved(editor, compute_statistics(llama, editor, FACTS[1:2])))
 
 
 def test_rephrasings_add_rows_of_their_fact(llama: BaseModel) -> None:

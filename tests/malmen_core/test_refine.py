@@ -14,7 +14,7 @@ from malmen_core.capture import capture
 from malmen_core.edit import compute_statistics, edit_prompts, first_guess, solve
 from malmen_core.editor import Editor
 from malmen_core.normal_equation import projector
-from malmen_core.refine import Refined, RefinementPlan, RowAdam, refine
+from malmen_core.refine import Goals, Refined, RefinementPlan, RowAdam, refine
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
 
 
@@ -25,7 +25,7 @@ class Setting:
         self.base = base
         self.editor: Editor = tiny_editor(base, where="answer")
         self.sequences = edit_prompts(base, FACTS).sequences
-        captured, self.sequence_T = capture(base, self.sequences, "answer")
+        captured, self.fact_T = capture(base, self.sequences, "answer")
         self.guess = first_guess(self.editor, captured)
         self.projectors = {
             name: projector(rows.keys_TU, self.editor.regularisers[name]) for name, rows in captured.items()
@@ -40,8 +40,8 @@ class Setting:
             self.projectors,
             self.guess if guess is None else guess,
             self.editor.scales,
-            self.sequences,
-            self.sequence_T,
+            Goals(self.sequences, (plan.margin,) * len(self.sequences), tuple(range(len(self.sequences)))),
+            self.fact_T,
             batch_tokens=batch_tokens,
         )
 
@@ -90,7 +90,7 @@ def test_rows_that_are_done_are_left_alone(setting: Setting) -> None:
     seen = setting.refine(RefinementPlan(rounds=1, margin=1e9)).margins
     middle = sorted(seen)[2]
     found = setting.refine(RefinementPlan(rounds=1, margin=middle))
-    done_T = torch.tensor([m >= middle for m in seen])[setting.sequence_T]
+    done_T = torch.tensor([m >= middle for m in seen])[setting.fact_T]
     assert 0 < int(done_T.sum()) < len(done_T)
     for name, guess in setting.guess.items():
         moved_T = (found.differences[name] != guess).any(1)

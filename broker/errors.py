@@ -1,0 +1,71 @@
+"""Typed errors of the broker: what went wrong, with which model, and what to do."""
+
+from __future__ import annotations
+
+
+class BrokerError(Exception):
+    """Base of the broker's errors.
+
+    Attributes:
+        code: slug that names the kind of problem on the wire.
+        message: what went wrong, with which input.
+        remedy: what the caller can do.
+    """
+
+    code = "broker-error"
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}"
+
+
+class QueueFull(BrokerError):
+    """More generation calls wait for this model than the limit allows."""
+
+    code = "generation-queue-full"
+
+    def __init__(self, model_id: str, limit: int) -> None:
+        super().__init__(
+            f"{limit} generation calls already wait for model '{model_id}'.",
+            "Ask again shortly, start another worker, or raise ERRATA_GENERATION_QUEUE_LIMIT.",
+        )
+
+
+class NoWorker(BrokerError):
+    """No worker that serves this model is alive."""
+
+    code = "no-worker"
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(
+            f"No worker serves model '{model_id}'.",
+            f"Start one with `errata worker --model {model_id}`, or wait for one to come back.",
+        )
+
+
+class WorkerLost(BrokerError):
+    """The worker that had taken a generation call is gone."""
+
+    code = "worker-lost"
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(
+            f"The worker that was answering for model '{model_id}' is gone.",
+            "Generation is not kept: ask again.",
+        )
+
+
+class GenerationTimeout(BrokerError):
+    """No end of the answer came in time."""
+
+    code = "generation-timeout"
+
+    def __init__(self, model_id: str, timeout_s: float) -> None:
+        super().__init__(
+            f"No complete answer came from model '{model_id}' within {timeout_s:g} s.",
+            "Ask for fewer tokens, ask again, or raise ERRATA_GENERATION_TIMEOUT_S.",
+        )

@@ -1,0 +1,38 @@
+"""The ``errata`` command: puts the sub-commands together.
+
+Each module in ``errata.commands`` defines ``register(app)``; a new sub-command is a new module there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import typer
+
+from errata import commands
+
+app = typer.Typer(
+    name="errata",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def errata() -> None:
+    """Correct facts inside language models, verify each correction, and take it back exactly."""
+
+
+def assemble() -> typer.Typer:
+    """The application with all sub-commands; loading it does not load torch."""
+    if not app.registered_commands:
+        for module in sorted(pkgutil.iter_modules(commands.__path__), key=lambda module: module.name):
+            importlib.import_module(f"errata.commands.{module.name}").register(app)
+    return app
+
+
+def main() -> None:
+    """Entry point: exit code 0 done, 1 refused or failed, 2 wrong usage."""
+    assemble()()

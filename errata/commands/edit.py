@@ -1,0 +1,81 @@
+"""``errata edit``: post a file of facts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from errata.console import FAILED, emit, err, out, reporting
+from errata.errors import InputFileError
+from errata.facts_file import read_facts
+from errata.options import Json, Key, Model, Url
+from errata.progress import watch_edit
+from errata.render import edit_lines
+from errata.target import connect
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``edit``."""
+    app.command()(edit)
+
+
+def edit(
+    file: Annotated[Path, typer.Argument(help="Facts, one JSON object in API form on each line.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the final state and its report.")] = False,
+    manual: Annotated[bool, typer.Option("--manual", help="Verify only; do not go live.")] = False,
+    on_rephrasings: Annotated[
+        bool, typer.Option("--edit-on-rephrasings", help="Edit the rephrasings too.")
+    ] = False,
+    gate: Annotated[str | None, typer.Option(help="Thresholds as JSON, in place of the model's.")] = None,
+    note: Annotated[str | None, typer.Option(help="Kept with the edit set.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="A repeat under the same key is accepted once.")
+    ] = None,
+    model: Model = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Post an edit set; with --wait, exit code 1 unless it is applied."""
+    with reporting(as_json):
+        facts = read_facts(file)
+        with connect(url, key) as client:
+            body: dict[str, Any] = {
+                "model": client.only_model(model),
+                "facts": facts,
+                "promote": "manual" if manual else "auto",
+                "edit_on_rephrasings": on_rephrasings,
+                "gate": parse_gate(gate) if gate else None,
+                "note": note,
+            }
+            headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+            answer = client.post("/edits", body, headers)
+            if wait:
+                answer = watch_edit(client, answer["id"], err, quiet=as_json)
+    if as_json:
+        emit(answer)
+    else:
+        for line in edit_lines(answer):
+            out.print(line, soft_wrap=True)
+    if wait and answer["status"] != "applied":
+        raise typer.Exit(FAILED)
+
+
+def parse_gate(text: str) -> dict[str, Any]:
+    """Thresholds from the command line.
+
+    Raises:
+        InputFileError: The text is not a JSON object.
+    """
+    try:
+        gate = json.loads(text)
+    except ValueError:
+        gate = None
+    if not isinstance(gate, dict):
+        raise InputFileError(
+            f"--gate {text} is not a JSON object.", "Write --gate '{\"edit_success\": 0.9}'."
+        )
+    return gate

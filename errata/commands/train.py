@@ -1,0 +1,139 @@
+"""``errata train``: meta-train an editor for a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from errata.console import emit, out, reporting
+from errata.errors import StackError
+from errata.local_model import (
+    Device,
+    Dtype,
+    Revision,
+    Show,
+    Source,
+    bar,
+    core_errors,
+    load_base,
+    read_core_facts,
+)
+from errata.options import Json
+
+if TYPE_CHECKING:
+    from malmen_core.base import BaseModel
+    from malmen_core.editor import Editor
+
+MEASURES = (("ES", "edit_success"), ("GS", "generalisation"), ("LS", "locality"))
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``train``."""
+    app.command()(train)
+
+
+def train(
+    facts: Annotated[Path, typer.Option(help="Facts, one JSON object in API form on each line.")],
+    out_file: Annotated[Path, typer.Option("--out", help="Where the editor is written (safetensors).")],
+    model: Source = None,
+    revision: Revision = None,
+    editor: Annotated[
+        Path | None, typer.Option(help="Calibrated editor to begin with. [default: calibrate]")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Most facts that a step edits at once.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the split and of all draws.")] = 0,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of the network.")] = 3e-4,
+    scalar_rate: Annotated[float, typer.Option(min=0, help="Of the step sizes and of lambda.")] = 3e-2,
+    locality_weight: Annotated[float, typer.Option(min=0, help="Weight of locality in the loss.")] = 1.0,
+    validation_facts: Annotated[int, typer.Option(min=1, help="Facts held out, by subject.")] = 128,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 50,
+    patience: Annotated[int, typer.Option(min=1, help="Validations without progress before a stop.")] = 8,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints and metrics.jsonl.", show_default="none")
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 25,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train an editor on facts; what it scores on held-out subjects goes into its card."""
+    from malmen_core.checkpoint import RunFolder
+    from malmen_core.lesson import LossWeights
+    from malmen_core.train import TrainingPlan
+    from malmen_core.train import train as train_editor
+
+    plan = TrainingPlan(
+        steps=steps,
+        seed=seed,
+        largest_batch=batch,
+        learning_rate=learning_rate,
+        scalar_rate=scalar_rate,
+        loss=LossWeights(locality=locality_weight),
+        validation_facts=validation_facts,
+        validate_every=validate_every,
+        patience=patience,
+        checkpoint_every=checkpoint_every,
+    )
+    lines: list[Mapping[str, Any]] = []
+    with reporting(as_json), bar(as_json) as show:
+        if resume and checkpoint is None:
+            raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
+        base = load_base(model, revision, device, dtype)
+        known = read_core_facts(facts, base)
+        data = {"file": facts.name, "digest": f"sha256:{hashlib.sha256(facts.read_bytes()).hexdigest()}"}
+        with core_errors():
+            start = None if resume else _start(base, editor, seed, show)
+            show("preparing", 0, steps)
+            trained = train_editor(
+                base,
+                start,
+                known,
+                plan,
+                folder=RunFolder(checkpoint) if checkpoint else None,
+                data=data,
+                watch=_Watch(show, steps, lines),
+            )
+            trained.save(out_file)
+    document = {"editor": str(out_file), "digest": trained.digest, "card": dict(trained.card)}
+    if as_json:
+        emit(document)
+        return
+    for line in lines:
+        if line["kind"] == "validation":
+            out.print(f"step {line['step']:>5}  loss {line['loss']:.3f}  {measures(line)}")
+    out.print(
+        f"{out_file} ({trained.digest}) is of step {trained.card['validation']['step']}.", soft_wrap=True
+    )
+
+
+def measures(line: Mapping[str, Any]) -> str:
+    """The three measures of a line of metrics, as far as they are there."""
+    return "  ".join(f"{short} {line[name]:.3f}" for short, name in MEASURES if line[name] is not None)
+
+
+def _start(base: BaseModel, editor: Path | None, seed: int, show: Show) -> Editor:
+    from malmen_core.calibrate import calibrate
+    from malmen_core.editor import Editor
+
+    return calibrate(base, show, seed=seed) if editor is None else Editor.load(editor)
+
+
+class _Watch:
+    """Shows the latest step's loss and the latest validation beside the bar, and keeps the lines."""
+
+    def __init__(self, show: Show, steps: int, lines: list[Mapping[str, Any]]) -> None:
+        self.show, self.steps, self.lines = show, steps, lines
+        self.latest: dict[str, str] = {}
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        self.lines.append(line)
+        words = f"{line['loss']:.2f}" if line["kind"] == "step" else measures(line)
+        self.latest[line["kind"]] = words
+        loss, held_out = self.latest.get("step", "-"), self.latest.get("validation", "-")
+        self.show(f"training: loss {loss}; held out: {held_out}", line["step"], self.steps)

@@ -1,0 +1,34 @@
+"""Progress of an edit set, shown while it is waited for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from errata.client import Client
+
+
+def watch_edit(client: Client, edit_id: str, console: Console, *, quiet: bool = False) -> dict[str, Any]:
+    """Wait for the final state of an edit set, showing its stages; returns it.
+
+    Args:
+        client: For the service.
+        edit_id: The edit set.
+        console: Where the progress is shown.
+        quiet: Show nothing.
+    """
+    columns = (SpinnerColumn(), TextColumn("{task.description:<34}"), BarColumn(20), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=console.is_terminal, disable=quiet) as progress:
+        task = progress.add_task("queued", total=None)
+
+        def show(edit: dict[str, Any]) -> None:
+            stage = edit.get("progress") or {}
+            words = f"{edit['status']}: {stage['stage']}" if stage else str(edit["status"])
+            done, total = stage.get("done", 0), stage.get("total") or None
+            if total:
+                words = f"{words} {done}/{total}"
+            progress.update(task, description=words[:34], completed=done, total=total)
+
+        return client.wait_for_edit(edit_id, show)

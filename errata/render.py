@@ -1,0 +1,77 @@
+"""Tables and lines for people, within 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+MEASURES = (
+    ("edit_success", "edit success", "target tokens that are the model's first choice"),
+    ("generation_success", "generation success", "facts whose greedy answer begins with the target"),
+    ("generalisation", "generalisation", "edit success on the rephrasings"),
+    ("locality", "locality", "answers to other prompts that stayed"),
+    ("perplexity_ratio", "perplexity ratio", "edited over base, on a control text"),
+)
+
+
+def number(value: Any) -> str:
+    """A measure in three decimals; a dash for what was not measured."""
+    return f"{value:.3f}" if isinstance(value, int | float) else "-"
+
+
+def measure_table(report: Mapping[str, Any]) -> Table:
+    """The report's measures with their meaning."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("meaning", style="dim")
+    for name, title, meaning in MEASURES:
+        table.add_row(title, number(report.get(name)), meaning)
+    return table
+
+
+def edit_lines(edit: Mapping[str, Any]) -> Iterator[str]:
+    """An edit set in words, with rich markup."""
+    version = f", version {edit['version']}" if edit.get("version") is not None else ""
+    yield f"Edit set [bold]{escape(edit['id'])}[/]: {edit['status']}{version} ({edit['fact_count']} facts)"
+    report = edit.get("report") or {}
+    for name, title, _ in MEASURES:
+        if report.get(name) is not None:
+            yield f"  {title:<20}{number(report[name]):>8}"
+    reason = report.get("gate") or report.get("reasons")
+    if edit["status"] == "rejected" and reason:
+        yield f"  {escape(str(reason))}"
+    problem = edit.get("error")
+    if problem:
+        yield f"  [red]{escape(str(problem.get('detail') or problem.get('message') or problem))}[/]"
+
+
+def version_table(versions: Sequence[Mapping[str, Any]]) -> Table:
+    """Versions, newest first."""
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("no.", "right"), ("kind", "left"), ("from", "right"), ("facts", "right")):
+        table.add_column(title, justify="right" if justify == "right" else "left")
+    table.add_column("aliases")
+    table.add_column("success", justify="right")
+    table.add_column("made")
+    for version in sorted(versions, key=lambda version: -int(version["number"])):
+        report = version.get("report") or {}
+        table.add_row(
+            str(version["number"]),
+            str(version["kind"]),
+            "-" if version["parent"] is None else str(version["parent"]),
+            str(version["live_fact_count"]),
+            ", ".join(version["aliases"]),
+            number(report.get("edit_success")),
+            str(version["created_at"])[:19].replace("T", " "),
+        )
+    return table
+
+
+def one_line(text: str, width: int) -> str:
+    """Text in one line of at most ``width`` characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"

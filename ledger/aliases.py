@@ -1,0 +1,162 @@
+"""Aliases: names for versions. `live` is the one served by default, and says which edit sets are applied."""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger import audit, versions
+from ledger.blobs import Blobs
+from ledger.errors import GateNotMet, InvalidName, StaleParent
+from ledger.records import Actor, VersionRecord
+from ledger.tables import Alias, EditSet, Version, VersionEditSet
+from ledger.versions import BASE, LIVE
+
+ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def check_delta(store: Blobs, version: VersionRecord) -> None:
+    """See that a version's delta can be served: there, and the bytes that its digest names.
+
+    Raises:
+        BlobMissing, BlobCorrupt: it cannot.
+    """
+    if version.delta_digest is not None:
+        store.get(version.delta_digest)
+
+
+def point(session: Session, model_id: str, name: str, number: int, actor: Actor) -> None:
+    """Point an alias at a version; moving `live` also moves the status of the edit sets it gains and loses.
+
+    The model's head must be locked, and the version must exist.
+    """
+    if name == LIVE:
+        _move_statuses(session, model_id, number)
+    values = {"number": number, "updated_by": audit.actor_name(actor)}
+    session.execute(
+        insert(Alias)
+        .values(model_id=model_id, name=name, **values)
+        .on_conflict_do_update(
+            index_elements=["model_id", "name"], set_={**values, "updated_at": func.clock_timestamp()}
+        )
+    )
+
+
+def _edit_sets(session: Session, model_id: str, number: int) -> set[str]:
+    query = select(VersionEditSet.edit_set_id).where(
+        VersionEditSet.model_id == model_id, VersionEditSet.number == number
+    )
+    return set(session.scalars(query))
+
+
+def _move_statuses(session: Session, model_id: str, number: int) -> None:
+    """What leaves the live version is withdrawn; what comes (back) into it is applied."""
+    current = session.scalar(
+        select(Alias.number).where(Alias.model_id == model_id, Alias.name == LIVE).with_for_update()
+    )
+    before = set() if current is None else _edit_sets(session, model_id, current)
+    after = _edit_sets(session, model_id, number)
+    for idents, olds, new in (
+        (before - after, ["applied"], "withdrawn"),
+        (after - before, ["withdrawn", "rejected"], "applied"),
+    ):
+        session.execute(
+            update(EditSet)
+            .where(EditSet.id.in_(idents), EditSet.status.in_(olds))
+            .values(status=new)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def _lineage(session: Session, model_id: str, number: int) -> set[int]:
+    """Return a version and those on which it was computed, back to the base."""
+    line = select(Version.number, Version.parent).where(
+        Version.model_id == model_id, Version.number == number
+    )
+    ancestors = line.cte("lineage", recursive=True)
+    above = select(Version.number, Version.parent).where(
+        Version.model_id == model_id, Version.number == ancestors.c.parent
+    )
+    return set(session.scalars(select(ancestors.union(above).c.number)))
+
+
+def _check_promotion(session: Session, version: VersionRecord, live: int) -> None:
+    """Refuse to make live what the gate refused, or what would silently drop facts applied since.
+
+    Going back along the lineage of the live version is a rollback, and always allowed.
+    """
+    model_id, number = version.model_id, version.number
+    if not version.gate_met:
+        raise GateNotMet(model_id, number)
+    related = number in _lineage(session, model_id, live) or live in _lineage(session, model_id, number)
+    if not related:
+        raise StaleParent(model_id, number, version.parent, live)
+
+
+def set_alias(
+    session: Session,
+    model_id: str,
+    name: str,
+    number: int,
+    actor: Actor,
+    force: bool,
+    reason: str | None,
+) -> VersionRecord:
+    """Point an alias at an existing version, and return the version.
+
+    Raises:
+        InvalidName: the name is not allowed.
+        NotFound, ModelNotReady: there is no such model or version, or none yet.
+        GateNotMet, StaleParent: `live` was asked for, and this needs force with a reason.
+    """
+    if not ALIAS.fullmatch(name) or name == BASE:
+        rule = f"up to 64 letters, digits, dashes and underscores, the first a letter, and not {BASE!r}"
+        raise InvalidName("alias", name, rule, "/name")
+    versions.lock_head(session, model_id)
+    version = versions.get(session, model_id, number)
+    forced = force and bool(reason and reason.strip())
+    if name == LIVE and not forced:
+        _check_promotion(session, version, versions.live(session, model_id).number)
+    point(session, model_id, name, version.number, actor)
+    detail = {"number": version.number, "force": force, "reason": reason}
+    audit.record(session, actor, "alias.set", f"models/{model_id}/aliases/{name}", detail)
+    return versions.get(session, model_id, version.number)
+
+
+def roll_back(
+    session: Session, model_id: str, target: VersionRecord, reason: str, actor: Actor
+) -> VersionRecord:
+    """Make a new version with an earlier one's delta and members, and make it live.
+
+    The target's delta must have been checked (`check_delta`).
+
+    Raises:
+        GateNotMet: the target never met its gate; use the alias with force.
+    """
+    head = versions.lock_head(session, model_id)
+    if not target.gate_met:
+        raise GateNotMet(model_id, target.number)
+    before = versions.live(session, model_id)
+    made = versions.append(
+        session,
+        head,
+        versions.Draft(
+            kind="rollback",
+            parent=before.number,
+            restores=target.number,
+            members=target.members,
+            delta_digest=target.delta_digest,
+            weights_digest=target.weights_digest,
+            gate_met=target.gate_met,
+            report=target.report,
+            reason=reason,
+            created_by=audit.actor_name(actor),
+        ),
+    )
+    point(session, model_id, LIVE, made.number, actor)
+    detail = {"from": before.number, "to": target.number, "reason": reason, "hash": made.hash}
+    audit.record(session, actor, "model.roll_back", f"models/{model_id}/versions/{made.number}", detail)
+    return versions.get(session, model_id, made.number)

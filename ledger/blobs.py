@@ -1,0 +1,219 @@
+"""Blobs: deltas, statistics and editors, stored under the digest of their bytes.
+
+A blob is durable before `put` returns, whole or not visible at all, and checked on every read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from ledger.chain import digest
+from ledger.errors import BlobCorrupt, BlobMissing, BlobStoreUnavailable
+
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+class Blobs(Protocol):
+    """A store of bytes by digest."""
+
+    def put(self, content: bytes) -> str:
+        """Store the bytes durably and return their digest; a corrupt copy that is there is replaced.
+
+        Raises:
+            BlobStoreUnavailable: the store cannot be written.
+        """
+        ...
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes with this digest, checked.
+
+        Raises:
+            BlobMissing, BlobCorrupt: it is not there, or is not what its name says.
+            BlobStoreUnavailable: the store cannot be read.
+        """
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Return whether a blob of this digest is there, without reading it."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Return its size in bytes, without reading it.
+
+        Raises:
+            BlobMissing: it is not there.
+        """
+        ...
+
+    def place(self, name: str) -> str:
+        """Return where the blob stands, relative to the store."""
+        ...
+
+
+def open_blobs(url: str) -> Blobs:
+    """Return the store at a folder's path, a `file://` address, or any address that fsspec knows."""
+    parts = urlsplit(url)
+    if len(parts.scheme) <= 1:
+        return LocalBlobs(Path(url))
+    if parts.scheme == "file":
+        return LocalBlobs(Path(unquote(parts.path)))
+    return RemoteBlobs(url)
+
+
+def _place(name: str) -> str:
+    """Return the relative path of a blob: the first two digits spread blobs over folders."""
+    if not DIGEST.fullmatch(name):
+        raise BlobMissing(name, "any place, since that is not a digest")
+    value = name.removeprefix("sha256:")
+    return f"sha256/{value[:2]}/{value}"
+
+
+def _checked(content: bytes, name: str, place: str) -> bytes:
+    found = digest(content)
+    if found != name:
+        raise BlobCorrupt(name, found, place)
+    return content
+
+
+class LocalBlobs:
+    """Blobs in a folder: written to a temporary file, synced, renamed, and the folder synced."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+
+    def put(self, content: bytes) -> str:
+        """Store the bytes durably and return their digest."""
+        name = digest(content)
+        path = self.root / _place(name)
+        try:
+            if not self._holds(path, name):
+                self._write(path, content)
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise BlobStoreUnavailable(str(self.root), str(error)) from error
+        return name
+
+    def _holds(self, path: Path, name: str) -> bool:
+        try:
+            return digest(path.read_bytes()) == name
+        except FileNotFoundError:
+            return False
+
+    def _write(self, path: Path, content: bytes) -> None:
+        for folder in (self.root, self.root / "incoming", path.parent.parent, path.parent):
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                _sync_folder(folder.parent)
+        temporary = self.root / "incoming" / secrets.token_hex(16)
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes with this digest, checked."""
+        path = self.root / _place(name)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise BlobMissing(name, str(path)) from error
+        except OSError as error:
+            raise BlobStoreUnavailable(str(self.root), str(error)) from error
+        return _checked(content, name, str(path))
+
+    def exists(self, name: str) -> bool:
+        """Return whether a blob of this digest is there."""
+        return (self.root / _place(name)).is_file()
+
+    def size(self, name: str) -> int:
+        """Return its size in bytes."""
+        path = self.root / _place(name)
+        try:
+            return path.stat().st_size
+        except FileNotFoundError as error:
+            raise BlobMissing(name, str(path)) from error
+
+    def place(self, name: str) -> str:
+        """Return its path, relative to the store."""
+        return _place(name)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class RemoteBlobs:
+    """Blobs in an object store through fsspec, where putting an object is atomic and durable by itself."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        try:
+            files, root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise BlobStoreUnavailable(self.url, str(error)) from error
+        self._files: Any = files
+        self._root = str(root).rstrip("/")
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{_place(name)}"
+
+    def put(self, content: bytes) -> str:
+        """Store the bytes and return their digest."""
+        name = digest(content)
+        path = self._path(name)
+        try:
+            if not self.exists(name) or digest(self._files.cat_file(path)) != name:
+                self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+                self._files.pipe_file(path, content)
+        except OSError as error:
+            raise BlobStoreUnavailable(self.url, str(error)) from error
+        return name
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes with this digest, checked."""
+        path = self._path(name)
+        try:
+            content = bytes(self._files.cat_file(path))
+        except FileNotFoundError as error:
+            raise BlobMissing(name, path) from error
+        except OSError as error:
+            raise BlobStoreUnavailable(self.url, str(error)) from error
+        return _checked(content, name, path)
+
+    def exists(self, name: str) -> bool:
+        """Return whether a blob of this digest is there, asking the store and not a cached listing."""
+        path = self._path(name)
+        try:
+            self._files.invalidate_cache(path)
+            return bool(self._files.exists(path))
+        except OSError as error:
+            raise BlobStoreUnavailable(self.url, str(error)) from error
+
+    def size(self, name: str) -> int:
+        """Return its size in bytes."""
+        path = self._path(name)
+        try:
+            return int(self._files.size(path))
+        except FileNotFoundError as error:
+            raise BlobMissing(name, path) from error
+        except OSError as error:
+            raise BlobStoreUnavailable(self.url, str(error)) from error
+
+    def place(self, name: str) -> str:
+        """Return its path, relative to the store."""
+        return _place(name)

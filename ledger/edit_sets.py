@@ -1,0 +1,197 @@
+"""Edit sets: accepted with their facts, job and queue message in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import Session
+
+from ledger import audit, chain, models, outbox, rows
+from ledger.chain import storable
+from ledger.errors import IdempotencyConflict
+from ledger.ids import new_id
+from ledger.records import EditSetRecord, Json, KeyRecord, Page, Progress
+from ledger.states import EditSetStatus, Promote
+from ledger.tables import EditSet, Fact, IdempotencyKey, Job
+
+
+@dataclass(frozen=True)
+class Order:
+    """An edit set as it is asked for.
+
+    Attributes:
+        model_id: the model to edit, ready or being prepared.
+        facts: at least one, each with prompt, target and optionally subject, rephrasings, locality.
+        promote: auto or manual.
+        gate: thresholds over the model's.
+        edit_on_rephrasings: whether rephrasings are edited too.
+        note: free text.
+    """
+
+    model_id: str
+    facts: Sequence[Mapping[str, Any]]
+    promote: Promote
+    gate: Json | None
+    edit_on_rephrasings: bool
+    note: str | None
+
+
+def progress_of(job: Job) -> Progress | None:
+    """Return how far a job is, or None if no worker has said."""
+    return Progress(job.stage, job.stage_done, job.stage_total) if job.stage else None
+
+
+def _record(row: EditSet, job: Job) -> EditSetRecord:
+    status: EditSetStatus = row.status  # type: ignore[assignment]  # a trigger holds these
+    promote: Promote = row.promote  # type: ignore[assignment]
+    return EditSetRecord(
+        id=row.id,
+        model_id=row.model_id,
+        job_id=job.id,
+        status=status,
+        promote=promote,
+        gate=row.gate,
+        edit_on_rephrasings=row.edit_on_rephrasings,
+        note=row.note,
+        fact_count=row.fact_count,
+        facts_digest=row.facts_digest,
+        statistics_digest=row.statistics_digest,
+        version=row.version_number,
+        progress=progress_of(job),
+        report=row.report,
+        error=row.error,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        finished_at=row.finished_at,
+    )
+
+
+def _records(session: Session, found: Sequence[EditSet]) -> list[EditSetRecord]:
+    jobs = session.scalars(select(Job).where(Job.edit_set_id.in_([row.id for row in found])))
+    by_edit_set = {job.edit_set_id: job for job in jobs}
+    return [_record(row, by_edit_set[row.id]) for row in found]
+
+
+def get(session: Session, edit_set_id: str) -> EditSetRecord:
+    """Return an edit set.
+
+    Raises:
+        NotFound: there is no such edit set.
+    """
+    return _records(session, [rows.find(session, EditSet, edit_set_id, "edit set")])[0]
+
+
+def list_all(
+    session: Session, limit: int, cursor: str | None, model_id: str | None, status: EditSetStatus | None
+) -> Page[EditSetRecord]:
+    """Return a page of edit sets, newest first; of one model or one status if wanted.
+
+    Raises:
+        NotFound: there is no such model.
+        InvalidCursor: the cursor is not one of this list.
+    """
+    query = select(EditSet)
+    if model_id is not None:
+        query = query.where(EditSet.model_id == models.get(session, model_id).id)
+    if status is not None:
+        query = query.where(EditSet.status == status)
+    return rows.page(
+        session, query, EditSet.seq, "edit_sets", limit, cursor, lambda found: _records(session, found)
+    )
+
+
+def _replayed(
+    session: Session, edit_set_id: str, actor: KeyRecord, idempotency_key: str, body_digest: str
+) -> EditSetRecord | None:
+    """Take the idempotency key for this edit set, or return the one that has it.
+
+    Of two requests at once, the second waits here until the first commits.
+    """
+    taken = session.execute(
+        postgresql.insert(IdempotencyKey)
+        .values(
+            key_id=actor.id,
+            idempotency_key=storable(idempotency_key, "/Idempotency-Key"),
+            body_digest=body_digest,
+            edit_set_id=edit_set_id,
+        )
+        .on_conflict_do_nothing()
+        .returning(IdempotencyKey.key_id)
+    ).scalar()
+    if taken is not None:
+        return None
+    first = session.get_one(IdempotencyKey, (actor.id, idempotency_key))
+    if first.body_digest != body_digest:
+        raise IdempotencyConflict(idempotency_key)
+    return get(session, first.edit_set_id)
+
+
+def accept(
+    session: Session, asked: Order, actor: KeyRecord, idempotency_key: str | None, body_digest: str
+) -> tuple[EditSetRecord, bool]:
+    """Accept an edit set, and return it with whether it is a repetition.
+
+    Args:
+        session: the transaction: edit set, facts, idempotency key, job and message, or none of them.
+        asked: what was posted.
+        actor: the key under which it was posted; idempotency keys are per key.
+        idempotency_key: the client's, if it sent one.
+        body_digest: digest of the request's body, by which a repetition is told from a conflict.
+
+    Raises:
+        NotFound, ModelNotReady: the model does not exist, or failed.
+        IdempotencyConflict: the idempotency key was used with another body.
+        UnstorableText, NotANumber: text or numbers that cannot be recorded.
+    """
+    clean = [_clean(fact, f"/facts/{position}") for position, fact in enumerate(asked.facts)]
+    if not clean:
+        raise ValueError("an edit set has at least one fact")
+    model = models.require_usable(session, asked.model_id)
+    ident = new_id("es")
+    if idempotency_key is not None:
+        replay = _replayed(session, ident, actor, idempotency_key, body_digest)
+        if replay is not None:
+            return replay, True
+    row = EditSet(
+        id=ident,
+        model_id=model.id,
+        promote=asked.promote,
+        gate=storable(asked.gate, "/gate"),
+        edit_on_rephrasings=asked.edit_on_rephrasings,
+        note=storable(asked.note, "/note"),
+        fact_count=len(clean),
+        facts_digest=chain.facts_digest(clean),
+        created_by=actor.id,
+    )
+    job = _insert(session, row, clean)
+    detail = {"model": model.id, "facts": len(clean), "facts_digest": row.facts_digest}
+    audit.record(session, actor, "edit_set.accept", f"edits/{ident}", detail)
+    return _record(row, job), False
+
+
+def _insert(session: Session, row: EditSet, facts: Sequence[dict[str, Any]]) -> Job:
+    """Add an edit set, its facts, its job and the message to the queue."""
+    session.add(row)
+    session.flush()
+    places = [{"edit_set_id": row.id, "position": position} for position in range(len(facts))]
+    session.execute(insert(Fact), [place | fact for place, fact in zip(places, facts, strict=True)])
+    job = Job(id=new_id("job"), model_id=row.model_id, kind="edit", edit_set_id=row.id)
+    session.add(job)
+    session.flush()
+    outbox.add(session, job.id)
+    return job
+
+
+def _clean(fact: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """Return a fact's columns, with every text checked."""
+    return {
+        "prompt": storable(fact["prompt"], f"{field}/prompt"),
+        "target": storable(fact["target"], f"{field}/target"),
+        "subject": storable(fact.get("subject"), f"{field}/subject"),
+        "rephrasings": storable(fact.get("rephrasings") or [], f"{field}/rephrasings"),
+        "locality": storable(fact.get("locality") or [], f"{field}/locality"),
+    }

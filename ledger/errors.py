@@ -1,0 +1,321 @@
+"""The ledger's typed errors: each says what went wrong, with which input, and what to do."""
+
+from __future__ import annotations
+
+
+class LedgerError(Exception):
+    """Base of all ledger errors.
+
+    Attributes:
+        code: a stable slug, used as the problem type on the wire.
+        message: what went wrong, naming the input.
+        remedy: what the caller can do about it.
+        field: JSON pointer of the offending input, where there is one.
+    """
+
+    code = "ledger-error"
+
+    def __init__(self, message: str, *, remedy: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.field = field
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.__dict__.copy()))
+
+
+def _rebuild(kind: type[LedgerError], state: dict[str, object]) -> LedgerError:
+    """Make an error again from its pickled state, whatever its constructor asks for."""
+    error = kind.__new__(kind)
+    error.args = (state["message"],)
+    error.__dict__.update(state)
+    return error
+
+
+class LedgerUnavailable(LedgerError):
+    """PostgreSQL cannot be reached, or dropped the connection; the outcome of a commit may be unknown."""
+
+    code = "ledger-unavailable"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            f"The ledger's database did not answer: {cause}",
+            remedy="Check that PostgreSQL runs and that ERRATA_DATABASE_URL is right, then try again.",
+        )
+
+
+class SchemaMissing(LedgerError):
+    """The database lacks tables or columns that this release needs."""
+
+    code = "schema-missing"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            f"The ledger's database has not the schema of this release: {cause}",
+            remedy="Run `errata migrate` on it.",
+        )
+
+
+class NotFound(LedgerError):
+    """No object of this kind has this id."""
+
+    code = "not-found"
+
+    def __init__(self, kind: str, ident: str | int) -> None:
+        super().__init__(
+            f"There is no {kind} {str(ident)!r}.",
+            remedy=f"Check the {kind}'s id; the list of them names those that exist.",
+        )
+        self.kind = kind
+        self.ident = ident
+
+
+class AlreadyExists(LedgerError):
+    """The id is taken by something different."""
+
+    code = "already-exists"
+
+    def __init__(self, kind: str, ident: str) -> None:
+        super().__init__(
+            f"A {kind} {ident!r} exists already, and differs from this one.",
+            remedy="Choose another id, or send exactly what was sent the first time.",
+        )
+        self.kind = kind
+        self.ident = ident
+
+
+class InvalidName(LedgerError):
+    """A model id, alias or scope that is not allowed."""
+
+    code = "invalid-name"
+
+    def __init__(self, kind: str, name: str, rule: str, field: str) -> None:
+        super().__init__(f"{name!r} cannot be a {kind}.", remedy=f"Use {rule}.", field=field)
+
+
+class UnstorableText(LedgerError):
+    """A string with a NUL character or half of a surrogate pair, which PostgreSQL's text cannot hold."""
+
+    code = "unstorable-text"
+
+    def __init__(self, field: str) -> None:
+        super().__init__(
+            f"The text at {field or '/'} holds a NUL character or a lone surrogate.",
+            remedy="Remove that character and send the text as valid UTF-8.",
+            field=field,
+        )
+
+
+class NotANumber(LedgerError):
+    """A measure that is not finite, or a value that JSON does not know."""
+
+    code = "not-json"
+
+    def __init__(self, field: str, value: object) -> None:
+        super().__init__(
+            f"The value {value!r} at {field or '/'} cannot be recorded.",
+            remedy="Record finite numbers, strings, booleans, null, lists and objects only.",
+            field=field,
+        )
+
+
+class IdempotencyConflict(LedgerError):
+    """One idempotency key, two different bodies."""
+
+    code = "idempotency-conflict"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"The Idempotency-Key {key!r} was used before with another body.",
+            remedy="Send the first body again, or use a new key for a new request.",
+        )
+
+
+class IllegalTransition(LedgerError):
+    """A status that cannot follow the present one."""
+
+    code = "illegal-transition"
+
+    def __init__(self, kind: str, ident: str, old: str, new: str) -> None:
+        super().__init__(
+            f"The {kind} {ident!r} is {old} and cannot become {new}.",
+            remedy="Read its present status; nothing was changed.",
+        )
+        self.old = old
+        self.new = new
+
+
+class ModelNotReady(LedgerError):
+    """The model failed to load, or has not got as far as this needs."""
+
+    code = "model-not-ready"
+
+    def __init__(self, model_id: str, status: str) -> None:
+        super().__init__(
+            f"The model {model_id!r} is {status}.",
+            remedy="Wait until it is ready; if it failed, read its error and register it again.",
+        )
+
+
+class LeaseLost(LedgerError):
+    """The job's fence has moved: another worker holds it, or it is finished."""
+
+    code = "lease-lost"
+
+    def __init__(self, job_id: str, fence: int) -> None:
+        super().__init__(
+            f"The claim with fence {fence} on job {job_id!r} is no longer valid.",
+            remedy="Stop working on this job; whoever holds it now finishes it.",
+        )
+
+
+class JobCancelled(LedgerError):
+    """The job was cancelled while a worker held it."""
+
+    code = "job-cancelled"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Job {job_id!r} was cancelled.", remedy="Stop working on it; nothing is recorded.")
+
+
+class HeadMoved(LedgerError):
+    """The live version is no longer the one on which the new version was computed."""
+
+    code = "head-moved"
+
+    def __init__(self, model_id: str, expected: int, live: int) -> None:
+        super().__init__(
+            f"The version was computed on version {expected} of {model_id!r}, but live is now {live}.",
+            remedy="Solve and verify again on the live version, then commit.",
+        )
+        self.expected = expected
+        self.live = live
+
+
+class InconsistentVersion(LedgerError):
+    """The members of a new version do not follow from those of its parent."""
+
+    code = "inconsistent-version"
+
+    def __init__(self, model_id: str, detail: str) -> None:
+        super().__init__(
+            f"The new version of {model_id!r} does not follow from its parent: {detail}.",
+            remedy="Compute the members from the job's live version again.",
+        )
+
+
+class BlobMissing(LedgerError):
+    """A blob is named but not in the store."""
+
+    code = "blob-missing"
+
+    def __init__(self, digest: str, place: str) -> None:
+        super().__init__(
+            f"The blob {digest} is not at {place}.",
+            remedy="Restore it from a backup of ERRATA_BLOB_URL; nothing was applied.",
+        )
+        self.digest = digest
+
+
+class BlobCorrupt(LedgerError):
+    """A blob's bytes do not have the digest by which it is named."""
+
+    code = "blob-corrupt"
+
+    def __init__(self, digest: str, found: str, place: str) -> None:
+        super().__init__(
+            f"The blob at {place} should be {digest} but its bytes hash to {found}.",
+            remedy="Restore it from a backup of ERRATA_BLOB_URL; nothing was applied.",
+        )
+        self.digest = digest
+        self.found = found
+
+
+class BlobStoreUnavailable(LedgerError):
+    """The blob store cannot be read or written."""
+
+    code = "blob-store-unavailable"
+
+    def __init__(self, place: str, cause: str) -> None:
+        super().__init__(
+            f"The blob store at {place} failed: {cause}",
+            remedy="Check ERRATA_BLOB_URL, its permissions and free space, then try again.",
+        )
+
+
+class GateNotMet(LedgerError):
+    """A version that its gate refused cannot become live without force and a reason."""
+
+    code = "gate-not-met"
+
+    def __init__(self, model_id: str, number: int) -> None:
+        super().__init__(
+            f"Version {number} of {model_id!r} did not meet its gate.",
+            remedy="Read its report; to make it live all the same, say force and give a reason.",
+        )
+
+
+class StaleParent(LedgerError):
+    """A version that was never live was computed on a version that is live no longer."""
+
+    code = "stale-parent"
+
+    def __init__(self, model_id: str, number: int, parent: int | None, live: int) -> None:
+        super().__init__(
+            f"Version {number} of {model_id!r} was computed on version {parent}, but live is {live}: "
+            "making it live would drop what was applied since.",
+            remedy="Post the edit set again, or say force and give a reason.",
+        )
+
+
+class NotLive(LedgerError):
+    """An edit set or fact that is not part of the live version cannot be withdrawn from it."""
+
+    code = "not-live"
+
+    def __init__(self, idents: list[str], model_id: str, field: str) -> None:
+        super().__init__(
+            f"Not in the live version of {model_id!r}: {', '.join(idents)}.",
+            remedy="Withdraw only edit sets and facts that the live version lists.",
+            field=field,
+        )
+        self.idents = idents
+
+
+class WrongModel(LedgerError):
+    """An object of one model was named where one of another belongs."""
+
+    code = "wrong-model"
+
+    def __init__(self, kind: str, ident: str, model_id: str, expected: str) -> None:
+        super().__init__(
+            f"The {kind} {ident!r} belongs to model {model_id!r}, not {expected!r}.",
+            remedy="Name the model to which it belongs.",
+        )
+        self.ident = ident
+
+
+class InvalidCursor(LedgerError):
+    """A cursor that this list did not hand out."""
+
+    code = "invalid-cursor"
+
+    def __init__(self, cursor: str) -> None:
+        super().__init__(
+            f"The cursor {cursor!r} does not belong to this list.",
+            remedy="Pass next_cursor of the same list unchanged, or leave the cursor out to start again.",
+            field="/cursor",
+        )
+
+
+class WeakSecret(LedgerError):
+    """A given administrator key that is too short to be a secret."""
+
+    code = "weak-secret"
+
+    def __init__(self, minimum: int) -> None:
+        super().__init__(
+            f"An administrator key must have at least {minimum} characters.",
+            remedy="Set ERRATA_ADMIN_KEY to a long random string, or leave it unset to have one made.",
+        )

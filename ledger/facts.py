@@ -1,0 +1,101 @@
+"""Facts: what each edit set asks for, with what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ledger import rows
+from ledger.ids import fact_id
+from ledger.records import FactRecord, Json, Member, Page
+from ledger.tables import Alias, EditSet, Fact, FactReportRow, VersionEditSet
+
+
+def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
+    return FactRecord(
+        id=fact_id(row.edit_set_id, row.position),
+        edit_set_id=row.edit_set_id,
+        position=row.position,
+        prompt=row.prompt,
+        target=row.target,
+        subject=row.subject,
+        rephrasings=tuple(row.rephrasings),
+        locality=tuple(row.locality),
+        live=live,
+        report=report,
+    )
+
+
+def _reports(session: Session, edit_set: EditSet, positions: list[int]) -> dict[int, Json]:
+    """Return what the edit set's own version measured."""
+    found = session.scalars(
+        select(FactReportRow).where(
+            FactReportRow.model_id == edit_set.model_id,
+            FactReportRow.number == edit_set.version_number,
+            FactReportRow.edit_set_id == edit_set.id,
+            FactReportRow.position.in_(positions),
+        )
+    )
+    return {row.position: row.report for row in found}
+
+
+def _withdrawn(session: Session, edit_set: EditSet) -> list[int] | None:
+    """Return the positions that the live version leaves out; None if it does not hold the set at all."""
+    return session.scalar(
+        select(VersionEditSet.withdrawn)
+        .join(Alias, (Alias.model_id == VersionEditSet.model_id) & (Alias.number == VersionEditSet.number))
+        .where(
+            Alias.model_id == edit_set.model_id,
+            Alias.name == "live",
+            VersionEditSet.edit_set_id == edit_set.id,
+        )
+    )
+
+
+def _records(session: Session, edit_set: EditSet, found: Sequence[Fact]) -> list[FactRecord]:
+    reports = _reports(session, edit_set, [row.position for row in found])
+    withdrawn = _withdrawn(session, edit_set)
+    return [
+        _record(row, withdrawn is not None and row.position not in withdrawn, reports.get(row.position))
+        for row in found
+    ]
+
+
+def list_of(session: Session, edit_set_id: str, limit: int, cursor: str | None) -> Page[FactRecord]:
+    """Return a page of an edit set's facts, in their order, each with its report.
+
+    Raises:
+        NotFound: there is no such edit set.
+        InvalidCursor: the cursor is not one of this list.
+    """
+    edit_set = rows.find(session, EditSet, edit_set_id, "edit set")
+    return rows.page(
+        session,
+        select(Fact).where(Fact.edit_set_id == edit_set.id),
+        Fact.position,
+        f"facts {edit_set.id}",
+        limit,
+        cursor,
+        lambda found: _records(session, edit_set, found),
+        newest_first=False,
+    )
+
+
+def all_of(session: Session, edit_set_id: str) -> tuple[FactRecord, ...]:
+    """Return every fact of an edit set, in order, without reports."""
+    found = session.scalars(select(Fact).where(Fact.edit_set_id == edit_set_id).order_by(Fact.position))
+    return tuple(_record(row, False, None) for row in found)
+
+
+def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord, ...]:
+    """Return the facts that a version with these members holds, in the members' order, then by position."""
+    left_out = {member.edit_set_id: set(member.withdrawn) for member in members}
+    found = session.scalars(
+        select(Fact).where(Fact.edit_set_id.in_(left_out)).order_by(Fact.edit_set_id, Fact.position)
+    ).all()
+    order = {member.edit_set_id: place for place, member in enumerate(members)}
+    held = [row for row in found if row.position not in left_out[row.edit_set_id]]
+    held.sort(key=lambda row: (order[row.edit_set_id], row.position))
+    return tuple(_record(row, True, None) for row in held)

@@ -1,0 +1,273 @@
+"""What the ledger hands out: frozen copies of rows, detached from any transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from ledger.states import EditSetStatus, JobKind, ModelStatus, Promote, VersionKind
+
+T = TypeVar("T")
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """One page of a list; `next_cursor` is None on the last."""
+
+    items: tuple[T, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """An API key, without its secret. `scopes` are of read, edit, admin."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
+    created_at: datetime
+    created_by: str
+    revoked_at: datetime | None = None
+
+
+Actor = KeyRecord | str
+"""Who asks for a change: an authenticated key, or a name such as "system"."""
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A registered base model, its editor and its aliases (name to version number)."""
+
+    id: str
+    source: str
+    revision: str | None
+    architecture: str
+    context_length: int
+    modules: tuple[str, ...]
+    digest: str
+    gate: Json
+    status: ModelStatus
+    editor_digest: str | None
+    editor_card: Json | None
+    given_editor_digest: str | None
+    canaries: Json | None
+    base_parameters_digest: str | None
+    error: Json | None
+    aliases: Mapping[str, int]
+    created_at: datetime
+    created_by: str
+
+    @property
+    def live_version(self) -> int | None:
+        """The number that the alias live points at; None until the model is ready."""
+        return self.aliases.get("live")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: `done` of `total` steps of a named stage."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class EditSetRecord:
+    """An edit set: the facts of one request and what became of them."""
+
+    id: str
+    model_id: str
+    job_id: str
+    status: EditSetStatus
+    promote: Promote
+    gate: Json | None
+    edit_on_rephrasings: bool
+    note: str | None
+    fact_count: int
+    facts_digest: str
+    statistics_digest: str | None
+    version: int | None
+    progress: Progress | None
+    report: Json | None
+    error: Json | None
+    created_at: datetime
+    created_by: str
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class FactRecord:
+    """One fact of an edit set, at `position` from 0; `live` says whether the live version holds it."""
+
+    id: str
+    edit_set_id: str
+    position: int
+    prompt: str
+    target: str
+    subject: str | None
+    rephrasings: tuple[str, ...]
+    locality: tuple[Json, ...]
+    live: bool = False
+    report: Json | None = None
+
+
+@dataclass(frozen=True, order=True)
+class Member:
+    """An edit set in a version: its statistics, and the positions of its facts that are left out."""
+
+    edit_set_id: str
+    statistics_digest: str
+    withdrawn: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FactReport:
+    """What was measured for one fact when a version was verified."""
+
+    edit_set_id: str
+    position: int
+    report: Json
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """One version of a model. Nothing in it changes but `aliases`, which are those that point at it now.
+
+    `delta_digest` is None for the empty delta. `previous_hash` is that of the version numbered one less;
+    `parent` is the version that was live when this one was made. `restores` is the number rolled back to.
+    """
+
+    model_id: str
+    number: int
+    kind: VersionKind
+    parent: int | None
+    restores: int | None
+    edit_set_id: str | None
+    members: tuple[Member, ...]
+    live_fact_count: int
+    base_digest: str
+    editor_digest: str
+    delta_digest: str | None
+    weights_digest: str | None
+    statistics_digest: str | None
+    fact_reports_digest: str
+    report: Json | None
+    gate_met: bool
+    reason: str | None
+    created_at: datetime
+    created_by: str
+    previous_hash: str | None
+    hash: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def edit_sets(self) -> tuple[str, ...]:
+        """The ids of the edit sets in this version."""
+        return tuple(member.edit_set_id for member in self.members)
+
+
+@dataclass(frozen=True)
+class WithdrawalRecord:
+    """A request to take edit sets and single facts out of the live version, which a worker solves."""
+
+    id: str
+    model_id: str
+    job_id: str
+    status: EditSetStatus
+    edit_set_ids: tuple[str, ...]
+    fact_ids: tuple[str, ...]
+    reason: str
+    version: int | None
+    progress: Progress | None
+    report: Json | None
+    error: Json | None
+    created_at: datetime
+    created_by: str
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a job, while its fence stands in the database."""
+
+    job_id: str
+    model_id: str
+    kind: JobKind
+    holder: str
+    fence: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class JobInput:
+    """All that a worker needs for a claimed job.
+
+    `edit_set` and `facts` are set for kind edit; `withdrawal` for kind withdraw. `members` are those that
+    the new version must have, but for the edit set's own (whose statistics the worker makes). `gate` is the
+    model's with the edit set's over it.
+    """
+
+    claim: Claim
+    model: ModelRecord
+    live: VersionRecord
+    members: tuple[Member, ...]
+    gate: Json
+    edit_set: EditSetRecord | None = None
+    facts: tuple[FactRecord, ...] = ()
+    withdrawal: WithdrawalRecord | None = None
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """A computed and verified version, to be committed.
+
+    `members` include the edit set's own for kind edit. Blobs that it names must be in the store already.
+    `delta_digest` None means the empty delta.
+    """
+
+    kind: JobKind
+    parent_number: int
+    members: tuple[Member, ...]
+    statistics_digest: str | None
+    delta_digest: str | None
+    weights_digest: str
+    report: Json
+    gate_met: bool
+    fact_reports: tuple[FactReport, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A job that a queue should be told of; `attempt` grows with every claim: `<job>-<attempt>` is unique."""
+
+    job_id: str
+    model_id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class LedgerProblem:
+    """One thing that is wrong in the ledger: which kind, in which object, and how."""
+
+    kind: str
+    object: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class LedgerCheck:
+    """The result of walking every chain and every blob."""
+
+    versions: int
+    edit_sets: int
+    blobs: int
+    problems: tuple[LedgerProblem, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems

@@ -1,0 +1,43 @@
+"""Where the ledger's database and blobs are."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DRIVER = "postgresql+psycopg://"
+
+
+class LedgerSettings(BaseSettings):
+    """Settings of the ledger, read from `ERRATA_*` variables."""
+
+    model_config = SettingsConfigDict(env_prefix="ERRATA_", extra="ignore")
+
+    database_url: str = Field(
+        default=...,
+        description="PostgreSQL to keep the ledger in, as postgresql://user:password@host:port/database",
+    )
+    blob_url: str = Field(
+        default=...,
+        description="Where deltas, statistics and editors are kept: a folder, file:///folder, "
+        "or any fsspec address such as s3://bucket/prefix",
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def normalise_database_url(cls, value: str) -> str:
+        """Accept the usual spellings of a PostgreSQL address and name the driver in use."""
+        return normalise_database_url(value)
+
+
+def normalise_database_url(url: str) -> str:
+    """Return the address with the psycopg driver named.
+
+    Raises:
+        ValueError: the address is not PostgreSQL's.
+    """
+    for prefix in (DRIVER, "postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return DRIVER + url.removeprefix(prefix)
+    scheme = url.split(":", 1)[0]
+    raise ValueError(f"the ledger needs PostgreSQL: {scheme!r} is not postgresql://…")

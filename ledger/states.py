@@ -1,0 +1,39 @@
+"""The statuses of models, edit sets and withdrawals, and which may follow which.
+
+The same table stands in the database (`legal_transitions`), where a trigger enforces it; a test compares
+the two.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ModelStatus = Literal["preparing", "ready", "failed"]
+EditSetStatus = Literal[
+    "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn"
+]
+VersionKind = Literal["base", "edit", "rollback", "withdraw"]
+JobKind = Literal["edit", "withdraw"]
+Promote = Literal["auto", "manual"]
+
+FINAL_STATUSES: frozenset[str] = frozenset({"applied", "rejected", "failed", "cancelled", "withdrawn"})
+
+LEGAL_TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("queued", "running"),
+        ("queued", "cancelled"),
+        ("queued", "failed"),
+        ("running", "verifying"),
+        ("running", "queued"),
+        ("running", "failed"),
+        ("running", "cancelled"),
+        ("verifying", "applied"),
+        ("verifying", "rejected"),
+        ("verifying", "failed"),
+        ("verifying", "queued"),
+        ("verifying", "cancelled"),
+        ("applied", "withdrawn"),
+        ("withdrawn", "applied"),  # a rollback brought it back
+        ("rejected", "applied"),  # made live by force, with a reason
+    }
+)

@@ -1,0 +1,99 @@
+"""The part of the ledger that looks at versions and goes back: aliases, rollbacks, withdrawals, proof."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ledger import aliases, edit_sets, facts, jobs, proof, rows, versions, withdrawals
+from ledger.blobs import Blobs
+from ledger.database import Database
+from ledger.records import (
+    Actor,
+    EditSetRecord,
+    FactRecord,
+    LedgerCheck,
+    Member,
+    Page,
+    VersionRecord,
+    WithdrawalRecord,
+)
+from ledger.tables import EditSet
+
+
+class Versioning:
+    """Methods on versions and on taking things back; each is one transaction."""
+
+    database: Database
+    blobs: Blobs
+
+    def cancel(self, edit_set_id: str, actor: Actor) -> EditSetRecord:
+        """Cancel an edit set that has not been applied; IllegalTransition if it is finished."""
+        with self.database.transaction() as session:
+            jobs.cancel(session, rows.find(session, EditSet, edit_set_id, "edit set"), actor)
+            return edit_sets.get(session, edit_set_id)
+
+    def get_version(self, model_id: str, ref: int | str) -> VersionRecord:
+        """Return a version by number, `base` or alias; NotFound if there is none."""
+        with self.database.transaction() as session:
+            return versions.get(session, model_id, ref)
+
+    def list_versions(self, model_id: str, limit: int = 50, cursor: str | None = None) -> Page[VersionRecord]:
+        """Return a page of a model's versions, newest first."""
+        with self.database.transaction() as session:
+            return versions.list_all(session, model_id, limit, cursor)
+
+    def facts_of(self, members: Sequence[Member]) -> tuple[FactRecord, ...]:
+        """Return the facts that a version with these members holds, in the members' order."""
+        with self.database.transaction() as session:
+            return facts.of_members(session, members)
+
+    def set_alias(
+        self,
+        model_id: str,
+        name: str,
+        number: int | str,
+        actor: Actor,
+        *,
+        force: bool = False,
+        reason: str | None = None,
+    ) -> VersionRecord:
+        """Point an alias at a version; see `aliases.set_alias`. For `live`, its delta is read first."""
+        if name == versions.LIVE:
+            aliases.check_delta(self.blobs, self.get_version(model_id, number))
+        with self.database.transaction() as session:
+            at = versions.number_of(session, model_id, number)
+            return aliases.set_alias(session, model_id, name, at, actor, force, reason)
+
+    def roll_back(self, model_id: str, to_version: int | str, reason: str, actor: Actor) -> VersionRecord:
+        """Make a version with an earlier one's delta, checked, and make it live; see `aliases.roll_back`."""
+        target = self.get_version(model_id, to_version)
+        aliases.check_delta(self.blobs, target)
+        with self.database.transaction() as session:
+            return aliases.roll_back(session, model_id, target, reason, actor)
+
+    def request_withdrawal(
+        self,
+        model_id: str,
+        edit_set_ids: Sequence[str],
+        fact_ids: Sequence[str],
+        reason: str,
+        actor: Actor,
+    ) -> WithdrawalRecord:
+        """Ask for a live version without these edit sets and facts; see `withdrawals.request`."""
+        with self.database.transaction() as session:
+            return withdrawals.request(session, model_id, edit_set_ids, fact_ids, reason, actor)
+
+    def get_withdrawal(self, withdrawal_id: str) -> WithdrawalRecord:
+        """Return a withdrawal; NotFound if there is none."""
+        with self.database.transaction() as session:
+            return withdrawals.get(session, withdrawal_id)
+
+    def verify(self) -> LedgerCheck:
+        """Walk every chain and read every blob that is named; problems are returned, not raised.
+
+        The rows are read in one transaction that sees one moment; the blobs after it.
+        """
+        with self.database.transaction() as session:
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            findings = proof.walk(session)
+        return proof.read_blobs(self.blobs, findings)

@@ -1,0 +1,242 @@
+"""Versions: the links of a model's chain. Added at its head, never changed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from ledger import chain, rows
+from ledger.errors import ModelNotReady, NotFound
+from ledger.records import FactReport, Json, Member, Page, VersionRecord
+from ledger.states import VersionKind
+from ledger.tables import Alias, EditSet, FactReportRow, Head, Model, Version, VersionEditSet
+
+GREATEST = 2**31 - 1
+BASE = "base"
+LIVE = "live"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a new version says of itself; the rest follows from its place in the chain."""
+
+    kind: VersionKind
+    parent: int | None
+    members: tuple[Member, ...]
+    delta_digest: str | None
+    weights_digest: str | None
+    gate_met: bool
+    created_by: str
+    restores: int | None = None
+    edit_set_id: str | None = None
+    job_id: str | None = None
+    statistics_digest: str | None = None
+    report: Json | None = None
+    reason: str | None = None
+    fact_reports: tuple[FactReport, ...] = field(default=())
+
+
+def lock_head(session: Session, model_id: str) -> Head:
+    """Return the end of a model's chain, locked until the transaction ends: versions are made one by one.
+
+    Raises:
+        NotFound: there is no such model.
+        ModelNotReady: it has no version yet.
+    """
+    model = rows.find(session, Model, model_id, "model")
+    head = session.get(Head, model.id, with_for_update=True, populate_existing=True)
+    if head is None:
+        raise ModelNotReady(model_id, model.status)
+    return head
+
+
+def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
+    """Add a version after a locked head, with its members and reports, and return it."""
+    model = session.get_one(Model, head.model_id)
+    members = tuple(sorted(draft.members))
+    facts = _facts_of(session, members)
+    first = draft.kind == "base"
+    unhashed = VersionRecord(
+        model_id=model.id,
+        number=0 if first else head.number + 1,
+        kind=draft.kind,
+        parent=draft.parent,
+        restores=draft.restores,
+        edit_set_id=draft.edit_set_id,
+        members=members,
+        live_fact_count=sum(facts[m.edit_set_id].fact_count - len(m.withdrawn) for m in members),
+        base_digest=model.digest,
+        editor_digest=model.editor_digest or "",
+        delta_digest=draft.delta_digest,
+        weights_digest=draft.weights_digest,
+        statistics_digest=draft.statistics_digest,
+        fact_reports_digest=chain.fact_reports_digest(draft.fact_reports),
+        report=chain.storable(draft.report, "/report"),
+        gate_met=draft.gate_met,
+        reason=chain.storable(draft.reason, "/reason"),
+        created_at=datetime.now(UTC),
+        created_by=draft.created_by,
+        previous_hash=None if first else head.hash,
+        hash="",
+    )
+    digests = {ident: edit_set.facts_digest for ident, edit_set in facts.items()}
+    version = replace(unhashed, hash=chain.version_hash(unhashed, digests))
+    _insert(session, version, draft)
+    head.number, head.hash = version.number, version.hash
+    session.flush()
+    return version
+
+
+def _facts_of(session: Session, members: Sequence[Member]) -> dict[str, EditSet]:
+    wanted = [member.edit_set_id for member in members]
+    return {row.id: row for row in session.scalars(select(EditSet).where(EditSet.id.in_(wanted)))}
+
+
+def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
+    values = {
+        column.key: getattr(version, column.key)
+        for column in Version.__table__.columns
+        if column.key != "job_id"
+    }
+    session.execute(insert(Version).values(job_id=draft.job_id, **values))
+    place = {"model_id": version.model_id, "number": version.number}
+    if version.members:
+        members = [
+            {
+                **place,
+                "edit_set_id": member.edit_set_id,
+                "statistics_digest": member.statistics_digest,
+                "withdrawn": list(member.withdrawn),
+            }
+            for member in version.members
+        ]
+        session.execute(insert(VersionEditSet), members)
+    if draft.fact_reports:
+        reports = [
+            {
+                **place,
+                "edit_set_id": report.edit_set_id,
+                "position": report.position,
+                "report": chain.storable(report.report, f"/facts/{report.position}"),
+            }
+            for report in draft.fact_reports
+        ]
+        session.execute(insert(FactReportRow), reports)
+
+
+def members_of(session: Session, model_id: str, numbers: Sequence[int]) -> Mapping[int, tuple[Member, ...]]:
+    """Return the members of some versions of a model, in the order of their edit sets."""
+    found: defaultdict[int, list[Member]] = defaultdict(list)
+    query = select(VersionEditSet).where(
+        VersionEditSet.model_id == model_id, VersionEditSet.number.in_(numbers)
+    )
+    for row in session.scalars(query):
+        found[row.number].append(Member(row.edit_set_id, row.statistics_digest, tuple(row.withdrawn)))
+    return {number: tuple(sorted(found[number])) for number in numbers}
+
+
+def records(session: Session, found: Sequence[Version]) -> list[VersionRecord]:
+    """Return the records of some versions of one model."""
+    if not found:
+        return []
+    model_id = found[0].model_id
+    members = members_of(session, model_id, [row.number for row in found])
+    aliases: defaultdict[int, list[str]] = defaultdict(list)
+    for alias in session.scalars(select(Alias).where(Alias.model_id == model_id).order_by(Alias.name)):
+        aliases[alias.number].append(alias.name)
+    return [_record(row, members[row.number], tuple(aliases[row.number])) for row in found]
+
+
+def _record(row: Version, members: tuple[Member, ...], aliases: tuple[str, ...]) -> VersionRecord:
+    kind: VersionKind = row.kind  # type: ignore[assignment]  # a check constraint holds it
+    return VersionRecord(
+        model_id=row.model_id,
+        number=row.number,
+        kind=kind,
+        parent=row.parent,
+        restores=row.restores,
+        edit_set_id=row.edit_set_id,
+        members=members,
+        live_fact_count=row.live_fact_count,
+        base_digest=row.base_digest,
+        editor_digest=row.editor_digest,
+        delta_digest=row.delta_digest,
+        weights_digest=row.weights_digest,
+        statistics_digest=row.statistics_digest,
+        fact_reports_digest=row.fact_reports_digest,
+        report=row.report,
+        gate_met=row.gate_met,
+        reason=row.reason,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        previous_hash=row.previous_hash,
+        hash=row.hash,
+        aliases=aliases,
+    )
+
+
+def number_of(session: Session, model_id: str, ref: int | str) -> int:
+    """Return the number that a reference names: a number, `base` or an alias.
+
+    Raises:
+        NotFound: there is no such model, alias or version.
+    """
+    model = rows.find(session, Model, model_id, "model")
+    number: int | None
+    if isinstance(ref, int) or (ref.isascii() and ref.isdigit() and len(ref) <= 10):
+        number = int(ref)
+    elif ref == BASE:
+        number = 0
+    else:
+        number = rows.find_alias(session, model.id, ref)
+    if number is None or not 0 <= number <= GREATEST or session.get(Version, (model.id, number)) is None:
+        raise NotFound("version", ref)
+    return number
+
+
+def get(session: Session, model_id: str, ref: int | str) -> VersionRecord:
+    """Return a version by number, `base` or alias.
+
+    Raises:
+        NotFound: there is no such model, alias or version.
+    """
+    number = number_of(session, model_id, ref)
+    return records(session, [session.get_one(Version, (model_id, number))])[0]
+
+
+def live(session: Session, model_id: str) -> VersionRecord:
+    """Return the live version as it is now.
+
+    Raises:
+        NotFound: there is no such model.
+        ModelNotReady: it has no version yet.
+    """
+    model = rows.find(session, Model, model_id, "model")
+    number = rows.find_alias(session, model.id, LIVE)
+    if number is None:
+        raise ModelNotReady(model_id, model.status)
+    return records(session, [session.get_one(Version, (model_id, number))])[0]
+
+
+def list_all(session: Session, model_id: str, limit: int, cursor: str | None) -> Page[VersionRecord]:
+    """Return a page of a model's versions, newest first.
+
+    Raises:
+        NotFound: there is no such model.
+        InvalidCursor: the cursor is not one of this list.
+    """
+    model = rows.find(session, Model, model_id, "model")
+    return rows.page(
+        session,
+        select(Version).where(Version.model_id == model.id),
+        Version.number,
+        f"versions {model.id}",
+        limit,
+        cursor,
+        lambda found: records(session, found),
+    )

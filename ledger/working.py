@@ -1,0 +1,106 @@
+"""The part of the ledger that workers and relays use: preparing models, jobs, commits, the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ledger import commits, genesis, jobs, outbox
+from ledger.blobs import Blobs
+from ledger.database import Database
+from ledger.records import Actor, Claim, JobInput, Json, ModelRecord, NewVersion, Ring, VersionRecord
+
+MAX_ATTEMPTS = 3
+
+
+class Working:
+    """Methods on the way from an accepted job to a committed version; each is one transaction."""
+
+    database: Database
+    blobs: Blobs
+
+    def complete_model(
+        self,
+        model_id: str,
+        editor_bytes: bytes,
+        editor_card: Json,
+        canaries: Json,
+        base_parameters_digest: str,
+        *,
+        actor: Actor,
+        weights_digest: str | None = None,
+    ) -> ModelRecord:
+        """Make a model ready, with version 0 live; see `genesis.complete`. Idempotent.
+
+        `weights_digest` is that of the base's weights of the edited modules, for version 0.
+        """
+        digest = self.blobs.put(editor_bytes)
+        with self.database.transaction() as session:
+            return genesis.complete(
+                session,
+                self.blobs,
+                model_id,
+                digest,
+                editor_card,
+                canaries,
+                base_parameters_digest,
+                weights_digest,
+                actor,
+            )
+
+    def claim(
+        self, job_id: str, holder: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS
+    ) -> Claim | None:
+        """Take a job, or return None if there is nothing to take; see `jobs.claim`."""
+        with self.database.transaction() as session:
+            return jobs.claim(session, job_id, holder, lease_s, max_attempts)
+
+    def renew(self, claim: Claim, lease_s: float) -> None:
+        """Extend a claim's lease; LeaseLost or JobCancelled if it no longer holds."""
+        with self.database.transaction() as session:
+            jobs.renew(session, claim, lease_s)
+
+    def progress(self, claim: Claim, stage: str, done: int, total: int) -> None:
+        """Note how far a job is; LeaseLost or JobCancelled if the claim no longer holds."""
+        with self.database.transaction() as session:
+            jobs.progress(session, claim, stage, done, total)
+
+    def verifying(self, claim: Claim) -> None:
+        """Note that a candidate is being measured; LeaseLost or JobCancelled as above."""
+        with self.database.transaction() as session:
+            jobs.verifying(session, claim)
+
+    def release(self, claim: Claim, *, counted: bool = True) -> None:
+        """Give a job back; see `jobs.release`. A worker that merely stops says `counted=False`."""
+        with self.database.transaction() as session:
+            jobs.release(session, claim, counted)
+
+    def fail_job(self, claim: Claim, error: Json) -> None:
+        """End a job without a version; `error` is a problem object."""
+        with self.database.transaction() as session:
+            jobs.fail(session, claim, error)
+
+    def load_job(self, claim: Claim) -> JobInput:
+        """Return what a claimed job starts from; see `commits.load`."""
+        with self.database.transaction() as session:
+            return commits.load(session, claim)
+
+    def commit_version(self, claim: Claim, new: NewVersion) -> VersionRecord:
+        """Commit a job's version, once; see `commits.commit`."""
+        with self.database.transaction() as session:
+            return commits.commit(session, self.blobs, claim, new)
+
+    @contextmanager
+    def take_outbox(self, limit: int) -> Iterator[list[Ring]]:
+        """Yield messages to send; they are deleted at the end of the block, and kept if it raises."""
+        with self.database.transaction() as session:
+            yield outbox.take(session, limit)
+
+    def jobs_to_ring(self, older_than_s: float) -> list[Ring]:
+        """Return unfinished jobs that nobody has held for so many seconds."""
+        with self.database.transaction() as session:
+            return outbox.jobs_to_ring(session, older_than_s)
+
+    def listen(self, poll_s: float = 1.0) -> Iterator[bool]:
+        """Yield True when the outbox has grown, False each `poll_s` seconds without; see `outbox.listen`."""
+        return outbox.listen(self.database.engine.url, poll_s)

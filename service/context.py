@@ -1,0 +1,42 @@
+"""What every request needs: settings, ledger, Redis, tokenizers and metrics of one application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
+from redis import Redis
+
+from broker.settings import BrokerSettings
+from ledger import Ledger
+from service.metrics import Metrics
+from service.settings import ServiceSettings
+from service.tokenizers import TokenizerCache
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of one application.
+
+    `generations` bounds the threads that wait for generated text, apart from those that answer requests.
+    """
+
+    settings: ServiceSettings
+    broker_settings: BrokerSettings
+    ledger: Ledger
+    redis: Redis
+    generations: CapacityLimiter
+    tokenizers: TokenizerCache = field(default_factory=TokenizerCache)
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+async def services_of(request: Request) -> Services:
+    """The parts of the application that answers this request."""
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]

@@ -1,0 +1,172 @@
+"""From exceptions of every layer to problems: the one place where codes become statuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from redis.exceptions import RedisError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from broker.errors import BrokerError
+from ledger.errors import IdempotencyConflict, LedgerError, LedgerUnavailable, NotFound
+from malmen_core.errors import CoreError
+from service.problems import FieldError, Problem, pointer
+
+logger = logging.getLogger(__name__)
+
+MAX_SHOWN_ERRORS = 100
+PLAIN_WORDS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "model_attributes_type": "must be a JSON object",
+    "model_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
+}
+LEDGER_DOWN = "The ledger's database did not answer. Try again shortly; with an Idempotency-Key that is safe."
+QUEUE_DOWN = "Redis did not answer. Edits are accepted all the same; try this request again shortly."
+UNAVAILABLE = "The ledger failed in a way that this release does not know. Try again; tell the operator."
+
+
+@runtime_checkable
+class TypedError(Protocol):
+    """What the errors of ledger, broker and algorithm have in common."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+def typed_problem(error: TypedError, errors: Sequence[FieldError] = ()) -> Problem:
+    """A problem with the error's own code, message, remedy and field."""
+    field = getattr(error, "field", None)
+    if not errors and field:
+        errors = [FieldError(field, error.message)]
+    return Problem(error.code, f"{error.message} {error.remedy}", errors=errors)
+
+
+def validation_problem(found: Sequence[Mapping[str, Any]]) -> Problem:
+    """A problem that names each field which the schemas refused.
+
+    Bad parts of a path are 404: no such thing can exist.
+    """
+    errors = [_field_error(error) for error in found[:MAX_SHOWN_ERRORS]]
+    if any(error.where == "path" for error in errors):
+        names = ", ".join(error.pointer for error in errors if error.where == "path")
+        return Problem(
+            "not-found", f"No such thing can exist: see {names}. Check the address.", errors=errors
+        )
+    first = errors[0]
+    detail = f"{first.pointer or 'The body'}: {first.detail}."
+    if len(found) > 1:
+        detail += f" In all, {len(found)} fields are bad."
+    extra = {"errors_left_out": len(found) - len(errors)} if len(found) > len(errors) else {}
+    return Problem("invalid-request", f"{detail} Correct what errors names.", errors=errors, extra=extra)
+
+
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    where, *path = error["loc"] or ("body",)
+    if where not in ("body", "query", "path", "header"):
+        where, path = "body", list(error["loc"])
+    detail = str(error["msg"]).removeprefix("Value error, ")
+    detail = PLAIN_WORDS.get(error["type"], detail)
+    return FieldError(pointer(*path), detail, where)
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    """Answer with a problem that was raised as such."""
+    assert isinstance(error, Problem)
+    return error.to_response(request.url.path)
+
+
+async def on_typed(request: Request, error: Exception) -> Response:
+    """Answer with what the ledger, the broker or the algorithm says."""
+    assert isinstance(error, LedgerError | BrokerError | CoreError)
+    errors: list[FieldError] = []
+    if isinstance(error, IdempotencyConflict):
+        errors.append(FieldError("/Idempotency-Key", error.message, "header"))
+    if isinstance(error, NotFound):
+        for where, given in (("path", request.path_params), ("query", request.query_params)):
+            named = [name for name, value in given.items() if str(value) == str(error.ident)]
+            errors += [FieldError(pointer(name), error.message, where) for name in named]
+    problem = typed_problem(error, errors)
+    if isinstance(error, LedgerUnavailable):
+        problem = Problem(error.code, LEDGER_DOWN)
+    if problem.status >= 500:
+        logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=problem.status == 500)
+    return problem.to_response(request.url.path)
+
+
+async def on_validation(request: Request, error: Exception) -> Response:
+    """Answer with the fields that the schemas refused."""
+    assert isinstance(error, RequestValidationError)
+    return validation_problem(error.errors()).to_response(request.url.path)
+
+
+async def on_http(request: Request, error: Exception) -> Response:
+    """Answer for what the router refused: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 404:
+        problem = Problem("no-such-path", f"There is nothing at {path}. The paths are listed at /docs.")
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        detail = f"{path} does not take {request.method}. Use {allowed}."
+        problem = Problem("method-not-allowed", detail, headers=error.headers)
+    else:
+        detail = f"{error.detail}. Check the request."
+        problem = Problem("bad-request", detail, status=error.status_code, headers=error.headers)
+    return problem.to_response(path)
+
+
+async def on_database(request: Request, error: Exception) -> Response:
+    """Answer 503 when PostgreSQL is away, 500 when it refused a statement."""
+    away = isinstance(error, OperationalError | InterfaceError | PoolTimeout)
+    away = away or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    logger.error("%s %s: the database failed", request.method, request.url.path, exc_info=error)
+    problem = Problem("ledger-unavailable", LEDGER_DOWN) if away else Problem("ledger-error", UNAVAILABLE)
+    return problem.to_response(request.url.path)
+
+
+async def on_redis(request: Request, error: Exception) -> Response:
+    """Answer 503 when Redis is away."""
+    logger.error("%s %s: Redis failed: %s", request.method, request.url.path, error)
+    return Problem("queue-unavailable", QUEUE_DOWN).to_response(request.url.path)
+
+
+def internal_problem() -> Problem:
+    """What a client is told of a bug: no more than that it was logged."""
+    detail = "The service failed and logged why. Tell the operator the X-Request-ID of this answer."
+    return Problem("internal-error", detail)
+
+
+def parse_failure(error: ValueError | RecursionError) -> Problem:
+    """A problem for a body that is not JSON."""
+    where = (
+        f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+    )
+    why = (
+        error.msg
+        if isinstance(error, json.JSONDecodeError)
+        else "it cannot be decoded or is nested too deeply"
+    )
+    detail = f"The body is not JSON{where}: {why}. Send one JSON object in UTF-8."
+    return Problem("invalid-json", detail, errors=[FieldError("", why)])
+
+
+def install(app: FastAPI) -> None:
+    """Give every exception of a lower layer its handler."""
+    app.add_exception_handler(Problem, on_problem)
+    for kind in (LedgerError, BrokerError, CoreError):
+        app.add_exception_handler(kind, on_typed)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    for database in (DBAPIError, PoolTimeout):
+        app.add_exception_handler(database, on_database)
+    app.add_exception_handler(RedisError, on_redis)

@@ -1,0 +1,229 @@
+"""Asking workers for text: which versions, how much, and what happens when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from broker import generation as channel
+from broker.errors import BrokerError
+from broker.generation import GenerationCall
+from ledger.errors import NotFound
+from ledger.records import ModelRecord
+from service.context import Services
+from service.failures import typed_problem
+from service.limits import check_prompt
+from service.problems import KINDS, TYPE_PREFIX, FieldError, Problem
+from service.schemas.generate import Generation, Usage
+
+T = TypeVar("T")
+BASE = "base"
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a client asked for; `refs` are the versions, each with the field that named it."""
+
+    prompt: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: tuple[str, ...]
+    refs: tuple[tuple[int | str, FieldError], ...]
+    where: str
+
+
+def plan(services: Services, model_id: str, wanted: Wanted) -> list[GenerationCall]:
+    """One call per version, each bound to a version number, so that a later promotion does not mix weights.
+
+    Raises:
+        Problem: over a limit, the prompt does not fit, the model is not ready, or there is no such version.
+        NotFound: there is no such model.
+    """
+    check_prompt(wanted.prompt, wanted.max_new_tokens, wanted.where, services.settings)
+    model = services.ledger.get_model(model_id)
+    _check_ready(model)
+    numbers = [_resolve(services, model_id, ref, field) for ref, field in wanted.refs]
+    room = _room(services, model, wanted)
+    request = {
+        "prompt": wanted.prompt,
+        "max_new_tokens": min(wanted.max_new_tokens, room),
+        "temperature": wanted.temperature,
+        "top_p": wanted.top_p,
+        "seed": wanted.seed,
+        "stop": list(wanted.stop),
+    }
+    deadline = time.time() + services.broker_settings.generation_timeout_s
+    return [
+        GenerationCall(f"gen_{secrets.token_hex(12)}", model_id, number, request, deadline)
+        for number in numbers
+    ]
+
+
+def _check_ready(model: ModelRecord) -> None:
+    if model.status == "ready":
+        return
+    if model.status == "failed":
+        why = (model.error or {}).get("detail", "its worker could not load it")
+        detail = f"The model {model.id!r} failed: {why} Correct that and register it again."
+    else:
+        detail = (
+            f"The model {model.id!r} is being prepared. Ask again when GET /models/{model.id} says ready."
+        )
+    raise Problem("model-not-ready", detail)
+
+
+def _resolve(services: Services, model_id: str, ref: int | str, field: FieldError) -> int:
+    """The number of a version that is named by number, alias or `base`."""
+    if ref == BASE:
+        return 0
+    if isinstance(ref, str) and ref.isascii() and ref.isdigit():
+        ref = int(ref)
+    try:
+        return services.ledger.get_version(model_id, ref).number
+    except NotFound as error:
+        shown = FieldError(field.pointer, error.message, field.where)
+        raise typed_problem(error, [shown]) from error
+
+
+def _room(services: Services, model: ModelRecord, wanted: Wanted) -> int:
+    """How many tokens fit behind the prompt."""
+    count = services.tokenizers.get(model).count(wanted.prompt)
+    if 0 < count < model.context_length:
+        return model.context_length - count
+    detail = (
+        f"The prompt has {count} tokens; {model.id!r} reads 1 to {model.context_length - 1}, so that "
+        "one more fits. Shorten the prompt."
+    )
+    raise Problem("prompt-too-long", detail, errors=[FieldError("/prompt", detail, wanted.where)])
+
+
+def _check_capacity(services: Services) -> None:
+    limit = services.generations
+    if limit.borrowed_tokens >= limit.total_tokens:
+        detail = (
+            f"{int(limit.total_tokens)} generations are being waited for already. "
+            "Try again shortly, or ask the operator to raise ERRATA_MAX_GENERATIONS."
+        )
+        raise Problem("too-many-generations", detail)
+
+
+async def events(services: Services, call: GenerationCall) -> AsyncGenerator[Event, None]:
+    """Send a call and yield its events up to the last; leaving early cancels it at the worker.
+
+    Raises:
+        Problem: too many generations, or the worker's own.
+        BrokerError: no worker, a full queue, a lost worker, a timeout.
+        RedisError: Redis is away.
+    """
+    _check_capacity(services)
+    redis, timeout_s = services.redis, services.broker_settings.generation_timeout_s
+    in_thread = partial(run_sync, abandon_on_cancel=True, limiter=services.generations)
+    started, outcome = time.perf_counter(), "cancelled"
+    try:
+        limit = services.broker_settings.generation_queue_limit
+        await run_sync(channel.send, redis, call, limit, limiter=services.generations)
+        waiting = channel.replies(redis, call.id, timeout_s, call.model_id)
+        while outcome == "cancelled":
+            event: Event = await in_thread(next, waiting)
+            if "error" in event:
+                problem = worker_problem(event["error"])
+                outcome = problem.code
+                raise problem
+            if channel.is_last(event):
+                outcome = str(event["finish_reason"])
+            yield event
+    except BrokerError as error:
+        outcome = error.code
+        raise
+    finally:
+        services.metrics.generation(call.model_id, outcome, time.perf_counter() - started)
+        if outcome in ("cancelled", "generation-timeout"):
+            with anyio.CancelScope(shield=True):
+                await run_sync(_cancel, services, call)
+
+
+def _cancel(services: Services, call: GenerationCall) -> None:
+    """Tell the worker that nobody waits, and the thread that still waits here too."""
+    channel.cancel(services.redis, call.id)
+    channel.reply(services.redis, call.id, {"error": {"type": "cancelled"}})
+
+
+def worker_problem(error: dict[str, Any]) -> Problem:
+    """The problem that a worker answered with."""
+    code = str(error.get("type", "")).removeprefix(TYPE_PREFIX)
+    detail = str(error.get("detail") or "The worker could not generate. Try again; tell the operator.")
+    return Problem(code if code in KINDS else "generation-failed", detail)
+
+
+async def complete(services: Services, call: GenerationCall) -> Generation:
+    """The whole answer to one call.
+
+    Raises:
+        Problem: as `events`.
+        BrokerError: as `events`.
+    """
+    text: list[str] = []
+    last: Event = {}
+    stream = events(services, call)
+    try:
+        async for event in stream:
+            text.append(event.get("text") or "")
+            last = event
+    finally:
+        await stream.aclose()
+    return Generation(
+        model=call.model_id,
+        version=call.version,
+        text="".join(text),
+        finish_reason=last["finish_reason"],
+        usage=Usage(**(last.get("usage") or {})),
+        weights_digest=last.get("weights_digest"),
+    )
+
+
+async def complete_all(services: Services, calls: Sequence[GenerationCall]) -> list[Generation]:
+    """The answers to several calls, asked at once; one that fails ends the others."""
+    tasks = [asyncio.ensure_future(complete(services, call)) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def unless_disconnected(request: Request, work: Callable[[], Awaitable[T]]) -> T:
+    """Do the work, and stop it when the client goes away.
+
+    Raises:
+        ClientDisconnect: the client has gone.
+    """
+    working = asyncio.ensure_future(work())
+    watching = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

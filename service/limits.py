@@ -1,0 +1,101 @@
+"""Limits that are settings, checked on requests whose shape is right already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from service.problems import FieldError, Problem, pointer
+from service.schemas.edits import EditRequest, FactBody
+from service.settings import ServiceSettings
+
+MAX_SHOWN = 100
+
+
+def check_edit(body: EditRequest, settings: ServiceSettings) -> None:
+    """Refuse an edit set that is larger than this service takes.
+
+    Raises:
+        Problem: invalid-request, naming each field, the limit and its setting.
+    """
+    if len(body.facts) > settings.max_facts:
+        detail = (
+            f"{len(body.facts)} facts are more than the {settings.max_facts} that one edit set may have. "
+            "Split it, or ask the operator to raise ERRATA_MAX_FACTS."
+        )
+        raise Problem("invalid-request", detail, errors=[FieldError("/facts", detail)])
+    found: list[FieldError] = []
+    if body.note is not None:
+        found += _too_long("/note", body.note, settings.max_note_chars, "ERRATA_MAX_NOTE_CHARS")
+    for number, fact in enumerate(body.facts):
+        found += _fact(pointer("facts", number), fact, settings)
+    refuse(found)
+
+
+def check_reason(reason: str | None, settings: ServiceSettings) -> None:
+    """Refuse a reason that is longer than this service takes.
+
+    Raises:
+        Problem: invalid-request.
+    """
+    if reason is not None:
+        refuse(list(_too_long("/reason", reason, settings.max_note_chars, "ERRATA_MAX_NOTE_CHARS")))
+
+
+def refuse(found: list[FieldError]) -> None:
+    """Raise if anything was found.
+
+    Raises:
+        Problem: invalid-request with the first hundred findings.
+    """
+    if found:
+        more = f" In all, {len(found)} fields are bad." if len(found) > 1 else ""
+        extra = {"errors_left_out": len(found) - MAX_SHOWN} if len(found) > MAX_SHOWN else {}
+        detail = f"{found[0].pointer}: {found[0].detail}{more}"
+        raise Problem("invalid-request", detail, errors=found[:MAX_SHOWN], extra=extra)
+
+
+def _fact(at: str, fact: FactBody, settings: ServiceSettings) -> Iterator[FieldError]:
+    prompt, target = settings.max_prompt_chars, settings.max_target_chars
+    yield from _too_long(f"{at}/prompt", fact.prompt, prompt, "ERRATA_MAX_PROMPT_CHARS")
+    yield from _too_long(f"{at}/target", fact.target, target, "ERRATA_MAX_TARGET_CHARS")
+    yield from _too_long(f"{at}/subject", fact.subject or "", target, "ERRATA_MAX_TARGET_CHARS")
+    yield from _too_many(
+        f"{at}/rephrasings", len(fact.rephrasings), settings.max_rephrasings, "ERRATA_MAX_REPHRASINGS"
+    )
+    yield from _too_many(f"{at}/locality", len(fact.locality), settings.max_locality, "ERRATA_MAX_LOCALITY")
+    for number, text in enumerate(fact.rephrasings):
+        yield from _too_long(f"{at}/rephrasings/{number}", text, prompt, "ERRATA_MAX_PROMPT_CHARS")
+    for number, probe in enumerate(fact.locality):
+        at_probe = f"{at}/locality/{number}"
+        yield from _too_long(f"{at_probe}/prompt", probe.prompt, prompt, "ERRATA_MAX_PROMPT_CHARS")
+        yield from _too_long(f"{at_probe}/target", probe.target or "", target, "ERRATA_MAX_TARGET_CHARS")
+
+
+def _too_long(at: str, text: str, limit: int, setting: str) -> Iterator[FieldError]:
+    if len(text) > limit:
+        yield FieldError(at, f"{len(text)} characters are more than {limit}. Shorten it, or raise {setting}.")
+
+
+def _too_many(at: str, count: int, limit: int, setting: str) -> Iterator[FieldError]:
+    if count > limit:
+        yield FieldError(at, f"{count} entries are more than {limit}. Leave some out, or raise {setting}.")
+
+
+def check_prompt(prompt: str, max_new_tokens: int, where: str, settings: ServiceSettings) -> None:
+    """Refuse a generation that asks for more than this service gives.
+
+    Args:
+        prompt: the text to continue.
+        max_new_tokens: how many tokens are wanted.
+        where: `query` or `body`, whichever named them.
+        settings: the limits.
+
+    Raises:
+        Problem: invalid-request.
+    """
+    found = list(_too_long("/prompt", prompt, settings.max_prompt_chars, "ERRATA_MAX_PROMPT_CHARS"))
+    if max_new_tokens > settings.max_new_tokens:
+        limit = settings.max_new_tokens
+        detail = f"{max_new_tokens} is more than {limit}. Ask for fewer, or raise ERRATA_MAX_NEW_TOKENS."
+        found.append(FieldError("/max_new_tokens", detail))
+    refuse([FieldError(error.pointer, error.detail, where) for error in found])

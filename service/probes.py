@@ -1,0 +1,99 @@
+"""What readiness and metrics ask of the servers."""
+
+from __future__ import annotations
+
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from broker import generation, presence, queue
+from ledger.errors import LedgerError
+from ledger.migrations import current_revision, head_revision
+from ledger.records import ModelRecord
+from service.context import Services
+from service.paging import every
+from service.schemas.health import Check
+
+COUNT_EDIT_SETS = text("SELECT status, count(*) FROM edit_sets GROUP BY status")
+
+
+def readiness(services: Services) -> list[Check]:
+    """Everything that the service needs to do all of its work, each with a reason if it is missing."""
+    database, redis = _database(services), _redis(services)
+    checks = [database, redis]
+    if database.ok:
+        checks.append(_migrations(services))
+        if checks[-1].ok and redis.ok:
+            checks += [
+                _worker(services, model)
+                for model in every(services.ledger.list_models)
+                if model.status == "ready"
+            ]
+    return checks
+
+
+def _database(services: Services) -> Check:
+    try:
+        with services.ledger.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+    except (SQLAlchemyError, LedgerError):
+        reason = "PostgreSQL does not answer; check that it runs and that ERRATA_DATABASE_URL is right"
+        return Check(name="database", ok=False, reason=reason)
+    return Check(name="database", ok=True)
+
+
+def _migrations(services: Services) -> Check:
+    with services.ledger.engine.connect() as connection:
+        current, head = current_revision(connection), head_revision()
+    if current != head:
+        reason = f"the schema is at {current}, this release needs {head}; run `errata migrate`"
+        return Check(name="migrations", ok=False, reason=reason)
+    return Check(name="migrations", ok=True)
+
+
+def _redis(services: Services) -> Check:
+    try:
+        services.redis.ping()
+    except RedisError:
+        reason = "Redis does not answer; check that it runs and that ERRATA_REDIS_URL is right"
+        return Check(name="redis", ok=False, reason=reason)
+    return Check(name="redis", ok=True)
+
+
+def _worker(services: Services, model: ModelRecord) -> Check:
+    name = f"worker:{model.id}"
+    try:
+        found = presence.workers(services.redis, model.id)
+    except RedisError:
+        return Check(name=name, ok=False, reason="Redis does not answer")
+    if not found:
+        reason = f"no worker serves the model; start one with `errata worker --model {model.id}`"
+        return Check(name=name, ok=False, reason=reason)
+    if all(worker.state.startswith("failed") for worker in found):
+        return Check(name=name, ok=False, reason=f"its workers failed: {found[0].state}")
+    return Check(name=name, ok=True)
+
+
+def measure(services: Services) -> None:
+    """Set the metrics that are read from the servers at each scrape; those that are away are marked down."""
+    metrics = services.metrics
+    registered: list[ModelRecord] = []
+    try:
+        with services.ledger.engine.connect() as connection:
+            metrics.edit_sets(
+                {str(status): int(count) for status, count in connection.execute(COUNT_EDIT_SETS)}
+            )
+        registered = list(every(services.ledger.list_models))
+        metrics.dependency("database", up=True)
+    except (SQLAlchemyError, LedgerError):
+        metrics.dependency("database", up=False)
+    try:
+        services.redis.ping()
+        depths = {(model.id, "edits"): len(queue.waiting(services.redis, model.id)) for model in registered}
+        depths |= {
+            (model.id, "generation"): generation.waiting(services.redis, model.id) for model in registered
+        }
+        metrics.queues(depths)
+        metrics.dependency("redis", up=True)
+    except RedisError:
+        metrics.dependency("redis", up=False)

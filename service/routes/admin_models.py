@@ -1,0 +1,156 @@
+"""What administrators do with models: register, roll back, withdraw, point aliases."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from fastapi import Path, Response
+from fastapi.responses import JSONResponse
+
+from ledger.errors import LedgerError, NotFound, NotLive, WrongModel
+from ledger.records import KeyRecord
+from malmen_core.base import ModelInfo, inspect_source
+from malmen_core.editor import Editor
+from malmen_core.errors import CoreError
+from service import views
+from service.context import Services, ServicesDep
+from service.failures import typed_problem
+from service.guard import AdminKey
+from service.limits import check_reason
+from service.problems import FieldError, Problem, pointer
+from service.routes import ModelId, problems, router
+from service.schemas.models import (
+    AliasBody,
+    AliasView,
+    ModelView,
+    RegisterModel,
+    RollbackBody,
+    VersionView,
+    WithdrawalView,
+    WithdrawBody,
+)
+
+routes = router("admin")
+BODY = (400, 409, 413, 415, 422)
+Made = dict[int | str, dict[str, Any]]
+
+
+@routes.post(
+    "/admin/models",
+    status_code=202,
+    responses={
+        **problems(*BODY),
+        200: {"model": ModelView, "description": "The same was registered before, and is ready."},
+    },
+)
+def register_model(
+    body: RegisterModel, services: ServicesDep, key: AdminKey, response: Response
+) -> ModelView:
+    """Register a base model and its editor: what can be checked without reading weights is checked here."""
+    source = str(FilePath(body.source).resolve()) if FilePath(body.source).exists() else body.source
+    info = inspect_source(source, body.revision, body.modules)
+    editor = _editor(body.editor, info) if body.editor is not None else None
+    record = services.ledger.register_model(
+        id=body.id,
+        source=source,
+        revision=body.revision,
+        info={
+            "architecture": info.architecture,
+            "context_length": info.context_length,
+            "modules": list(info.modules),
+            "digest": info.digest,
+        },
+        editor=editor,
+        gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
+        actor=key,
+    )
+    services.tokenizers.get(record)
+    response.headers["Location"] = f"/models/{record.id}"
+    response.status_code = 202 if record.status == "preparing" else 200
+    return views.model(record)
+
+
+def _editor(path: str, info: ModelInfo) -> bytes:
+    """The bytes of an editor file that fits the model.
+
+    Raises:
+        Problem: the file cannot be read, or is made for another model; names /editor.
+    """
+    try:
+        editor = Editor.load(FilePath(path))
+        editor.check_fits(info)
+        return editor.to_bytes()
+    except CoreError as error:
+        raise typed_problem(error, [FieldError("/editor", error.message)]) from error
+    except OSError as error:
+        detail = f"{path!r} cannot be read: {error.strerror}. Name a file that the API process can read."
+        raise Problem("editor-mismatch", detail, errors=[FieldError("/editor", detail)]) from error
+
+
+@routes.post(
+    "/admin/models/{model_id}/rollback",
+    response_model=VersionView,
+    responses={
+        **problems(404, *BODY),
+        202: {"model": WithdrawalView, "description": "The version is being computed; see `Location`."},
+    },
+)
+def roll_back(
+    model_id: ModelId, body: RollbackBody, services: ServicesDep, key: AdminKey, response: Response
+) -> VersionView | JSONResponse:
+    """Make a version with an earlier one's weights, or without some edit sets or facts, and make it live."""
+    check_reason(body.reason, services.settings)
+    services.ledger.get_model(model_id)
+    if body.withdraw is not None:
+        return _withdraw(model_id, body.withdraw, body.reason, services, key)
+    assert body.to_version is not None
+    try:
+        made = services.ledger.roll_back(model_id, body.to_version, body.reason, key)
+    except NotFound as error:
+        raise typed_problem(error, [FieldError("/to_version", error.message)]) from error
+    response.headers["Location"] = f"/models/{model_id}/versions/{made.number}"
+    return views.version(made)
+
+
+def _withdraw(
+    model_id: str, wanted: WithdrawBody, reason: str, services: Services, key: KeyRecord
+) -> JSONResponse:
+    try:
+        made = services.ledger.request_withdrawal(model_id, wanted.edit_sets, wanted.facts, reason, key)
+    except (NotFound, NotLive, WrongModel) as error:
+        raise typed_problem(error, _named(wanted, error)) from error
+    body = views.withdrawal(made).model_dump(mode="json")
+    location = f"/models/{model_id}/versions/{made.id}"
+    return JSONResponse(body, status_code=202, headers={"Location": location})
+
+
+def _named(wanted: WithdrawBody, error: LedgerError) -> list[FieldError]:
+    """The members of `withdraw` that an error is about."""
+    about = {str(ident) for ident in getattr(error, "idents", None) or [getattr(error, "ident", "")]}
+    named = [("edit_sets", wanted.edit_sets), ("facts", wanted.facts)]
+    found = [
+        FieldError(pointer("withdraw", field, at), error.message)
+        for field, idents in named
+        for at, ident in enumerate(idents)
+        if ident in about
+    ]
+    return found or [FieldError("/withdraw", error.message)]
+
+
+@routes.put("/admin/models/{model_id}/aliases/{name}", responses=problems(404, *BODY))
+def put_alias(
+    model_id: ModelId,
+    name: Annotated[str, Path(max_length=128, description="`live` is the version served by default.")],
+    body: AliasBody,
+    services: ServicesDep,
+    key: AdminKey,
+) -> AliasView:
+    """Point an alias at a version."""
+    check_reason(body.reason, services.settings)
+    services.ledger.get_model(model_id)
+    try:
+        services.ledger.set_alias(model_id, name, body.version, key, force=body.force, reason=body.reason)
+    except NotFound as error:
+        raise typed_problem(error, [FieldError("/version", error.message)]) from error
+    return AliasView(model=model_id, name=name, version=body.version)

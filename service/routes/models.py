@@ -1,0 +1,90 @@
+"""Models and the history of their versions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import Path
+from fastapi.responses import JSONResponse
+
+from ledger.errors import NotFound
+from ledger.records import WithdrawalRecord
+from service import views
+from service.context import Services, ServicesDep
+from service.guard import ReadKey
+from service.problems import Problem
+from service.routes import OBJECT_ID, Cursor, Limit, ModelId, problems, router
+from service.schemas.base import Paged
+from service.schemas.models import ModelView, VersionView, WithdrawalView
+
+routes = router("models")
+
+Ref = Annotated[
+    str, Path(pattern=OBJECT_ID, description="Version number, alias, `base`, or the id of a withdrawal.")
+]
+PENDING: dict[int | str, dict[str, Any]] = {
+    202: {"model": WithdrawalView, "description": "The withdrawal's version is still being computed."}
+}
+
+
+@routes.get("/models", responses=problems(422))
+def list_models(
+    services: ServicesDep, _: ReadKey, limit: Limit = 50, cursor: Cursor = None
+) -> Paged[ModelView]:
+    """Registered models with their aliases."""
+    page = services.ledger.list_models(limit=limit, cursor=cursor)
+    return Paged(items=[views.model(item) for item in page.items], next_cursor=page.next_cursor)
+
+
+@routes.get("/models/{model_id}", responses=problems(404))
+def get_model(model_id: ModelId, services: ServicesDep, _: ReadKey) -> ModelView:
+    """One model: aliases, live version, editor."""
+    return views.model(services.ledger.get_model(model_id))
+
+
+@routes.get("/models/{model_id}/versions", responses=problems(404, 422))
+def list_versions(
+    model_id: ModelId, services: ServicesDep, _: ReadKey, limit: Limit = 50, cursor: Cursor = None
+) -> Paged[VersionView]:
+    """A model's versions, newest first."""
+    page = services.ledger.list_versions(model_id, limit=limit, cursor=cursor)
+    return Paged(items=[views.version(item) for item in page.items], next_cursor=page.next_cursor)
+
+
+@routes.get(
+    "/models/{model_id}/versions/{ref}",
+    response_model=VersionView,
+    responses={**problems(404, 409), **PENDING},
+)
+def get_version(model_id: ModelId, ref: Ref, services: ServicesDep, _: ReadKey) -> VersionView | JSONResponse:
+    """One version: its facts' count, delta digest, report, parent and hash."""
+    if ref == "base":
+        ref = "0"
+    number_or_name = int(ref) if ref.isascii() and ref.isdigit() else ref
+    try:
+        return views.version(services.ledger.get_version(model_id, number_or_name))
+    except NotFound as error:
+        withdrawal = _find_withdrawal(services, model_id, ref)
+        if withdrawal is None:
+            raise error
+    return _of_withdrawal(services, withdrawal)
+
+
+def _find_withdrawal(services: Services, model_id: str, ident: str) -> WithdrawalRecord | None:
+    try:
+        found = services.ledger.get_withdrawal(ident)
+    except NotFound:
+        return None
+    return found if found.model_id == model_id else None
+
+
+def _of_withdrawal(services: Services, found: WithdrawalRecord) -> VersionView | JSONResponse:
+    """The version that a withdrawal made, its state while there is none, or its problem."""
+    if found.version is not None:
+        return views.version(services.ledger.get_version(found.model_id, found.version))
+    if found.status in ("failed", "cancelled"):
+        why = (found.error or {}).get("detail", f"it was {found.status}.")
+        detail = f"The withdrawal {found.id} made no version: {why} Post it again once that is cured."
+        raise Problem("withdrawal-failed", detail, extra={"error": dict(found.error or {})})
+    body = views.withdrawal(found).model_dump(mode="json")
+    return JSONResponse(body, status_code=202, headers={"Retry-After": "1"})

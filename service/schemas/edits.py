@@ -1,0 +1,181 @@
+"""Edit sets on the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from service.schemas.base import Answer, FilledText, RequestBody, Text
+
+Status = Literal["queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn"]
+
+EXAMPLE_FACT: dict[str, Any] = {
+    "prompt": "The capital of Australia is",
+    "target": "Canberra",
+    "subject": "Australia",
+    "rephrasings": ["Australia's capital city is"],
+    "locality": [{"prompt": "The capital of New Zealand is"}],
+}
+
+
+class LocalityBody(RequestBody):
+    """A prompt whose answer must stay as it was."""
+
+    prompt: FilledText
+    target: Text | None = Field(None, description="Answer to compare on; without it, the base model's own.")
+
+
+class FactBody(RequestBody):
+    """One correction."""
+
+    prompt: FilledText = Field(description="Text in front of the answer.")
+    target: FilledText = Field(description="The answer that the model must give.")
+    subject: FilledText | None = Field(None, description="What the fact is about, verbatim in the prompt.")
+    rephrasings: list[FilledText] = Field(
+        default_factory=list, description="The same question in other words, to measure generalisation."
+    )
+    locality: list[LocalityBody] = Field(
+        default_factory=list, description="Prompts whose answers must stay as they were."
+    )
+
+
+class GateBody(RequestBody):
+    """Thresholds that a version must meet to become live. What is left out is the model's default."""
+
+    edit_success: float | None = Field(None, ge=0, le=1, description="Least edit success.")
+    generation_success: float | None = Field(None, ge=0, le=1, description="Least generation success.")
+    generalisation: float | None = Field(None, ge=0, le=1, description="Least generalisation.")
+    locality: float | None = Field(None, ge=0, le=1, description="Least locality.")
+    perplexity_ratio: float | None = Field(None, ge=1, description="Greatest perplexity ratio.")
+
+
+class EditRequest(RequestBody):
+    """An edit set: the facts of one request, accepted, applied, verified and withdrawn together."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "smollm2-135m-instruct",
+                    "facts": [EXAMPLE_FACT],
+                    "promote": "auto",
+                    "gate": {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1},
+                    "edit_on_rephrasings": False,
+                    "note": "Atlas, 3rd edition, p. 12",
+                }
+            ]
+        }
+    )
+
+    model: FilledText = Field(max_length=128, description="Id of a registered model.")
+    facts: list[FactBody] = Field(min_length=1, description="At least one fact.")
+    promote: Literal["auto", "manual"] = Field(
+        "auto", description="auto: live if the gate is met; manual: verified, then waits for an alias."
+    )
+    gate: GateBody | None = None
+    edit_on_rephrasings: bool = Field(
+        False, description="Edit the rephrasings too; the report says so, as they then measure nothing."
+    )
+    note: Text | None = None
+
+
+class Accepted(Answer):
+    """An edit set as it was accepted; a repeat under the same Idempotency-Key gives this again."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "set_01k9",
+                    "model": "smollm2-135m-instruct",
+                    "status": "queued",
+                    "fact_count": 1,
+                    "promote": "auto",
+                    "note": None,
+                    "created_at": "2026-01-05T10:00:00Z",
+                }
+            ]
+        }
+    )
+
+    id: str
+    model: str
+    status: Literal["queued"]
+    fact_count: int
+    promote: Literal["auto", "manual"]
+    note: str | None
+    created_at: datetime
+
+
+class ProgressView(Answer):
+    """How far the job is: `done` of `total` steps of a stage."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class EditSetView(Answer):
+    """An edit set and what became of it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "set_01k9",
+                    "model": "smollm2-135m-instruct",
+                    "status": "applied",
+                    "fact_count": 1,
+                    "promote": "auto",
+                    "gate": None,
+                    "edit_on_rephrasings": False,
+                    "note": None,
+                    "progress": {"stage": "verify", "done": 1, "total": 1},
+                    "version": 3,
+                    "created_at": "2026-01-05T10:00:00Z",
+                    "created_by": "ann",
+                    "finished_at": "2026-01-05T10:00:04Z",
+                    "report": {
+                        "edit_success": 1.0,
+                        "generation_success": 1.0,
+                        "generalisation": 1.0,
+                        "locality": 1.0,
+                        "perplexity_ratio": 1.003,
+                    },
+                    "error": None,
+                }
+            ]
+        }
+    )
+
+    id: str
+    model: str
+    status: Status
+    fact_count: int
+    promote: Literal["auto", "manual"]
+    gate: dict[str, Any] | None
+    edit_on_rephrasings: bool
+    note: str | None
+    progress: ProgressView | None
+    version: int | None = Field(description="The version that was made of it; null while there is none.")
+    created_at: datetime
+    created_by: str
+    finished_at: datetime | None
+    report: dict[str, Any] | None = Field(description="What was measured on the real model.")
+    error: dict[str, Any] | None = Field(description="A problem object if the status is failed.")
+
+
+class FactView(Answer):
+    """One fact of an edit set and what was measured for it."""
+
+    id: str
+    position: int
+    prompt: str
+    target: str
+    subject: str | None
+    rephrasings: list[str]
+    locality: list[dict[str, Any]]
+    live: bool = Field(description="Whether the live version holds it.")
+    report: dict[str, Any] | None

@@ -1,0 +1,246 @@
+"""Registered models, their versions and what administrators do with them, on the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from service.schemas.base import Answer, FilledText, Identifier, RequestBody
+from service.schemas.edits import GateBody, ProgressView, Status
+
+
+class RegisterModel(RequestBody):
+    """A base model to serve and edit, by hub id or folder."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "smollm2-135m-instruct",
+                    "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
+                    "revision": "main",
+                    "gate": {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1},
+                }
+            ]
+        }
+    )
+
+    id: Identifier = Field(description="Name of the model in this service.")
+    source: FilledText = Field(
+        max_length=1024, description="Hub id, or folder that API and workers can read."
+    )
+    revision: FilledText | None = Field(None, max_length=256, description="Revision of a hub id.")
+    modules: list[FilledText] | None = Field(
+        None, min_length=1, max_length=512, description="Names of the edited modules; null takes the default."
+    )
+    editor: FilledText | None = Field(
+        None,
+        max_length=1024,
+        description="Editor file; without one, the worker calibrates an untrained editor.",
+    )
+    gate: GateBody | None = Field(None, description="Default gate of this model's edit sets.")
+
+
+class EditorView(Answer):
+    """The editor of a model."""
+
+    digest: str
+    card: dict[str, Any] | None
+
+
+class ModelView(Answer):
+    """A registered model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "smollm2-135m-instruct",
+                    "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
+                    "revision": None,
+                    "status": "ready",
+                    "architecture": "LlamaForCausalLM",
+                    "context_length": 8192,
+                    "modules": ["model.layers.20.mlp.down_proj"],
+                    "digest": "sha256:9f…",
+                    "gate": {"edit_success": 0.9},
+                    "live_version": 4,
+                    "aliases": {"live": 4},
+                    "editor": {"digest": "sha256:1c…", "card": {"trained": False}},
+                    "created_at": "2026-01-05T10:00:00Z",
+                    "created_by": "admin",
+                    "error": None,
+                }
+            ]
+        }
+    )
+
+    id: str
+    source: str
+    revision: str | None
+    status: Literal["preparing", "ready", "failed"]
+    architecture: str
+    context_length: int
+    modules: list[str]
+    digest: str
+    gate: dict[str, Any]
+    live_version: int | None
+    aliases: dict[str, int]
+    editor: EditorView | None
+    created_at: datetime
+    created_by: str
+    error: dict[str, Any] | None
+
+
+class VersionView(Answer):
+    """One version of a model: base + delta of a stated set of facts."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "smollm2-135m-instruct",
+                    "number": 4,
+                    "parent": 3,
+                    "kind": "edit",
+                    "restores": None,
+                    "live_fact_count": 40,
+                    "edit_sets": ["set_01k9"],
+                    "delta_digest": "sha256:0b…",
+                    "weights_digest": "sha256:77…",
+                    "base_digest": "sha256:9f…",
+                    "editor_digest": "sha256:1c…",
+                    "hash": "sha256:5d…",
+                    "previous_hash": "sha256:41…",
+                    "aliases": ["live"],
+                    "gate_met": True,
+                    "report": {"edit_success": 1.0},
+                    "created_at": "2026-01-05T10:00:00Z",
+                    "created_by": "ann",
+                    "reason": None,
+                }
+            ]
+        }
+    )
+
+    model: str
+    number: int
+    parent: int | None = Field(description="The version that was live when this one was made.")
+    kind: Literal["base", "edit", "rollback", "withdraw"]
+    restores: int | None = Field(description="For a rollback: the version whose weights it has.")
+    live_fact_count: int
+    edit_sets: list[str]
+    delta_digest: str | None = Field(description="Null for the empty delta.")
+    weights_digest: str | None
+    base_digest: str
+    editor_digest: str
+    hash: str
+    previous_hash: str | None
+    aliases: list[str]
+    gate_met: bool
+    report: dict[str, Any] | None
+    created_at: datetime
+    created_by: str
+    reason: str | None
+
+
+class WithdrawalView(Answer):
+    """A withdrawal whose version is being computed."""
+
+    id: str
+    model: str
+    status: Status
+    edit_sets: list[str]
+    facts: list[str]
+    reason: str
+    progress: ProgressView | None
+    version: int | None
+    created_at: datetime
+    created_by: str
+    finished_at: datetime | None
+    error: dict[str, Any] | None
+
+
+class WithdrawBody(RequestBody):
+    """What to take out of the live version."""
+
+    edit_sets: list[FilledText] = Field(default_factory=list, max_length=10_000)
+    facts: list[FilledText] = Field(
+        default_factory=list, max_length=10_000, description="Ids of single facts."
+    )
+
+    @model_validator(mode="after")
+    def names_something(self) -> WithdrawBody:
+        """Refuse a withdrawal of nothing.
+
+        Raises:
+            ValueError: if both lists are empty.
+        """
+        if not self.edit_sets and not self.facts:
+            raise ValueError("name at least one of edit_sets and facts")
+        return self
+
+
+class RollbackBody(RequestBody):
+    """Go back to a version, or withdraw edit sets and single facts: either makes a new version."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"to_version": 7, "reason": "The source was retracted"},
+                {"withdraw": {"edit_sets": ["set_01k9"], "facts": []}, "reason": "The source was retracted"},
+            ]
+        }
+    )
+
+    to_version: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="Version whose weights to have again."
+    )
+    withdraw: WithdrawBody | None = None
+    reason: FilledText
+
+    @model_validator(mode="after")
+    def says_one_thing(self) -> RollbackBody:
+        """Refuse both, and neither.
+
+        Raises:
+            ValueError: unless exactly one of `to_version` and `withdraw` is there.
+        """
+        if (self.to_version is None) == (self.withdraw is None):
+            raise ValueError("give exactly one of to_version and withdraw")
+        return self
+
+
+class AliasBody(RequestBody):
+    """Where an alias points."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"version": 7}, {"version": 8, "force": True, "reason": "Reviewed by hand"}]
+        }
+    )
+
+    version: int = Field(ge=0, le=2**31 - 1)
+    force: bool = Field(False, description="Promote a version that did not meet its gate; needs a reason.")
+    reason: FilledText | None = None
+
+    @model_validator(mode="after")
+    def force_has_reason(self) -> AliasBody:
+        """Refuse force without a reason.
+
+        Raises:
+            ValueError: if `force` is set and `reason` is not.
+        """
+        if self.force and self.reason is None:
+            raise ValueError("force needs a reason")
+        return self
+
+
+class AliasView(Answer):
+    """An alias of a model's version."""
+
+    model: str
+    name: str
+    version: int

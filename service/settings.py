@@ -1,0 +1,40 @@
+"""Settings of the HTTP service, read from `ERRATA_*` variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """What the HTTP service can be told; every field is the variable `ERRATA_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="ERRATA_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address that the HTTP service listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP service; 0 takes a free one.")
+    admin_key: SecretStr | None = Field(
+        None, description="The first admin key. Without it, one is made at first start and printed once."
+    )
+    admin_key_file: Path = Field(
+        Path(".errata/admin.key"),
+        description="Where an admin key that was made at first start is kept, readable by its owner only.",
+    )
+    max_facts: int = Field(10_000, ge=1, description="Most facts of one edit set.")
+    max_body_bytes: int = Field(
+        16 * 1024 * 1024, ge=1024, description="Largest request body in bytes, checked before it is parsed."
+    )
+    max_prompt_chars: int = Field(8192, ge=1, description="Longest prompt, rephrasing or locality prompt.")
+    max_target_chars: int = Field(2048, ge=1, description="Longest target or subject of a fact.")
+    max_note_chars: int = Field(4000, ge=1, description="Longest note, reason or name.")
+    max_rephrasings: int = Field(32, ge=0, description="Most rephrasings of one fact.")
+    max_locality: int = Field(32, ge=0, description="Most locality prompts of one fact.")
+    max_new_tokens: int = Field(1024, ge=1, description="Most tokens that one generation may ask for.")
+    max_compared_versions: int = Field(8, ge=1, description="Most versions that one generation may compare.")
+    max_generations: int = Field(
+        64, ge=1, description="Generations that one API process waits for at once; more are answered 429."
+    )
+    request_threads: int = Field(40, ge=1, description="Threads of the API process that answer requests.")
+    metrics_public: bool = Field(False, description="Whether GET /metrics answers without a key.")

@@ -1,0 +1,70 @@
+"""What an application does beside answering: its first key, the relay, and warm tokenizers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from broker.relay import Relay
+from ledger.errors import LedgerError
+from service import admin_key
+from service.context import Services
+from service.paging import every
+from service.problems import Problem
+
+logger = logging.getLogger(__name__)
+RETRY_S = 1.0
+
+
+class Background:
+    """Starts what needs the ledger, now or as soon as the ledger is there."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._relay = Relay(services.ledger, services.redis)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """See to the admin key, then start the relay and warm the tokenizers in a thread.
+
+        Without a ledger the service starts all the same, answers 503, and tries again each second.
+        """
+        keyed = self._ensure_key()
+        self._relay.start()
+        self._thread = threading.Thread(target=self._run, args=(keyed,), name="startup", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the relay and the thread."""
+        self._stopping.set()
+        self._relay.stop()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    def _ensure_key(self) -> bool:
+        try:
+            admin_key.ensure(self._services.ledger, self._services.settings)
+        except (LedgerError, SQLAlchemyError) as error:
+            logger.warning("No admin key yet, as the ledger is not usable: %s", error)
+            return False
+        return True
+
+    def _run(self, keyed: bool) -> None:
+        while not keyed and not self._stopping.wait(RETRY_S):
+            keyed = self._ensure_key()
+        try:
+            self._warm()
+        except (LedgerError, SQLAlchemyError) as error:
+            logger.warning("Tokenizers are loaded at first use instead: %s", error)
+
+    def _warm(self) -> None:
+        for model in every(self._services.ledger.list_models):
+            if self._stopping.is_set():
+                return
+            try:
+                self._services.tokenizers.get(model)
+            except Problem as problem:
+                logger.warning("%s", problem.detail)

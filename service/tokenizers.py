@@ -1,0 +1,76 @@
+"""Tokenizers of the registered models: loaded once, shared by all requests, one at a time each."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from ledger.records import ModelRecord
+from malmen_core.errors import CoreError
+from malmen_core.facts import Fact
+from malmen_core.tokens import FactProblem, check_facts, encode_prompt, load_tokenizer
+from service.problems import Problem
+
+logger = logging.getLogger(__name__)
+WARMING = Fact("The capital of Australia is", "Canberra")
+
+
+class ModelTokenizer:
+    """One model's tokenizer behind a lock: fast tokenizers do not bear being used by two threads at once."""
+
+    def __init__(self, tokenizer: Any, context_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+        self._lock = threading.Lock()
+
+    def check(self, facts: Sequence[Fact]) -> list[FactProblem]:
+        """What the model could not be given of these facts."""
+        with self._lock:
+            return check_facts(self._tokenizer, facts, self._context_length)
+
+    def count(self, prompt: str) -> int:
+        """How many tokens the model would read."""
+        with self._lock:
+            return len(encode_prompt(self._tokenizer, prompt))
+
+
+class TokenizerCache:
+    """The tokenizers of all models that were asked for."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[str, str], ModelTokenizer] = {}
+        self._loading: dict[tuple[str, str], threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def get(self, model: ModelRecord) -> ModelTokenizer:
+        """The model's tokenizer, loaded at first use.
+
+        Raises:
+            Problem: tokenizer-unavailable, if this process cannot read the model's files.
+        """
+        key = (model.id, model.digest)
+        found = self._loaded.get(key)
+        if found is not None:
+            return found
+        with self._lock:
+            loading = self._loading.setdefault(key, threading.Lock())
+        with loading:
+            if key not in self._loaded:
+                self._loaded[key] = _load(model)
+        return self._loaded[key]
+
+
+def _load(model: ModelRecord) -> ModelTokenizer:
+    try:
+        tokenizer = ModelTokenizer(load_tokenizer(model.source, model.revision), model.context_length)
+    except CoreError as error:
+        logger.error("The tokenizer of model %s cannot be read: %s", model.id, error)
+        detail = (
+            f"The service cannot read the tokenizer of model {model.id!r} at the moment. "
+            "Try again later; the operator must make the model's files readable for the API process."
+        )
+        raise Problem("tokenizer-unavailable", detail) from error
+    tokenizer.check([WARMING])
+    return tokenizer

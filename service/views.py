@@ -1,0 +1,167 @@
+"""From the ledger's records to what clients see."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from ledger.records import (
+    EditSetRecord,
+    FactRecord,
+    Json,
+    KeyRecord,
+    LedgerCheck,
+    ModelRecord,
+    Progress,
+    VersionRecord,
+    WithdrawalRecord,
+)
+from service.schemas.edits import Accepted, EditSetView, FactView, ProgressView
+from service.schemas.health import LedgerCheckView, LedgerProblemView
+from service.schemas.keys import KeyView, Scope
+from service.schemas.models import EditorView, ModelView, VersionView, WithdrawalView
+
+
+def _plain(value: Json | None) -> dict[str, Any] | None:
+    return None if value is None else dict(value)
+
+
+def _progress(progress: Progress | None) -> ProgressView | None:
+    if progress is None:
+        return None
+    return ProgressView(stage=progress.stage, done=progress.done, total=progress.total)
+
+
+def accepted(record: EditSetRecord) -> Accepted:
+    """What `POST /edits` answers: nothing that changes afterwards, so that a repeat gives the same."""
+    return Accepted(
+        id=record.id,
+        model=record.model_id,
+        status="queued",
+        fact_count=record.fact_count,
+        promote=record.promote,
+        note=record.note,
+        created_at=record.created_at,
+    )
+
+
+def edit_set(record: EditSetRecord) -> EditSetView:
+    """An edit set as it stands."""
+    return EditSetView(
+        id=record.id,
+        model=record.model_id,
+        status=record.status,
+        fact_count=record.fact_count,
+        promote=record.promote,
+        gate=_plain(record.gate),
+        edit_on_rephrasings=record.edit_on_rephrasings,
+        note=record.note,
+        progress=_progress(record.progress),
+        version=record.version,
+        created_at=record.created_at,
+        created_by=record.created_by,
+        finished_at=record.finished_at,
+        report=_plain(record.report),
+        error=_plain(record.error),
+    )
+
+
+def fact(record: FactRecord) -> FactView:
+    """One fact with its report."""
+    return FactView(
+        id=record.id,
+        position=record.position,
+        prompt=record.prompt,
+        target=record.target,
+        subject=record.subject,
+        rephrasings=list(record.rephrasings),
+        locality=[dict(probe) for probe in record.locality],
+        live=record.live,
+        report=_plain(record.report),
+    )
+
+
+def model(record: ModelRecord) -> ModelView:
+    """A registered model."""
+    editor = None
+    if record.editor_digest is not None:
+        editor = EditorView(digest=record.editor_digest, card=_plain(record.editor_card))
+    return ModelView(
+        id=record.id,
+        source=record.source,
+        revision=record.revision,
+        status=record.status,
+        architecture=record.architecture,
+        context_length=record.context_length,
+        modules=list(record.modules),
+        digest=record.digest,
+        gate=dict(record.gate),
+        live_version=record.live_version,
+        aliases=dict(record.aliases),
+        editor=editor,
+        created_at=record.created_at,
+        created_by=record.created_by,
+        error=_plain(record.error),
+    )
+
+
+def version(record: VersionRecord) -> VersionView:
+    """One version."""
+    return VersionView(
+        model=record.model_id,
+        number=record.number,
+        parent=record.parent,
+        kind=record.kind,
+        restores=record.restores,
+        live_fact_count=record.live_fact_count,
+        edit_sets=list(record.edit_sets),
+        delta_digest=record.delta_digest,
+        weights_digest=record.weights_digest,
+        base_digest=record.base_digest,
+        editor_digest=record.editor_digest,
+        hash=record.hash,
+        previous_hash=record.previous_hash,
+        aliases=sorted(record.aliases),
+        gate_met=record.gate_met,
+        report=_plain(record.report),
+        created_at=record.created_at,
+        created_by=record.created_by,
+        reason=record.reason,
+    )
+
+
+def withdrawal(record: WithdrawalRecord) -> WithdrawalView:
+    """A withdrawal on its way."""
+    return WithdrawalView(
+        id=record.id,
+        model=record.model_id,
+        status=record.status,
+        edit_sets=list(record.edit_set_ids),
+        facts=list(record.fact_ids),
+        reason=record.reason,
+        progress=_progress(record.progress),
+        version=record.version,
+        created_at=record.created_at,
+        created_by=record.created_by,
+        finished_at=record.finished_at,
+        error=_plain(record.error),
+    )
+
+
+def key(record: KeyRecord) -> KeyView:
+    """A key without its secret."""
+    return KeyView(
+        id=record.id,
+        name=record.name,
+        scopes=sorted(cast("frozenset[Scope]", record.scopes)),
+        created_at=record.created_at,
+        created_by=record.created_by,
+        revoked_at=record.revoked_at,
+    )
+
+
+def ledger_check(check: LedgerCheck) -> LedgerCheckView:
+    """The result of walking the ledger."""
+    found = [LedgerProblemView(kind=p.kind, object=p.object, detail=p.detail) for p in check.problems]
+    return LedgerCheckView(
+        ok=check.ok, versions=check.versions, edit_sets=check.edit_sets, blobs=check.blobs, problems=found
+    )

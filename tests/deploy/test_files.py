@@ -1,0 +1,155 @@
+"""What the image and the compose file promise, read from them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from errata.catalogue import all_settings
+from errata.health import main as health
+from tests.deploy import compose, dockerfile
+from tests.deploy.compose import ROOT
+
+GIVEN = {"POSTGRES_PASSWORD": "pg", "REDIS_PASSWORD": "rd", "ERRATA_ADMIN_KEY": "key"}
+OURS = ("migrate", "api", "register", "worker", "worker-gpu")
+LONG_RUNNING = ("postgres", "redis", "api", "worker", "worker-gpu")
+
+
+@pytest.fixture
+def stages() -> list[dockerfile.Stage]:
+    return dockerfile.read(ROOT / "Dockerfile")
+
+
+@pytest.fixture
+def file() -> compose.Compose:
+    return compose.load(GIVEN)
+
+
+def test_the_image_is_built_in_stages_and_does_not_run_as_root(stages: list[dockerfile.Stage]) -> None:
+    build, final = stages
+    assert build.base.endswith(" AS build")
+    assert final.arguments("USER")[-1] not in ("root", "0")
+    assert "--from=build" in final.arguments("COPY")[0]
+    assert not any("pip" in argument for argument in final.arguments("RUN"))
+
+
+def test_the_image_has_a_health_check_and_starts_the_api(stages: list[dockerfile.Stage]) -> None:
+    check = stages[-1].arguments("HEALTHCHECK")
+    assert check[0].endswith('CMD ["python", "-m", "errata.health", "api"]')
+    assert stages[-1].command() == ["python", "-m", "service"]
+
+
+def test_cpu_and_gpu_are_a_build_argument(stages: list[dockerfile.Stage]) -> None:
+    assert "VARIANT=cpu" in stages[0].arguments("ARG")
+    [torch] = [argument for argument in stages[0].arguments("RUN") if "torch" in argument]
+    assert re.search(r"cpu\) .*--index-url \"\$TORCH_CPU_INDEX\"", torch)
+    assert re.search(r"gpu\) .*install -c constraints\.txt torch", torch)
+
+
+def test_the_image_has_every_package_and_all_that_is_copied_exists(stages: list[dockerfile.Stage]) -> None:
+    sources = [word for argument in stages[0].arguments("COPY") for word in argument.split()[:-1]]
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    assert packages <= set(sources)
+    assert [name for name in sources if not (ROOT / name).exists()] == []
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert not set(sources) & set(ignored)
+
+
+def test_files_that_come_with_packages_are_shipped() -> None:
+    """The packaged examples are a link, so the image needs the folder that it points to."""
+    link = ROOT / "errata" / "data" / "facts.jsonl"
+    assert link.resolve() == (ROOT / "examples" / "facts.jsonl").resolve()
+
+
+def test_every_setting_that_is_used_exists(stages: list[dockerfile.Stage], file: compose.Compose) -> None:
+    known = {setting.name for setting in all_settings({})}
+    used = set(stages[-1].environment())
+    for service in file.services:
+        used |= set(file.environment(service))
+    used |= set(re.findall(r"ERRATA_[A-Z_]+", (ROOT / "docker-compose.yml").read_text()))
+    assert {name for name in used if name.startswith("ERRATA_")} - known == {"ERRATA_PUBLISH"}
+
+
+def test_our_containers_run_one_image_without_privileges(file: compose.Compose) -> None:
+    for name in OURS:
+        service = file.services[name]
+        assert service["image"] == "errata:cpu"
+        assert service["cap_drop"] == ["ALL"]
+        assert "user" not in service
+        assert "privileged" not in service
+
+
+def test_whatever_keeps_running_has_a_health_check(file: compose.Compose) -> None:
+    for name in LONG_RUNNING:
+        assert file.check(name)
+        assert file.services[name]["restart"] == "unless-stopped"
+
+
+def test_the_start_is_ordered_by_health(file: compose.Compose) -> None:
+    done, healthy = "service_completed_successfully", "service_healthy"
+    assert file.order("migrate") == {"postgres": healthy}
+    assert file.order("api") == {"migrate": done, "redis": healthy}
+    assert file.order("register") == {"api": healthy}
+    assert file.order("worker") == file.order("worker-gpu") == {"register": done, "redis": healthy}
+
+
+def test_one_shot_steps_are_not_restarted(file: compose.Compose) -> None:
+    assert file.services["migrate"]["restart"] == file.services["register"]["restart"] == "no"
+
+
+def test_the_gpu_worker_is_behind_a_profile_and_asks_for_a_device(file: compose.Compose) -> None:
+    worker = file.services["worker-gpu"]
+    assert worker["profiles"] == ["gpu"]
+    [device] = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert file.environment("worker-gpu")["ERRATA_DEVICE"] == "cuda"
+    assert file.environment("worker")["ERRATA_DEVICE"] == "cpu"
+
+
+def test_all_state_is_on_named_volumes(file: compose.Compose) -> None:
+    mounted = {
+        str(volume).split(":")[0]
+        for service in file.services.values()
+        for volume in service.get("volumes", [])
+    }
+    assert mounted == set(file.volumes) == {"postgres", "redis", "blobs", "models"}
+
+
+def test_redis_wants_a_password_and_nothing_but_the_api_is_published(file: compose.Compose) -> None:
+    command = file.command("redis")
+    assert command[command.index("--requirepass") + 1] == "rd"
+    assert [name for name, service in file.services.items() if "ports" in service] == ["api"]
+    assert file.services["api"]["ports"] == ["127.0.0.1:8000:8000"]
+
+
+@pytest.mark.parametrize("missing", sorted(GIVEN))
+def test_without_a_secret_nothing_starts(missing: str) -> None:
+    with pytest.raises(KeyError, match=missing):
+        compose.load({name: value for name, value in GIVEN.items() if name != missing})
+
+
+def test_no_secret_stands_in_the_files() -> None:
+    text = (ROOT / "docker-compose.yml").read_text() + (ROOT / "Dockerfile").read_text()
+    assert not re.search(r"(?i)(password|key)[A-Z_]*[:=] *[\"']?[a-z0-9]{6,}", text)
+
+
+def test_a_health_check_of_an_unknown_role_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert health(["nobody"]) == 2
+    assert "api|worker" in capsys.readouterr().err
+
+
+def test_a_health_check_without_a_service_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERRATA_PORT", "9")
+    assert health(["api"]) == 1
+    monkeypatch.setenv("ERRATA_REDIS_URL", "redis://127.0.0.1:9/0")
+    monkeypatch.setenv("ERRATA_MODEL", "m")
+    assert health(["worker"]) == 1
+
+
+def test_paths_of_the_image_are_made_for_its_user(stages: list[dockerfile.Stage]) -> None:
+    made = " ".join(stages[-1].arguments("RUN"))
+    for name, value in stages[-1].environment().items():
+        if name.startswith("ERRATA_") and value.startswith("/"):
+            assert value in made or str(Path(value).parent) in made

@@ -1,0 +1,216 @@
+"""The command line without a service: usage, settings, files, and what is said when nothing runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from errata.catalogue import MASK, all_settings, masked
+from errata.cli import assemble
+from errata.client import Refused
+from errata.demo import Answer, report_checks, require_applied, rollback_checks
+from errata.errors import DemoFailed, InputFileError
+from errata.facts_file import example_facts, parse_facts, read_facts
+from errata.render import one_line
+from tests.errata.running import ROOT, errata
+
+COMMANDS = {
+    "up",
+    "demo",
+    "edit",
+    "generate",
+    "versions",
+    "rollback",
+    "register",
+    "worker",
+    "migrate",
+    "settings",
+}
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setenv("ERRATA_DATA_DIR", str(tmp_path / "none"))
+    for name in ("ERRATA_URL", "ERRATA_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    return CliRunner()
+
+
+def test_every_command_is_there_and_has_json() -> None:
+    found = {
+        command.name or command.callback.__name__: command
+        for command in assemble().registered_commands
+        if command.callback
+    }
+    assert set(found) >= COMMANDS
+
+
+def test_the_command_line_loads_neither_torch_nor_transformers() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from errata.cli import assemble; assemble(); "
+        "import errata.stack, errata.supervisor, errata.catalogue; errata.catalogue.all_settings(); "
+        "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["generate"],
+        ["rollback", "x", "--reason", "r"],
+        ["rollback", "0"],
+        ["up", "--port", "x"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(runner: CliRunner, arguments: list[str]) -> None:
+    assert runner.invoke(assemble(), arguments).exit_code == 2
+
+
+def test_a_client_command_without_a_stack_says_how_to_start_one(runner: CliRunner) -> None:
+    done = runner.invoke(assemble(), ["versions"])
+    assert done.exit_code == 1
+    assert "errata up" in done.stderr
+    done = runner.invoke(assemble(), ["versions", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["error"]["code"] == "no-stack"
+
+
+def test_a_service_that_does_not_answer_is_named(runner: CliRunner) -> None:
+    done = runner.invoke(assemble(), ["versions", "--url", "http://127.0.0.1:9", "--key", "k"])
+    assert done.exit_code == 1
+    assert "http://127.0.0.1:9" in done.stderr
+
+
+def test_an_address_without_a_key_asks_for_one(runner: CliRunner) -> None:
+    done = runner.invoke(assemble(), ["versions", "--url", "http://127.0.0.1:9"])
+    assert done.exit_code == 1
+    assert "ERRATA_KEY" in done.stderr
+
+
+def test_migrate_without_a_database_names_the_setting(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ERRATA_DATABASE_URL", raising=False)
+    done = runner.invoke(assemble(), ["migrate"])
+    assert done.exit_code == 1
+    assert "ERRATA_DATABASE_URL" in done.stderr
+
+
+def test_migrate_applies_what_is_lacking(database_url: str) -> None:
+    done = errata("migrate", "--json", ERRATA_DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["revision"]
+
+
+def test_settings_are_listed_with_meaning_and_secrets_masked(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERRATA_ADMIN_KEY", "very-secret")
+    monkeypatch.setenv("ERRATA_DATABASE_URL", "postgresql://me:very-secret@db/errata")
+    monkeypatch.setenv("ERRATA_REDIS_URL", "redis://:very-secret@cache/0")
+    text = runner.invoke(assemble(), ["settings"])
+    listed = runner.invoke(assemble(), ["settings", "--json"])
+    assert text.exit_code == listed.exit_code == 0
+    assert "very-secret" not in text.stdout + listed.stdout
+    items = {item["name"]: item for item in json.loads(listed.stdout)["items"]}
+    assert items["ERRATA_DATABASE_URL"]["value"] == f"postgresql://me:{MASK}@db/errata"
+    assert items["ERRATA_REDIS_URL"]["value"] == f"redis://:{MASK}@cache/0"
+    assert items["ERRATA_ADMIN_KEY"]["value"] == MASK
+    assert items["ERRATA_PORT"]["default"] == "8000"
+    assert items["ERRATA_DATABASE_URL"]["default"] is None
+
+
+def test_every_setting_has_a_meaning() -> None:
+    assert [setting.name for setting in all_settings({}) if not setting.meaning] == []
+
+
+def test_what_is_masked() -> None:
+    assert masked("ERRATA_KEY", "x") == MASK
+    assert masked("ERRATA_ADMIN_KEY_FILE", "/etc/key") == "/etc/key"
+    assert masked("ERRATA_URL", "http://host:80") == "http://host:80"
+
+
+def test_facts_are_read_line_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "facts.jsonl"
+    file.write_text('{"prompt": "a", "target": "b\\u2028c"}\n\n{"prompt": "c", "target": "d"}\n')
+    assert [fact["prompt"] for fact in read_facts(file)] == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "no facts"), ("{}\n{", "line 2 is not JSON"), ("[1]", "line 1 is not a JSON object")],
+)
+def test_bad_lines_are_named(text: str, words: str) -> None:
+    with pytest.raises(InputFileError, match=words):
+        parse_facts(text, "facts.jsonl")
+
+
+def test_a_bad_file_is_exit_code_1(runner: CliRunner, tmp_path: Path) -> None:
+    done = runner.invoke(assemble(), ["edit", str(tmp_path / "missing.jsonl")])
+    assert done.exit_code == 1
+    assert "missing.jsonl" in done.stderr
+
+
+def test_the_packaged_examples_are_those_of_the_repository() -> None:
+    packaged = ROOT / "errata" / "data" / "facts.jsonl"
+    assert packaged.read_bytes() == (ROOT / "examples" / "facts.jsonl").read_bytes()
+    assert len(example_facts()) >= 25
+
+
+def test_a_problem_is_shown_with_its_fields() -> None:
+    problem = {
+        "title": "Bad facts",
+        "detail": "Two are wrong.",
+        "errors": [{"pointer": "/facts/3", "detail": "empty"}],
+    }
+    refusal = Refused(problem, 422)
+    assert refusal.message == "Bad facts: Two are wrong. (HTTP 422)"
+    assert refusal.details == ("/facts/3: empty",)
+
+
+def test_text_for_one_line() -> None:
+    assert one_line(" a\n b ", 10) == "a b"
+    assert one_line("abcdef", 4) == "abc…"
+
+
+OLD = {"weights_digest": "sha256:1"}
+
+
+def test_a_rollback_that_gave_everything_back() -> None:
+    answers = [Answer("x", "sha256:1"), Answer("y", "sha256:1")]
+    assert all(check.held for check in rollback_checks(answers, list(answers), OLD, OLD))
+
+
+@pytest.mark.parametrize(
+    ("after", "new"),
+    [
+        (Answer("z", "sha256:1"), OLD),
+        (Answer("x", "sha256:2"), OLD),
+        (Answer("x", "sha256:1"), {"weights_digest": "sha256:2"}),
+        (Answer("x", None), OLD),
+    ],
+)
+def test_a_rollback_that_did_not(after: Answer, new: dict[str, str]) -> None:
+    assert not all(check.held for check in rollback_checks([Answer("x", "sha256:1")], [after], OLD, new))
+
+
+def test_measures_against_what_is_promised() -> None:
+    good = {"generation_success": 0.9, "locality": 0.9, "perplexity_ratio": 1.05}
+    assert all(check.held for check in report_checks(good))
+    for name, value in (("generation_success", 0.89), ("locality", None), ("perplexity_ratio", 1.06)):
+        assert not all(check.held for check in report_checks({**good, name: value}))
+
+
+def test_the_demo_stops_at_an_edit_set_that_was_not_applied() -> None:
+    require_applied({"status": "applied"})
+    with pytest.raises(DemoFailed, match="rejected"):
+        require_applied({"status": "rejected", "report": {"edit_success": 0.1}})

@@ -1,0 +1,148 @@
+"""The embedded stack as a user runs it, with a tiny model on real servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import servers
+from tests.errata.running import Up, errata, eventually, processes_of
+
+pytestmark = pytest.mark.stack
+
+FACT = {
+    "prompt": "The capital of Australia is",
+    "target": "Canberra",
+    "subject": "Australia",
+    "rephrasings": ["Australia's capital city is"],
+    "locality": [{"prompt": "The capital of Peru is"}],
+}
+OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stack")
+
+
+@pytest.fixture(scope="module")
+def up(data_dir: Path, tiny_folder: Path) -> Iterator[Up]:
+    running = Up(data_dir, ["--model", str(tiny_folder)], {})
+    yield running
+    running.end(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def announced(up: Up) -> dict[str, Any]:
+    """What it printed once its API answered and its model was ready."""
+    document = up.next_document()
+    assert up.next_document() == {"model": "tiny", "status": "ready"}
+    return document
+
+
+def test_it_says_where_everything_is(up: Up, announced: dict[str, Any], data_dir: Path) -> None:
+    assert announced["docs"] == announced["url"] + "/docs"
+    assert announced["data_dir"] == str(data_dir)
+    key_file = Path(announced["key_file"])
+    assert key_file.stat().st_mode & 0o077 == 0
+    assert set(up.children()) >= {"postgres", "valkey-server", "service", "worker"}
+    assert up.json("versions")["items"][0]["kind"] == "base"
+
+
+def test_a_second_one_is_told_of_the_first(up: Up, announced: dict[str, Any]) -> None:
+    second = up.run("up", "--port", "0")
+    assert second.returncode == 1
+    assert announced["url"] in second.stderr
+    assert "--data-dir" in second.stderr
+
+
+def test_a_client_command_shows_a_refusal_readably(up: Up, announced: dict[str, Any]) -> None:
+    refused = up.run("generate", "x", "--version", "99")
+    assert refused.returncode == 1
+    assert "99" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_wrong_key_is_refused(up: Up, announced: dict[str, Any]) -> None:
+    refused = up.run("versions", "--key", "wrong", "--json")
+    assert refused.returncode == 1
+    assert json.loads(refused.stdout)["error"]["message"].endswith("(HTTP 401)")
+
+
+def test_a_killed_child_is_started_again(up: Up, announced: dict[str, Any]) -> None:
+    first = up.children()["service"]
+    os.kill(first.pid, signal.SIGKILL)
+    eventually("a new API", lambda: up.children().get("service", first).pid != first.pid)
+    eventually("its answer", lambda: up.run("versions").returncode == 0, 60)
+
+
+def test_a_file_of_facts_is_edited_asked_and_rolled_back(
+    up: Up, announced: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "facts.jsonl"
+    file.write_text(json.dumps(FACT) + "\n")
+    gate = json.dumps(OPEN_GATE)
+    edit = up.json("edit", str(file), "--wait", "--gate", gate, "--idempotency-key", "one")
+    assert (edit["status"], edit["fact_count"], edit["version"]) == ("applied", 1, 1)
+    assert up.json("edit", str(file), "--gate", gate, "--idempotency-key", "one")["id"] == edit["id"]
+    both = up.json("generate", FACT["prompt"], "--version", "base", "--version", "live")["items"]  # type: ignore[arg-type]
+    assert [answer["version"] for answer in both] == [0, 1]
+    assert both[0]["weights_digest"] != both[1]["weights_digest"]
+    version = up.json("rollback", "0", "--reason", "test")
+    assert (version["kind"], version["number"]) == ("rollback", 2)
+    again = up.json("generate", str(FACT["prompt"]))
+    assert again["version"] == 2
+    assert (again["text"], again["weights_digest"]) == (both[0]["text"], both[0]["weights_digest"])
+    assert up.run("versions").stdout.count("rollback") == 1
+
+
+def test_the_terminate_signal_stops_everything(up: Up, announced: dict[str, Any], data_dir: Path) -> None:
+    assert len(processes_of(data_dir)) >= 5
+    assert up.end(signal.SIGTERM) == 0
+    assert processes_of(data_dir) == []
+    assert up.note_gone()
+    assert not (data_dir / "run").exists()
+
+
+def test_everything_is_there_after_a_restart(up: Up, data_dir: Path, tiny_folder: Path) -> None:
+    """And a supervisor that is killed takes all with it."""
+    assert up.process.poll() is not None
+    again = Up(data_dir, ["--model", str(tiny_folder)], {})
+    try:
+        again.next_document()
+        assert again.next_document()["status"] == "ready"
+        kinds = [version["kind"] for version in again.json("versions")["items"]]
+        assert sorted(kinds) == ["base", "edit", "rollback"]
+        assert again.json("generate", str(FACT["prompt"]), "--version", "1")["version"] == 1
+    finally:
+        again.end(signal.SIGKILL)
+    eventually("the end of all processes", lambda: processes_of(data_dir) == [])
+
+
+def test_servers_that_are_given_are_used_and_left_alone(tmp_path: Path, tiny_folder: Path) -> None:
+    with servers.postgres() as postgres, servers.valkey() as valkey, postgres.database("template1") as url:
+        given = {"ERRATA_DATABASE_URL": url, "ERRATA_REDIS_URL": str(valkey.connection_url)}
+        up = Up(tmp_path, ["--model", str(tiny_folder)], given)
+        try:
+            assert up.next_document()["model"] == "tiny"
+            assert set(up.children()) == {"service", "worker"}
+        finally:
+            assert up.end(signal.SIGINT) == 0
+        assert processes_of(tmp_path) == []
+        assert valkey.is_running()
+
+
+def test_a_model_that_cannot_be_loaded_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = errata(
+        *("up", "--port", "0", "--model", str(tmp_path / "empty")), ERRATA_DATA_DIR=str(tmp_path / "data")
+    )
+    assert done.returncode == 1
+    assert "empty" in done.stderr
+    assert processes_of(tmp_path / "data") == []

@@ -1,0 +1,84 @@
+"""``errata calibrate`` and ``errata train`` on a tiny checkpoint, through the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from errata.cli import assemble
+from malmen_core.base import BaseModel
+from malmen_core.editor import Editor
+from tests.malmen_core.test_train import facts, start_for
+from tests.tiny import save_tiny
+
+torch.set_num_threads(1)
+
+
+def run(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
+    result = CliRunner().invoke(assemble(), [*map(str, arguments), "--json"])
+    assert result.exit_code == code, result.output
+    document: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return document
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def facts_file(tmp_path: Path) -> Path:
+    path = tmp_path / "facts.jsonl"
+    path.write_text("".join(json.dumps({**asdict(fact), "true_target": "?"}) + "\n" for fact in facts()))
+    return path
+
+
+@pytest.fixture
+def editor_file(model: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "start.safetensors"
+    start_for(BaseModel.load(str(model), device="cpu")).save(path)
+    return path
+
+
+def test_calibrate_writes_an_editor_that_fits(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "editor.safetensors"
+    document = run("calibrate", "--model", model, "--out", out, "--device", "cpu")
+    editor = Editor.load(out)
+    editor.check_fits(BaseModel.load(str(model), device="cpu").info)
+    assert document["digest"] == editor.digest
+
+
+def test_train_then_resume(model: Path, facts_file: Path, editor_file: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "editor.safetensors", tmp_path / "run"
+    options: list[str | Path] = ["train", "--model", model, "--facts", facts_file, "--out", out, "--checkpoint", folder]
+    options += ["--batch", "4", "--validation-facts", "4", "--validate-every", "2", "--device", "cpu"]
+    first = run(*options, "--editor", editor_file, "--steps", "2")
+    assert first["card"]["data"]["file"] == "facts.jsonl"
+    assert first["card"]["steps"] == 2
+    again = run(*options, "--resume", "--steps", "3")
+    assert again["card"]["steps"] == 3
+    assert Editor.load(out).digest == again["digest"]
+    assert again["card"]["start"] == first["card"]["start"]
+    refused = run(*options, "--editor", editor_file, "--steps", "2", code=1)
+    assert refused["error"]["code"] == "checkpoint-mismatch"
+
+
+def test_train_refuses_what_it_cannot_use(
+    model: Path, facts_file: Path, editor_file: Path, tmp_path: Path
+) -> None:
+    options: list[str | Path] = ["train", "--model", model, "--out", tmp_path / "e", "--editor", editor_file, "--facts"]
+    assert "--checkpoint" in run(*options, facts_file, "--resume", code=1)["error"]["remedy"]
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "A", "target": "B"}\n{"prompt": "A"}\n{"prompt": "A", "target": " "}\n')
+    error = run(*options, bad, code=1)["error"]
+    assert error["code"] == "input-file"
+    assert [line.split(":")[0] for line in error["details"]] == ["fact 2", "fact 3"]
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"prompt": "A", "target": "B"}\n')
+    assert run(*options, few, code=1)["error"]["code"] == "invalid-fact"

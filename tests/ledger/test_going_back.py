@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ledger.blobs import LocalBlobs
+from ledger.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    GateNotMet,
+    HeadMoved,
+    InvalidCursor,
+    InvalidName,
+    ModelNotReady,
+    NotFound,
+    NotLive,
+    StaleParent,
+    WrongModel,
+)
+from ledger.records import Member
+from ledger.withdrawals import remaining
+from tests.ledger.work import INFO, Bench, ready_model
+
+
+def path_of(bench: Bench, digest: str | None) -> str:
+    assert isinstance(bench.ledger.blobs, LocalBlobs)
+    assert digest is not None
+    return str(bench.ledger.blobs.root / bench.ledger.blobs.place(digest))
+
+
+def test_rolling_back_and_forth(bench: Bench) -> None:
+    first, one = bench.edit()
+    second, two = bench.edit()
+    back = bench.ledger.roll_back("tiny", 1, "second was wrong", bench.key)
+    assert (back.number, back.kind, back.parent, back.restores) == (3, "rollback", 2, 1)
+    assert (back.delta_digest, back.weights_digest) == (one.delta_digest, one.weights_digest)
+    assert (back.members, back.live_fact_count) == (one.members, one.live_fact_count)
+    assert (back.aliases, back.reason, back.created_by) == (("live",), "second was wrong", bench.key.id)
+    assert (bench.status(first), bench.status(second)) == ("applied", "withdrawn")
+    forth = bench.ledger.roll_back("tiny", "2", "it was right after all", bench.key)
+    assert (forth.number, forth.delta_digest) == (4, two.delta_digest)
+    assert (bench.status(first), bench.status(second)) == ("applied", "applied")
+    empty = bench.ledger.roll_back("tiny", "base", "start over", bench.key)
+    assert (empty.delta_digest, empty.live_fact_count) == (None, 0)
+    assert (bench.status(first), bench.status(second)) == ("withdrawn", "withdrawn")
+    third, five = bench.edit()
+    assert (five.parent, five.edit_sets) == (5, (third,))
+
+
+def test_rolling_back_needs_an_intact_delta(bench: Bench) -> None:
+    _, one = bench.edit()
+    bench.edit()
+    path = path_of(bench, one.delta_digest)
+    with open(path, "r+b") as file:
+        file.write(b"\xff")
+    with pytest.raises(BlobCorrupt):
+        bench.ledger.roll_back("tiny", 1, "r", bench.key)
+    with pytest.raises(BlobCorrupt):
+        bench.ledger.set_alias("tiny", "live", 1, bench.key)
+    os.unlink(path)
+    with pytest.raises(BlobMissing):
+        bench.ledger.roll_back("tiny", 1, "r", bench.key)
+    assert bench.ledger.get_model("tiny").live_version == 2
+    assert len(bench.ledger.list_versions("tiny").items) == 3
+
+
+def test_what_cannot_be_rolled_back_to(bench: Bench) -> None:
+    bench.finish(bench.post(), gate_met=False)
+    with pytest.raises(GateNotMet):
+        bench.ledger.roll_back("tiny", 1, "r", bench.key)
+    for ref in (2, -1, 2**40, "7", "nowhere", "99999999999999", "", "\0"):
+        with pytest.raises(NotFound):
+            bench.ledger.roll_back("tiny", ref, "r", bench.key)
+    with pytest.raises(NotFound, match="model"):
+        bench.ledger.roll_back("other", 0, "r", bench.key)
+
+
+def test_aliases(bench: Bench) -> None:
+    bench.edit()
+    assert bench.ledger.set_alias("tiny", "stable", 0, bench.key).aliases == ("stable",)
+    assert bench.ledger.set_alias("tiny", "stable", 1, bench.key).aliases == ("live", "stable")
+    assert bench.ledger.get_version("tiny", "stable").number == 1
+    assert bench.ledger.get_model("tiny").aliases == {"live": 1, "stable": 1}
+    for name in ("base", "3", "a b", "", "x" * 65, "é"):
+        with pytest.raises(InvalidName):
+            bench.ledger.set_alias("tiny", name, 0, bench.key)
+    with pytest.raises(NotFound):
+        bench.ledger.set_alias("tiny", "stable", 9, bench.key)
+
+
+def test_making_a_refused_version_live_takes_force_and_a_reason(bench: Bench) -> None:
+    ident = bench.post()
+    bench.finish(ident, gate_met=False)
+    for force, reason in ((False, "r"), (True, None), (True, " ")):
+        with pytest.raises(GateNotMet):
+            bench.ledger.set_alias("tiny", "live", 1, bench.key, force=force, reason=reason)
+    bench.ledger.set_alias("tiny", "live", 1, bench.key, force=True, reason="we accept the loss")
+    assert bench.status(ident) == "applied"
+    event = bench.rows("SELECT actor, detail FROM audit_events WHERE action = 'alias.set'")
+    assert event == [(bench.key.id, {"number": 1, "force": True, "reason": "we accept the loss"})]
+
+
+def test_promoting_late_does_not_drop_what_was_applied_since(bench: Bench) -> None:
+    waiting = bench.post(promote="manual")
+    bench.finish(waiting)
+    applied, _ = bench.edit()
+    with pytest.raises(StaleParent):
+        bench.ledger.set_alias("tiny", "live", 1, bench.key)
+    assert bench.status(applied) == "applied"
+    bench.ledger.set_alias("tiny", "live", 0, bench.key)
+    assert bench.status(applied) == "withdrawn"
+    bench.ledger.set_alias("tiny", "live", 1, bench.key)
+    assert bench.status(waiting) == "applied"
+
+
+def test_withdrawing_a_set_and_a_fact(bench: Bench) -> None:
+    first, _ = bench.edit(2)
+    second, _ = bench.edit(3)
+    asked = bench.ledger.request_withdrawal("tiny", [first], [f"{second}.1"], "disputed", bench.key)
+    assert (asked.status, asked.edit_set_ids, asked.fact_ids) == ("queued", (first,), (f"{second}.1",))
+    claim = bench.claim(asked.id)
+    assert claim.kind == "withdraw"
+    job = bench.ledger.load_job(claim)
+    assert job.edit_set is None
+    assert [(member.edit_set_id, member.withdrawn) for member in job.members] == [(second, (1,))]
+    made = bench.ledger.commit_version(claim, bench.solve(job))
+    assert (made.kind, made.live_fact_count, made.reason) == ("withdraw", 2, "disputed")
+    assert (made.aliases, made.created_by) == (("live",), bench.key.id)
+    done = bench.ledger.get_withdrawal(asked.id)
+    assert (done.status, done.version) == ("applied", made.number)
+    assert (bench.status(first), bench.status(second)) == ("withdrawn", "applied")
+    assert [fact.live for fact in bench.ledger.get_facts(second).items] == [True, False, True]
+    rest = bench.ledger.facts_of(made.members)
+    assert [fact.id for fact in rest] == [f"{second}.0", f"{second}.2"]
+    for facts in ([f"{second}.1"], [f"{first}.0"]):
+        with pytest.raises(NotLive):
+            bench.ledger.request_withdrawal("tiny", [], facts, "again", bench.key)
+    last = bench.ledger.request_withdrawal("tiny", [], [f"{second}.0", f"{second}.2"], "all", bench.key)
+    empty = bench.finish(last.id)
+    assert (empty.members, empty.delta_digest, bench.status(second)) == ((), None, "withdrawn")
+
+
+def test_what_cannot_be_withdrawn(bench: Bench) -> None:
+    ready_model(bench.ledger, "other")
+    queued = bench.post()
+    with pytest.raises(NotLive) as caught:
+        bench.ledger.request_withdrawal("tiny", [queued], [], "r", bench.key)
+    assert caught.value.idents == [queued]
+    live, _ = bench.edit()
+    with pytest.raises(WrongModel):
+        bench.ledger.request_withdrawal("other", [live], [], "r", bench.key)
+    for facts in (["none"], [f"{live}.9"], [f"{live}.01"], [f"{live}.²"], ["none.0"]):
+        with pytest.raises(NotFound, match="fact"):
+            bench.ledger.request_withdrawal("tiny", [], facts, "r", bench.key)
+    with pytest.raises(NotFound):
+        bench.ledger.get_withdrawal("wd_none")
+    assert bench.rows("SELECT count(*) FROM withdrawals") == [(0,)]
+    bench.ledger.register_model("raw", "/models/raw", None, INFO, actor="system")
+    with pytest.raises(ModelNotReady):
+        bench.ledger.request_withdrawal("raw", ["es_none"], [], "r", bench.key)
+
+
+def test_a_withdrawal_of_what_left_in_the_meantime_still_ends(bench: Bench) -> None:
+    first, _ = bench.edit()
+    asked = bench.ledger.request_withdrawal("tiny", [first], [], "r", bench.key)
+    bench.ledger.roll_back("tiny", 0, "r", bench.key)
+    assert bench.finish(asked.id).members == ()
+    assert bench.status(first) == "withdrawn"
+
+
+def test_remaining_members() -> None:
+    members = (Member("a", "s", (0,)), Member("b", "t"))
+    counts = {"a": 2, "b": 2}
+    assert remaining(members, counts, [], []) == members
+    assert remaining(members, counts, ["b"], []) == members[:1]
+    assert remaining(members, counts, [], ["a.1"]) == members[1:]
+    assert remaining(members, counts, [], ["b.1", "b.0"]) == members[:1]
+    assert remaining(members, counts, ["c"], ["c.0", "?"]) == members
+
+
+def test_a_rollback_racing_commits_gives_a_serial_order(bench: Bench) -> None:
+    bench.edit()
+    idents = [bench.post() for _ in range(6)]
+    start = threading.Barrier(3)
+
+    def work(mine: list[str]) -> None:
+        start.wait()
+        for ident in mine:
+            claim = bench.claim(ident)
+            while True:
+                job = bench.ledger.load_job(claim)
+                try:
+                    bench.ledger.commit_version(claim, bench.solve(job))
+                    break
+                except HeadMoved:
+                    continue
+
+    def roll_back() -> None:
+        start.wait()
+        for _ in range(4):
+            bench.ledger.roll_back("tiny", 1, "race", bench.key)
+
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(work, idents[:3]), pool.submit(work, idents[3:]), pool.submit(roll_back)]:
+            future.result()
+    versions = bench.ledger.list_versions("tiny", 100).items[::-1]
+    assert [version.number for version in versions] == list(range(12))
+    for version in versions[1:]:
+        assert version.parent == version.number - 1, "each was computed on what was live just before"
+        held = versions[version.number - 1].members
+        if version.kind == "edit":
+            assert set(held) < set(version.members)
+            assert len(version.members) == len(held) + 1
+        else:
+            assert version.members == versions[1].members
+    live = bench.ledger.get_version("tiny", "live")
+    assert live.number == 11
+    for ident in idents:
+        assert bench.status(ident) == ("applied" if ident in live.edit_sets else "withdrawn")
+    assert bench.ledger.verify().problems == ()
+
+
+def test_versions_are_paged_newest_first(bench: Bench) -> None:
+    for _ in range(3):
+        bench.ledger.roll_back("tiny", 0, "r", bench.key)
+    first = bench.ledger.list_versions("tiny", 2)
+    bench.ledger.roll_back("tiny", 0, "r", bench.key)
+    second = bench.ledger.list_versions("tiny", 2, first.next_cursor)
+    assert [version.number for page in (first, second) for version in page.items] == [3, 2, 1, 0]
+    ready_model(bench.ledger, "other")
+    with pytest.raises(InvalidCursor):
+        bench.ledger.list_versions("other", 2, first.next_cursor)

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from ledger.errors import HeadMoved, IllegalTransition, InconsistentVersion, JobCancelled, LeaseLost
+from ledger.records import Member
+from ledger.states import LEGAL_TRANSITIONS
+from tests.ledger.work import Bench
+
+
+def expire(bench: Bench) -> None:
+    bench.execute(
+        "UPDATE jobs SET lease_expires_at = now() - interval '1 s' WHERE lease_expires_at IS NOT NULL"
+    )
+
+
+def test_a_ready_model_has_version_0_live(bench: Bench) -> None:
+    model = bench.ledger.get_model("tiny")
+    assert (model.status, model.live_version) == ("ready", 0)
+    assert model.editor_card == {"name": "untrained"}
+    base = bench.ledger.get_version("tiny", "live")
+    assert (base.kind, base.number, base.parent, base.members) == ("base", 0, None, ())
+    assert base.aliases == ("live",)
+    again = bench.ledger.complete_model("tiny", b"another", {}, {}, "sha256:other", actor="worker")
+    assert again == model
+    assert bench.ledger.fail_model("tiny", {"code": "late"}).status == "ready"
+
+
+def test_an_edit_from_post_to_live(bench: Bench) -> None:
+    ident = bench.post(3)
+    claim = bench.claim(ident)
+    assert (claim.kind, claim.attempt, claim.fence, bench.status(ident)) == ("edit", 1, 1, "running")
+    job = bench.ledger.load_job(claim)
+    assert job.edit_set is not None
+    assert [fact.target for fact in job.facts] == ["City 0", "City 1", "City 2"]
+    assert job.gate == job.model.gate
+    bench.ledger.progress(claim, "editing", 1, 3)
+    shown = bench.ledger.get_edit_set(ident).progress
+    assert shown is not None
+    assert (shown.stage, shown.done, shown.total) == ("editing", 1, 3)
+    bench.ledger.verifying(claim)
+    assert bench.status(ident) == "verifying"
+    made = bench.ledger.commit_version(claim, bench.solve(job))
+    assert (made.number, made.parent, made.kind, made.live_fact_count) == (1, 0, "edit", 3)
+    assert (made.aliases, made.created_by, made.edit_sets) == (("live",), bench.key.id, (ident,))
+    done = bench.ledger.get_edit_set(ident)
+    assert (done.status, done.version, done.report) == ("applied", 1, made.report)
+    assert done.finished_at is not None
+    page = bench.ledger.get_facts(ident)
+    assert all(fact.live for fact in page.items)
+    assert page.items[2].report == {"edit_success": 1.0, "n": 2}
+    assert bench.ledger.facts_of(made.members)[1].id == f"{ident}.1"
+    assert bench.ledger.claim(claim.job_id, "w2", 30) is None
+
+
+def test_the_set_s_gate_goes_over_the_model_s(bench: Bench) -> None:
+    ident = bench.post(1, gate={"edit_success": 0.1})
+    gate = bench.ledger.load_job(bench.claim(ident)).gate
+    assert gate["edit_success"] == 0.1
+    assert gate["perplexity_ratio"] == 1.1
+
+
+def test_a_refused_version_is_kept_but_not_live(bench: Bench) -> None:
+    ident = bench.post()
+    made = bench.finish(ident, gate_met=False)
+    assert bench.status(ident) == "rejected"
+    assert (made.aliases, made.gate_met) == ((), False)
+    assert bench.ledger.get_model("tiny").live_version == 0
+    assert bench.edit()[1].parent == 0
+
+
+def test_manual_promotion_waits(bench: Bench) -> None:
+    ident = bench.post(1, promote="manual")
+    made = bench.finish(ident)
+    assert bench.status(ident) == "applied"
+    assert bench.ledger.get_model("tiny").live_version == 0
+    assert not bench.ledger.get_facts(ident).items[0].live
+    assert bench.ledger.set_alias("tiny", "live", made.number, bench.key).aliases == ("live",)
+    assert bench.ledger.get_facts(ident).items[0].live
+
+
+def test_only_one_of_many_claims_a_job(bench: Bench) -> None:
+    job = bench.job_of(bench.post())
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda n: bench.ledger.claim(job, f"w{n}", 30), range(16)))
+    assert sum(claim is not None for claim in claims) == 1
+
+
+def test_a_worker_that_lost_its_lease_is_fenced_out(bench: Bench) -> None:
+    ident = bench.post()
+    slow = bench.claim(ident, "slow", lease_s=0.05)
+    job = bench.ledger.load_job(slow)
+    bench.ledger.verifying(slow)
+    time.sleep(0.1)
+    quick = bench.claim(ident, "quick")
+    assert (quick.fence, quick.attempt, bench.status(ident)) == (2, 2, "running")
+    for call in (
+        lambda: bench.ledger.renew(slow, 30),
+        lambda: bench.ledger.progress(slow, "editing", 1, 1),
+        lambda: bench.ledger.verifying(slow),
+        lambda: bench.ledger.load_job(slow),
+        lambda: bench.ledger.fail_job(slow, {}),
+        lambda: bench.ledger.release(slow),
+        lambda: bench.ledger.commit_version(slow, bench.solve(job)),
+    ):
+        with pytest.raises(LeaseLost):
+            call()
+    made = bench.ledger.commit_version(quick, bench.solve(bench.ledger.load_job(quick)))
+    with pytest.raises(LeaseLost):
+        bench.ledger.commit_version(slow, bench.solve(job))
+    assert [version.number for version in bench.ledger.list_versions("tiny").items] == [made.number, 0]
+
+
+def test_renewal_keeps_others_away(bench: Bench) -> None:
+    ident = bench.post()
+    claim = bench.claim(ident, lease_s=0.05)
+    bench.ledger.renew(claim, 30)
+    time.sleep(0.1)
+    assert bench.ledger.claim(claim.job_id, "w2", 30) is None
+
+
+def test_an_expired_lease_that_nobody_took_can_still_commit(bench: Bench) -> None:
+    claim = bench.claim(bench.post())
+    expire(bench)
+    assert bench.ledger.commit_version(claim, bench.solve(bench.ledger.load_job(claim))).number == 1
+
+
+def test_committing_again_after_a_lost_reply_gives_the_same_version(bench: Bench) -> None:
+    claim = bench.claim(bench.post())
+    new = bench.solve(bench.ledger.load_job(claim))
+    first = bench.ledger.commit_version(claim, new)
+    bench.edit()
+    again = bench.ledger.commit_version(claim, new)
+    assert (again.number, again.hash) == (first.number, first.hash)
+    assert len(bench.ledger.list_versions("tiny").items) == 3
+
+
+def test_a_moved_head_is_said_and_the_claim_goes_on(bench: Bench) -> None:
+    first, second = bench.post(), bench.post()
+    claim = bench.claim(first)
+    job = bench.ledger.load_job(claim)
+    bench.ledger.verifying(claim)
+    bench.finish(second)
+    with pytest.raises(HeadMoved, match="live is now 1"):
+        bench.ledger.commit_version(claim, bench.solve(job))
+    assert bench.status(first) == "verifying"
+    job = bench.ledger.load_job(claim)
+    assert [member.edit_set_id for member in job.members] == [second]
+    made = bench.ledger.commit_version(claim, bench.solve(job))
+    assert set(made.edit_sets) == {first, second}
+    assert made.live_fact_count == 4
+
+
+def test_members_must_follow_from_the_parent(bench: Bench) -> None:
+    other, _ = bench.edit()
+    ident = bench.post()
+    claim = bench.claim(ident)
+    good = bench.solve(bench.ledger.load_job(claim))
+    own = good.members[-1]
+    changed = Member(other, own.statistics_digest)
+    for members in ((own,), good.members[:-1], (changed, own), (*good.members, own)):
+        with pytest.raises(InconsistentVersion):
+            bench.ledger.commit_version(claim, replace(good, members=members))
+    assert bench.ledger.commit_version(claim, good).live_fact_count == 4
+
+
+def test_release_lets_the_next_take_it_at_once(bench: Bench) -> None:
+    ident = bench.post()
+    with bench.ledger.take_outbox(10) as rung:
+        assert [ring.attempt for ring in rung] == [1]
+    claim = bench.claim(ident)
+    bench.ledger.release(claim, counted=False)
+    assert bench.status(ident) == "queued"
+    with bench.ledger.take_outbox(10) as rung:
+        assert [(ring.job_id, ring.attempt) for ring in rung] == [(claim.job_id, 2)]
+    again = bench.claim(ident)
+    assert (again.fence, again.attempt) == (2, 1)
+    bench.ledger.release(again)
+    assert bench.claim(ident).attempt == 2
+
+
+def test_an_edit_that_keeps_killing_its_worker_is_quarantined(bench: Bench) -> None:
+    ident, other = bench.post(), bench.post()
+    for attempt in range(1, 4):
+        assert bench.claim(ident).attempt == attempt
+        expire(bench)
+    assert bench.ledger.claim(bench.job_of(ident), "w1", 30) is None
+    failed = bench.ledger.get_edit_set(ident)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert failed.error["type"] == "urn:errata:problem:quarantined"
+    assert failed.finished_at is not None
+    assert bench.finish(other).number == 1
+    assert bench.ledger.jobs_to_ring(0) == []
+
+
+def test_failure_keeps_its_problem(bench: Bench) -> None:
+    ident = bench.post()
+    claim = bench.claim(ident)
+    bench.ledger.fail_job(claim, {"type": "urn:errata:problem:not-finite"})
+    assert bench.ledger.get_edit_set(ident).error == {"type": "urn:errata:problem:not-finite"}
+    assert bench.status(ident) == "failed"
+    with pytest.raises(LeaseLost):
+        bench.ledger.renew(claim, 30)
+
+
+@pytest.mark.parametrize("stage", ["queued", "running", "verifying"])
+def test_cancelling_before_it_is_applied(bench: Bench, stage: str) -> None:
+    ident = bench.post()
+    claim = None
+    if stage != "queued":
+        claim = bench.claim(ident)
+        job = bench.ledger.load_job(claim)
+    if stage == "verifying" and claim:
+        bench.ledger.verifying(claim)
+    assert bench.ledger.cancel(ident, bench.key).status == "cancelled"
+    assert bench.ledger.cancel(ident, bench.key).status == "cancelled"
+    if claim:
+        with pytest.raises(JobCancelled):
+            bench.ledger.renew(claim, 30)
+        with pytest.raises(JobCancelled):
+            bench.ledger.commit_version(claim, bench.solve(job))
+    assert bench.ledger.claim(bench.job_of(ident), "w2", 30) is None
+    assert bench.ledger.get_model("tiny").live_version == 0
+
+
+def test_cancelling_too_late_is_refused(bench: Bench) -> None:
+    ident, _ = bench.edit()
+    with pytest.raises(IllegalTransition, match="is applied and cannot become cancelled"):
+        bench.ledger.cancel(ident, bench.key)
+
+
+def test_the_database_itself_refuses_every_illegal_transition(bench: Bench) -> None:
+    statuses = sorted({status for pair in LEGAL_TRANSITIONS for status in pair})
+    ident = bench.post()
+    paths: dict[str, list[str]] = {
+        "queued": [],
+        "running": ["running"],
+        "verifying": ["running", "verifying"],
+        "applied": ["running", "verifying", "applied"],
+        "rejected": ["running", "verifying", "rejected"],
+        "failed": ["failed"],
+        "cancelled": ["cancelled"],
+        "withdrawn": ["running", "verifying", "applied", "withdrawn"],
+    }
+    connection = bench.ledger.engine.raw_connection()
+    cursor = connection.cursor()
+
+    def go(status: str) -> None:
+        cursor.execute("UPDATE edit_sets SET status = %s WHERE id = %s", (status, ident))
+
+    allowed = set()
+    for old in statuses:
+        for new in statuses:
+            for step in paths[old]:
+                go(step)
+            try:
+                go(new)
+                allowed.add((old, new))
+            except connection.dbapi_connection.IntegrityError as error:  # type: ignore[union-attr]
+                assert "illegal transition" in str(error)  # noqa: PT017
+            connection.rollback()
+    connection.close()
+    assert allowed == LEGAL_TRANSITIONS | {(status, status) for status in statuses}
+
+
+def test_waiting_jobs_are_rung_again(bench: Bench) -> None:
+    waiting, running, dead = bench.post(), bench.post(), bench.post()
+    bench.claim(dead)
+    expire(bench)
+    bench.claim(running)
+    assert [ring.job_id for ring in bench.ledger.jobs_to_ring(0)] == [
+        bench.job_of(waiting),
+        bench.job_of(dead),
+    ]
+    assert bench.ledger.jobs_to_ring(3600) == []
+    assert {ring.attempt for ring in bench.ledger.jobs_to_ring(0)} == {1, 2}
+
+
+def test_outbox_rows_are_shared_out_and_survive_a_failure(bench: Bench) -> None:
+    idents = {bench.job_of(bench.post()) for _ in range(4)}
+    with bench.ledger.take_outbox(2) as some, bench.ledger.take_outbox(10) as others:
+        assert len(some) == len(others) == 2
+        assert {ring.job_id for ring in [*some, *others]} == idents
+    with bench.ledger.take_outbox(10) as rest:
+        assert rest == []
+    bench.post()
+
+    def send_in_vain() -> None:
+        with bench.ledger.take_outbox(10) as rung:
+            assert len(rung) == 1
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        send_in_vain()
+    with bench.ledger.take_outbox(10) as rung:
+        assert len(rung) == 1
+
+
+def test_listeners_hear_of_new_jobs(bench: Bench) -> None:
+    heard = bench.ledger.listen(poll_s=0.05)
+    assert next(heard) is False
+    bench.post()
+    assert any(next(heard) for _ in range(20))
+    assert isinstance(heard, Generator)
+    heard.close()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from ledger import Ledger
+from ledger.errors import InvalidCursor, InvalidName, NotFound, UnstorableText, WeakSecret
+from tests.ledger.work import Bench
+
+
+def test_a_key_authenticates_until_it_is_revoked(ledger: Ledger) -> None:
+    record, secret = ledger.create_key("ci", {"edit", "read"}, actor="system")
+    assert secret.startswith(f"errata_{record.id}_")
+    assert ledger.authenticate(secret) == record
+    assert record.scopes == {"read", "edit"}
+    revoked = ledger.revoke_key(record.id, "system")
+    assert revoked.revoked_at is not None
+    assert ledger.authenticate(secret) is None
+    assert ledger.revoke_key(record.id, "system") == revoked
+    with pytest.raises(NotFound):
+        ledger.revoke_key("none", "system")
+
+
+def test_secrets_are_not_stored(bench: Bench) -> None:
+    _, secret = bench.ledger.create_key("ci", {"read"}, actor=bench.key)
+    tables = bench.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    for (table,) in tables:
+        assert secret.rpartition("_")[2] not in str(bench.rows(f"SELECT to_jsonb(t) FROM {table} AS t"))
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "errata_", "errata__", "errata_\0_x", "errata_é_x", "x" * 99, "\ud800"]
+)
+def test_wrong_secrets(ledger: Ledger, secret: str) -> None:
+    ledger.create_key("ci", {"read"}, actor="system")
+    ledger.ensure_admin_key("0123456789abcdef")
+    assert ledger.authenticate(secret) is None
+
+
+def test_another_secret_of_the_same_key_is_refused(ledger: Ledger) -> None:
+    record, secret = ledger.create_key("ci", {"read"}, actor="system")
+    assert ledger.authenticate(secret[:-1] + ("A" if secret[-1] != "A" else "B")) is None
+    assert ledger.authenticate(f"errata_{record.id}_") is None
+
+
+def test_the_admin_key_is_made_once_and_replaced_by_another(ledger: Ledger) -> None:
+    first = ledger.ensure_admin_key("first secret of many")
+    assert ledger.ensure_admin_key("first secret of many") == first
+    assert first.scopes == {"admin"}
+    assert ledger.authenticate("first secret of many") == first
+    second = ledger.ensure_admin_key("second secret of many")
+    assert ledger.authenticate("first secret of many") is None
+    assert ledger.authenticate("second secret of many") == second
+    with pytest.raises(WeakSecret):
+        ledger.ensure_admin_key("short")
+
+
+def test_scopes_must_exist(ledger: Ledger) -> None:
+    for scopes in (set(), {"write"}, {"read", "root"}):
+        with pytest.raises(InvalidName):
+            ledger.create_key("ci", scopes, actor="system")
+    with pytest.raises(UnstorableText):
+        ledger.create_key("\0", {"read"}, actor="system")
+
+
+def test_keys_are_paged_newest_first(ledger: Ledger) -> None:
+    made = [ledger.create_key(f"k{n}", {"read"}, actor="system")[0].id for n in range(3)]
+    first = ledger.list_keys(2)
+    second = ledger.list_keys(2, first.next_cursor)
+    assert [key.id for page in (first, second) for key in page.items] == made[::-1]
+    assert second.next_cursor is None
+    with pytest.raises(InvalidCursor):
+        ledger.list_models(2, first.next_cursor)

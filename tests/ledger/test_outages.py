@@ -1,0 +1,191 @@
+"""What happens when PostgreSQL goes away, most of all at the commit, where the reply may be lost."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from sqlalchemy import make_url
+
+from ledger import Ledger, LedgerSettings
+from ledger.database import open_engine
+from ledger.errors import LedgerUnavailable
+from tests.ledger.work import Bench, facts
+
+COMMIT = b"COMMIT\0"
+
+
+class Proxy:
+    """Stands between a client and PostgreSQL, and cuts the line once at the next COMMIT."""
+
+    def __init__(self, folder: Path, server: str) -> None:
+        self.cut: Literal["before", "after"] | None = None
+        self.cuts = 0
+        self._server = server
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / ".s.PGSQL.5432"))
+        self._listener.listen()
+        self._lines: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._server)
+            self._lines += [client, server]
+            cutting = threading.Event()
+            for source, sink, upward in ((client, server, True), (server, client, False)):
+                threading.Thread(
+                    target=self._carry, args=(source, sink, upward, cutting), daemon=True
+                ).start()
+
+    def _carry(
+        self, source: socket.socket, sink: socket.socket, upward: bool, cutting: threading.Event
+    ) -> None:
+        try:
+            while data := source.recv(65536):
+                if upward and COMMIT in data and self.cut is not None:
+                    self.cuts += 1
+                    cut, self.cut = self.cut, None
+                    if cut == "before":
+                        break
+                    cutting.set()
+                elif not upward and cutting.is_set():
+                    break  # the server has committed; its reply goes no further
+                sink.sendall(data)
+        except OSError:
+            pass
+        for line in (source, sink):
+            line.close() if line.fileno() < 0 else _hang_up(line)
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        self._listener.close()
+        for line in self._lines:
+            _hang_up(line)
+
+
+def _hang_up(line: socket.socket) -> None:
+    try:
+        line.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+@contextmanager
+def proxied(bench: Bench, folder: Path) -> Iterator[tuple[Ledger, Proxy]]:
+    """Yield a second ledger on the same database, through a proxy."""
+    url = bench.ledger.engine.url
+    server = f"{url.query['host']}/.s.PGSQL.5432"
+    proxy = Proxy(folder, server)
+    ledger = Ledger(open_engine(str(url.set(query={"host": str(folder)}))), bench.ledger.blobs)
+    try:
+        yield ledger, proxy
+    finally:
+        ledger.close()
+        proxy.close()
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="px-") as short:  # the path of a socket has little room
+        yield Path(short)
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+def test_a_line_cut_at_the_commit_gives_no_version_or_one(
+    bench: Bench, folder: Path, cut: Literal["before", "after"]
+) -> None:
+    claim = bench.claim(bench.post())
+    new = bench.solve(bench.ledger.load_job(claim))
+    with proxied(bench, folder) as (ledger, proxy):
+        ledger.get_model("tiny")
+        proxy.cut = cut
+        with pytest.raises(LedgerUnavailable, match="did not answer"):
+            ledger.commit_version(claim, new)
+        assert proxy.cuts == 1
+        made = len(bench.ledger.list_versions("tiny").items) - 1
+        assert made == (0 if cut == "before" else 1)
+        version = ledger.commit_version(claim, new)
+    assert version.number == 1
+    assert len(bench.ledger.list_versions("tiny").items) == 2
+    assert bench.ledger.verify().ok
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+def test_a_post_whose_reply_was_lost_can_be_repeated(
+    bench: Bench, folder: Path, cut: Literal["before", "after"]
+) -> None:
+    def post(ledger: Ledger) -> bool:
+        return ledger.accept("tiny", facts(3), actor=bench.key, idempotency_key="k", body_digest="d")[1]
+
+    with proxied(bench, folder) as (ledger, proxy):
+        ledger.get_model("tiny")
+        proxy.cut = cut
+        with pytest.raises(LedgerUnavailable):
+            post(ledger)
+        assert post(ledger) is (cut == "after")
+    assert len(bench.ledger.list_edit_sets().items) == 1
+    assert bench.rows("SELECT count(*) FROM facts") == [(3,)]
+    assert bench.rows("SELECT count(*) FROM outbox") == [(1,)]
+
+
+def test_a_session_ended_by_the_server_is_a_typed_error_and_the_next_call_works(bench: Bench) -> None:
+    end_all = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid <> pg_backend_pid()"
+    )
+
+    def ended_half_way() -> None:
+        with bench.ledger.database.transaction() as session:
+            session.connection()
+            bench.rows(end_all)
+            session.connection().exec_driver_sql("SELECT 1")
+
+    with pytest.raises(LedgerUnavailable):
+        ended_half_way()
+    assert bench.ledger.get_model("tiny").status == "ready"
+    heard = bench.ledger.listen(poll_s=0.01)
+    assert next(heard) is False
+    bench.rows(end_all)
+    with pytest.raises(LedgerUnavailable):
+        [next(heard) for _ in range(100)]
+
+
+def test_no_server_is_a_typed_error_without_the_password(tmp_path: Path) -> None:
+    settings = LedgerSettings(
+        database_url="postgres://someone:secret@127.0.0.1:1/none", blob_url=str(tmp_path)
+    )
+    assert make_url(settings.database_url).drivername == "postgresql+psycopg"
+    ledger = Ledger.open(settings)
+    for call in (lambda: ledger.get_model("tiny"), ledger.verify, lambda: next(ledger.listen())):
+        with pytest.raises(LedgerUnavailable) as caught:
+            call()
+        assert "secret" not in str(caught.value)
+    ledger.close()
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("ERRATA_"):
+            monkeypatch.delenv(name)
+    with pytest.raises(ValueError, match="database_url"):
+        LedgerSettings()
+    monkeypatch.setenv("ERRATA_DATABASE_URL", "mysql://x")
+    monkeypatch.setenv("ERRATA_BLOB_URL", "s3://bucket/prefix")
+    with pytest.raises(ValueError, match="needs PostgreSQL"):
+        LedgerSettings()
+    monkeypatch.setenv("ERRATA_DATABASE_URL", "postgresql://u@h/d")
+    assert LedgerSettings().database_url == "postgresql+psycopg://u@h/d"

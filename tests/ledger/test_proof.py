@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
+
+from ledger import Ledger
+from ledger.blobs import LocalBlobs
+from ledger.database import open_engine
+from ledger.records import KeyRecord, LedgerProblem
+from tests.ledger.work import Bench, ready_model
+from tests.servers import Postgres
+
+APPEND_ONLY = [
+    "audit_events",
+    "blobs",
+    "editors",
+    "fact_reports",
+    "facts",
+    "version_edit_sets",
+    "versions",
+]
+
+
+@dataclass(frozen=True)
+class Original:
+    """A history that was made once; each test copies it."""
+
+    database: str
+    blobs: Path
+    key: KeyRecord
+
+
+@pytest.fixture(scope="module")
+def original(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Original]:
+    """Two edits, a refused one, a withdrawal and a rollback."""
+    blobs = tmp_path_factory.mktemp("history")
+    with postgres_server.database() as url:
+        ledger = Ledger(open_engine(url), LocalBlobs(blobs))
+        ready_model(ledger)
+        bench = Bench(ledger, ledger.create_key("editor", {"edit"}, actor="system")[0])
+        first, _ = bench.edit()
+        bench.edit(3)
+        bench.finish(bench.post(), gate_met=False)
+        bench.finish(ledger.request_withdrawal("tiny", [], [f"{first}.0"], "r", bench.key).id)
+        ledger.roll_back("tiny", 2, "r", bench.key)
+        ledger.close()
+        yield Original(str(make_url(url).database), blobs, bench.key)
+
+
+@pytest.fixture
+def history(postgres_server: Postgres, original: Original, tmp_path: Path) -> Iterator[Bench]:
+    copytree(original.blobs, tmp_path / "blobs")
+    with postgres_server.database(original.database) as url:
+        ledger = Ledger(open_engine(url), LocalBlobs(tmp_path / "blobs"))
+        yield Bench(ledger, original.key)
+        ledger.close()
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_what_is_append_only_cannot_be_changed(history: Bench, table: str) -> None:
+    query = f"SELECT attname FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum = 2"
+    name = history.rows(query)[0][0]
+    for statement in (
+        f"UPDATE {table} SET {name} = {name}",
+        f"DELETE FROM {table}",
+        f"TRUNCATE {table} CASCADE",
+    ):
+        with pytest.raises(DBAPIError, match="append-only"):
+            history.execute(statement)
+
+
+def test_what_an_edit_set_was_made_with_does_not_change(history: Bench) -> None:
+    for change in ("fact_count = 9", "facts_digest = 'x'", "created_by = 'me'", "created_at = now()"):
+        with pytest.raises(DBAPIError, match="does not change"):
+            history.execute(f"UPDATE edit_sets SET {change}")
+
+
+def test_an_honest_ledger_has_no_problems(history: Bench) -> None:
+    check = history.ledger.verify()
+    assert check.problems == ()
+    assert check.ok
+    assert (check.versions, check.edit_sets) == (6, 3)
+    stored = [path for path in root(history).rglob("*") if path.is_file()]
+    assert check.blobs == len(stored)
+
+
+def root(bench: Bench) -> Path:
+    assert isinstance(bench.ledger.blobs, LocalBlobs)
+    return bench.ledger.blobs.root
+
+
+def tamper(bench: Bench, table: str, statement: str) -> None:
+    bench.execute(
+        f"ALTER TABLE {table} DISABLE TRIGGER ALL", statement, f"ALTER TABLE {table} ENABLE TRIGGER ALL"
+    )
+
+
+def kinds(bench: Bench) -> set[tuple[str, str]]:
+    check = bench.ledger.verify()
+    assert not check.ok
+    return {(problem.kind, problem.object) for problem in check.problems}
+
+
+V = "models/tiny/versions/"
+
+
+@pytest.mark.parametrize(
+    ("table", "statement", "expected"),
+    [
+        (
+            "versions",
+            "UPDATE versions SET delta_digest = left(delta_digest, -1) || "
+            "CASE right(delta_digest, 1) WHEN '0' THEN '1' ELSE '0' END WHERE number = 1",
+            {("version-changed", V + "1"), ("blob-missing", V + "1")},
+        ),
+        (
+            "versions",
+            "UPDATE versions SET report = jsonb_set(report, '{edit_success}', '0.5') WHERE number = 2",
+            {("version-changed", V + "2")},
+        ),
+        ("versions", "UPDATE versions SET reason = 's' WHERE number = 4", {("version-changed", V + "4")}),
+        (
+            "versions",
+            "UPDATE versions SET created_at = created_at + interval '1 us' WHERE number = 5",
+            {("version-changed", V + "5")},
+        ),
+        (
+            "versions",
+            "UPDATE versions SET gate_met = true WHERE number = 3",
+            {("version-changed", V + "3")},
+        ),
+        (
+            "versions",
+            "UPDATE versions SET hash = 'sha256:forged' WHERE number = 1",
+            {("version-changed", V + "1"), ("chain-broken", V + "2")},
+        ),
+        ("versions", "DELETE FROM versions WHERE number = 5", {("head-differs", "models/tiny")}),
+        ("versions", "DELETE FROM versions WHERE number = 4", {("version-missing", V + "5")}),
+        (
+            "version_edit_sets",
+            "UPDATE version_edit_sets SET withdrawn = '{}' WHERE number = 4",
+            {("version-changed", V + "4")},
+        ),
+        (
+            "version_edit_sets",
+            "DELETE FROM version_edit_sets WHERE number = 1",
+            {("version-changed", V + "1")},
+        ),
+        (
+            "fact_reports",
+            "UPDATE fact_reports SET report = '{}' WHERE number = 2 AND position = 1",
+            {("fact-reports-changed", V + "2")},
+        ),
+        ("heads", "UPDATE heads SET number = 9", {("head-differs", "models/tiny")}),
+        (
+            "models",
+            "UPDATE models SET digest = 'sha256:other'",
+            {("base-changed", V + str(number)) for number in range(6)},
+        ),
+    ],
+)
+def test_a_changed_row_is_found(
+    history: Bench, table: str, statement: str, expected: set[tuple[str, str]]
+) -> None:
+    tamper(history, table, statement)
+    assert kinds(history) == expected
+
+
+def test_a_changed_fact_is_found_wherever_it_counts(history: Bench) -> None:
+    ident = history.rows("SELECT edit_set_id FROM versions WHERE number = 2")[0][0]
+    tamper(
+        history,
+        "facts",
+        f"UPDATE facts SET target = 'City 9' WHERE edit_set_id = '{ident}' AND position = 1",
+    )
+    assert ("facts-changed", f"edits/{ident}") in kinds(history)
+    assert ("version-changed", V + "2") in kinds(history)
+    assert ("version-changed", V + "1") not in kinds(history)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (
+            lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+            "blob-corrupt",
+        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "blob-corrupt"),
+        (lambda path: path.unlink(), "blob-missing"),
+    ],
+)
+def test_every_damaged_blob_is_found(history: Bench, damage: Callable[[Path], object], kind: str) -> None:
+    blobs = [path for path in root(history).rglob("*") if path.is_file()]
+    for path in blobs:
+        damage(path)
+    found = history.ledger.verify().problems
+    assert {problem.kind for problem in found} == {kind}
+    assert len(found) == len(blobs)
+    assert isinstance(found[0], LedgerProblem)

@@ -1,0 +1,119 @@
+"""What the tests of the ledger do over and over: facts, models, and a worker's steps without a model."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from ledger import Ledger
+from ledger.records import (
+    Claim,
+    FactReport,
+    JobInput,
+    KeyRecord,
+    Member,
+    NewVersion,
+    VersionRecord,
+)
+
+INFO: dict[str, Any] = {
+    "architecture": "LlamaForCausalLM",
+    "context_length": 2048,
+    "modules": ["model.layers.4.mlp.down_proj"],
+    "digest": "sha256:" + "0" * 64,
+}
+REPORT = {"edit_success": 1.0, "locality": 0.97, "perplexity_ratio": 1.003, "generalisation": None}
+numbers = itertools.count(1)
+
+
+def facts(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": f"The capital of country {n} is",
+            "target": f"City {n}",
+            "subject": f"country {n}",
+            "rephrasings": [f"Country {n}'s capital city is"],
+            "locality": [{"prompt": "The capital of New Zealand is"}],
+        }
+        for n in range(count)
+    ]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A ledger with one ready model, and a key."""
+
+    ledger: Ledger
+    key: KeyRecord
+    model: str = "tiny"
+
+    def rows(self, query: str) -> list[Any]:
+        with self.ledger.engine.connect() as connection:
+            return list(connection.exec_driver_sql(query))
+
+    def execute(self, *statements: str) -> None:
+        with self.ledger.engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def post(self, count: int = 2, **options: Any) -> str:
+        """Accept an edit set and return its id."""
+        return self.ledger.accept(self.model, facts(count), actor=self.key, **options)[0].id
+
+    def job_of(self, ident: str) -> str:
+        if ident.startswith("wd_"):
+            return self.ledger.get_withdrawal(ident).job_id
+        return self.ledger.get_edit_set(ident).job_id
+
+    def claim(self, ident: str, holder: str = "w1", lease_s: float = 30.0) -> Claim:
+        claim = self.ledger.claim(self.job_of(ident), holder, lease_s)
+        assert claim is not None
+        return claim
+
+    def solve(self, job: JobInput, *, gate_met: bool = True) -> NewVersion:
+        """Stand in for the worker's arithmetic: blobs of the right kinds, and the right members."""
+        statistics, members = None, job.members
+        if job.edit_set is not None:
+            statistics = self.ledger.blobs.put(f"statistics of {job.edit_set.id}".encode())
+            members = (*job.members, Member(job.edit_set.id, statistics))
+        delta = self.ledger.blobs.put(repr(members).encode()) if members else None
+        return NewVersion(
+            kind=job.claim.kind,
+            parent_number=job.live.number,
+            members=members,
+            statistics_digest=statistics,
+            delta_digest=delta,
+            weights_digest=f"weights of {delta}",
+            report=REPORT,
+            gate_met=gate_met,
+            fact_reports=tuple(
+                FactReport(fact.edit_set_id, fact.position, {"edit_success": 1.0, "n": fact.position})
+                for fact in job.facts
+            ),
+        )
+
+    def finish(self, ident: str, *, gate_met: bool = True) -> VersionRecord:
+        """Claim, solve, verify and commit an accepted edit set or withdrawal."""
+        claim = self.claim(ident)
+        new = self.solve(self.ledger.load_job(claim), gate_met=gate_met)
+        self.ledger.verifying(claim)
+        return self.ledger.commit_version(claim, new)
+
+    def edit(self, count: int = 2, **options: Any) -> tuple[str, VersionRecord]:
+        """Post an edit set and apply it."""
+        ident = self.post(count, **options)
+        return ident, self.finish(ident)
+
+    def status(self, ident: str) -> str:
+        if ident.startswith("wd_"):
+            return self.ledger.get_withdrawal(ident).status
+        return self.ledger.get_edit_set(ident).status
+
+
+def ready_model(ledger: Ledger, model: str = "tiny") -> None:
+    """Register a model and complete it."""
+    ledger.register_model(model, f"/models/{model}", None, INFO, actor="system")
+    ledger.complete_model(
+        model, b"editor", {"name": "untrained"}, {"prompts": []}, "sha256:base", actor="worker"
+    )

@@ -1,0 +1,121 @@
+"""A worker's part played by a test, through the real ledger and the real broker, without a model.
+
+Where the worker itself is under test, the end-to-end tests run the true one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+
+from broker import generation, presence
+from ledger import Ledger
+from ledger.records import Claim, FactReport, Member, NewVersion, VersionRecord
+
+WEIGHTS = "sha256:" + "7" * 64
+SUMMARY = {
+    "edit_success": 1.0,
+    "generation_success": 1.0,
+    "generalisation": None,
+    "locality": 1.0,
+    "perplexity_ratio": 1.0,
+}
+
+
+def prepare(ledger: Ledger, model_id: str = "tiny") -> None:
+    """Make a model ready, as a worker does after loading it."""
+    ledger.complete_model(model_id, b"editor", {"trained": False}, {"prompts": []}, WEIGHTS, actor="worker")
+
+
+def claim(ledger: Ledger, job_id: str) -> Claim:
+    """Take a job."""
+    taken = ledger.claim(job_id, "player", 30)
+    assert taken is not None
+    return taken
+
+
+def finish(ledger: Ledger, job_id: str, *, gate_met: bool = True) -> VersionRecord:
+    """Do a job: put blobs, commit a version."""
+    taken = claim(ledger, job_id)
+    work = ledger.load_job(taken)
+    members = list(work.members)
+    reports: tuple[FactReport, ...] = ()
+    statistics = ledger.blobs.put(b"statistics of " + job_id.encode())
+    if work.edit_set is not None:
+        members.append(Member(work.edit_set.id, statistics))
+        reports = tuple(
+            FactReport(work.edit_set.id, fact.position, {"edit_success": 1.0}) for fact in work.facts
+        )
+    ledger.verifying(taken)
+    new = NewVersion(
+        kind=taken.kind,
+        parent_number=work.live.number,
+        members=tuple(members),
+        statistics_digest=statistics if work.edit_set is not None else None,
+        delta_digest=ledger.blobs.put(b"delta of " + job_id.encode()) if members else None,
+        weights_digest=WEIGHTS,
+        report=SUMMARY,
+        gate_met=gate_met,
+        fact_reports=reports,
+    )
+    return ledger.commit_version(taken, new)
+
+
+class Writer:
+    """Answers generation calls with ` word` for each token, until it is told otherwise."""
+
+    def __init__(self, redis: Redis, model_id: str) -> None:
+        self.redis, self.model_id = redis, model_id
+        self.calls: list[generation.GenerationCall] = []
+        self.cancelled = threading.Event()
+        self.silent = threading.Event()
+        self.error: dict[str, Any] | None = None
+        self.pause_s = 0.0
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopped.is_set():
+            presence.announce(self.redis, self.model_id, "player", "idle", 5)
+            call = generation.receive(self.redis, self.model_id, 0.1, "player")
+            if call is not None:
+                self.calls.append(call)
+                self.answer(call)
+        presence.withdraw(self.redis, self.model_id, "player")
+
+    def answer(self, call: generation.GenerationCall) -> None:
+        if self.error is not None:
+            generation.reply(self.redis, call.id, {"error": self.error})
+            return
+        count = call.request["max_new_tokens"]
+        for _ in range(count):
+            if generation.is_cancelled(self.redis, call.id):
+                self.cancelled.set()
+                return
+            if not self.silent.is_set():
+                generation.reply(self.redis, call.id, {"text": " word"})
+            time.sleep(self.pause_s)
+        usage = {"prompt_tokens": 1, "completion_tokens": count}
+        last = {"text": "", "finish_reason": "length", "usage": usage, "weights_digest": WEIGHTS}
+        generation.reply(self.redis, call.id, last)
+
+
+@contextmanager
+def writing(redis: Redis, model_id: str = "tiny") -> Iterator[Writer]:
+    """A thread that serves generation."""
+    writer = Writer(redis, model_id)
+    thread = threading.Thread(target=writer.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 5
+    while not presence.workers(redis, model_id):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    try:
+        yield writer
+    finally:
+        writer.stopped.set()
+        thread.join(timeout=10)

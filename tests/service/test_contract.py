@@ -1,0 +1,140 @@
+"""The contract: paths, envelopes, settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from broker import errors as broker_errors
+from ledger import errors as ledger_errors
+from malmen_core import errors as core_errors
+from service.app import NOUNS
+from service.guard import GuardedRoute
+from service.problems import KINDS
+from service.settings import ServiceSettings
+from tests.service.harness import Running, is_problem
+
+SCOPES = {
+    ("POST", "/edits"): "edit",
+    ("GET", "/edits"): "read",
+    ("GET", "/edits/{}"): "read",
+    ("GET", "/edits/{}/facts"): "read",
+    ("GET", "/edits/{}/events"): "read",
+    ("POST", "/edits/{}/cancel"): "edit",
+    ("GET", "/models"): "read",
+    ("GET", "/models/{}"): "read",
+    ("GET", "/models/{}/versions"): "read",
+    ("GET", "/models/{}/versions/{}"): "read",
+    ("GET", "/models/{}/generate"): "read",
+    ("POST", "/models/{}/generate"): "read",
+    ("POST", "/admin/models"): "admin",
+    ("POST", "/admin/models/{}/rollback"): "admin",
+    ("PUT", "/admin/models/{}/aliases/{}"): "admin",
+    ("GET", "/admin/ledger/verify"): "admin",
+    ("POST", "/admin/keys"): "admin",
+    ("GET", "/admin/keys"): "admin",
+    ("GET", "/admin/keys/{}"): "admin",
+    ("DELETE", "/admin/keys/{}"): "admin",
+    ("GET", "/healthz"): None,
+    ("GET", "/readyz"): None,
+    ("GET", "/metrics"): "read",
+}
+
+
+def anonymous(path: str) -> str:
+    """A path with its parameters' names left out."""
+    return "/".join("{}" if part.startswith("{") else part for part in path.split("/"))
+
+
+def test_paths(service: Running) -> None:
+    document = service.app.openapi()
+    found = {
+        (method.upper(), anonymous(path))
+        for path, operations in document["paths"].items()
+        for method in operations
+    }
+    assert found == set(SCOPES)
+
+
+def test_scopes() -> None:
+    found: dict[tuple[str, str], str | None] = {}
+    for noun in NOUNS:
+        for route in noun.routes.routes:
+            assert isinstance(route, GuardedRoute)
+            assert isinstance(route, APIRoute)
+            for method in route.methods or ():
+                found[method, anonymous(route.path)] = route.guard.scope if route.guard else None
+    assert found == SCOPES
+
+
+def test_bodies_have_examples_and_errors_are_problems(service: Running) -> None:
+    document = service.client(None).get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                name = content["schema"]["$ref"].rpartition("/")[2]
+                assert schemas[name]["examples"], name
+                assert schemas[name]["additionalProperties"] is False
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(answer["content"]) == ["application/problem+json"]
+            assert operation["summary"]
+    references = json.dumps(document).split('"#/components/schemas/')[1:]
+    assert {reference.split('"')[0] for reference in references} <= set(schemas)
+
+
+def test_every_setting_has_a_description() -> None:
+    assert all(field.description for field in ServiceSettings.model_fields.values())
+
+
+def descendants(kind: type[Any]) -> set[type[Any]]:
+    return {kind}.union(*(descendants(child) for child in kind.__subclasses__()))
+
+
+def test_every_typed_error_has_a_status() -> None:
+    kinds = [ledger_errors.LedgerError, core_errors.CoreError, broker_errors.BrokerError]
+    codes = {error.code for kind in kinds for error in descendants(kind)}
+    assert codes <= set(KINDS)
+
+
+def test_unknown_paths_and_methods(admin: httpx.Client) -> None:
+    is_problem(admin.get("/nothing/here"), 404)
+    is_problem(admin.get("/edits/"), 404)
+    answer = admin.put("/edits", json={})
+    is_problem(answer, 405)
+    assert answer.headers["allow"]
+
+
+def test_request_ids(admin: httpx.Client) -> None:
+    assert admin.get("/healthz").headers["X-Request-ID"] != admin.get("/healthz").headers["X-Request-ID"]
+    given = admin.get("/healthz", headers={"X-Request-ID": "trace-1"})
+    assert given.headers["X-Request-ID"] == "trace-1"
+    refused = admin.get("/healthz", headers={"X-Request-ID": "a b\tc"})
+    assert refused.headers["X-Request-ID"] != "a b\tc"
+
+
+def test_a_bug_is_a_problem_without_traceback(service: Running, admin: httpx.Client) -> None:
+    async def bug() -> None:
+        raise RuntimeError("secret detail")
+
+    service.app.add_api_route("/bug", bug, include_in_schema=False)
+    answer = admin.get("/bug")
+    is_problem(answer, 500)
+    assert "secret" not in answer.text
+
+
+def test_access_log(admin: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "errata.access"):
+        admin.get("/models", headers={"X-Request-ID": "logged"})
+        admin.get("/models")
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "errata.access"]
+    (line,) = [line for line in lines if line["request_id"] == "logged"]
+    assert (line["method"], line["route"], line["status"]) == ("GET", "/models", 200)
+    assert line["ms"] >= 0
+    assert line["key"]

@@ -1,0 +1,166 @@
+"""Edit sets that are right: accepted once, looked up, paged, cancelled, followed."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service import player
+from tests.service.harness import Running, is_problem, pointers, register
+
+FACT: dict[str, Any] = {
+    "prompt": "The capital of Australia is",
+    "target": "Canberra",
+    "subject": "Australia",
+    "rephrasings": ["Australia's capital city is"],
+    "locality": [{"prompt": "The capital of New Zealand is"}],
+}
+EDIT: dict[str, Any] = {"model": "tiny", "facts": [FACT], "note": "atlas", "gate": {"locality": 0.5}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ready(service: Running) -> None:
+    player.prepare(service.ledger)
+
+
+def test_an_edit_set_is_accepted(service: Running, admin: httpx.Client) -> None:
+    before = service.counts()
+    answer = admin.post("/edits", json=EDIT)
+    assert answer.status_code == 202
+    body = answer.json()
+    assert body["status"] == "queued"
+    assert answer.headers["Location"] == f"/edits/{body['id']}"
+    after = service.counts()
+    assert after["edit_sets"] == before["edit_sets"] + 1
+    assert after["facts"] == before["facts"] + 1
+    seen = admin.get(answer.headers["Location"]).json()
+    assert seen["fact_count"] == 1
+    assert seen["note"] == "atlas"
+    assert seen["gate"] == {"locality": 0.5}
+    facts = admin.get(f"/edits/{body['id']}/facts").json()
+    assert facts["next_cursor"] is None
+    assert facts["items"][0]["prompt"] == FACT["prompt"]
+    assert facts["items"][0]["rephrasings"] == FACT["rephrasings"]
+
+
+def test_a_repeat_gives_the_first_answer(service: Running, admin: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "first"}
+    first = admin.post("/edits", json=EDIT, headers=headers)
+    before = service.counts()
+    spaced = json.dumps(EDIT, indent=4, sort_keys=True)
+    again = admin.post("/edits", content=spaced, headers={**headers, "Content-Type": "application/json"})
+    assert again.status_code == 202
+    assert again.json() == first.json()
+    assert again.headers["Location"] == first.headers["Location"]
+    other = admin.post("/edits", json={**EDIT, "note": "other"}, headers=headers)
+    problem = is_problem(other, 422)
+    assert "Idempotency-Key" in problem["detail"]
+    assert pointers(problem) == ["/Idempotency-Key"]
+    assert service.counts() == before
+
+
+def test_simultaneous_repeats_make_one_edit_set(service: Running, admin: httpx.Client) -> None:
+    before = service.counts()["edit_sets"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(
+                lambda _: admin.post("/edits", json=EDIT, headers={"Idempotency-Key": "at-once"}), range(8)
+            )
+        )
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert service.counts()["edit_sets"] == before + 1
+
+
+def test_pages(admin: httpx.Client) -> None:
+    for _ in range(3):
+        assert admin.post("/edits", json=EDIT).status_code == 202
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        params: dict[str, Any] = {"limit": 2} | ({} if cursor is None else {"cursor": cursor})
+        page = admin.get("/edits", params=params).json()
+        seen += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert len(seen) == len(set(seen)) >= 3
+    assert admin.get("/edits", params={"model": "tiny", "status": "applied"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("params", "status"),
+    [
+        ({"cursor": "nonsense"}, 422),
+        ({"limit": "0"}, 422),
+        ({"limit": "many"}, 422),
+        ({"status": "odd"}, 422),
+        ({"model": "nobody"}, 404),
+    ],
+)
+def test_bad_lists(admin: httpx.Client, params: dict[str, str], status: int) -> None:
+    problem = is_problem(admin.get("/edits", params=params), status)
+    assert pointers(problem) == [f"/{next(iter(params))}"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/edits/nobody", "/edits/nobody/facts", "/edits/%00", "/edits/nobody/events"]
+)
+def test_unknown_edit_sets(admin: httpx.Client, path: str) -> None:
+    is_problem(admin.get(path), 404)
+
+
+def test_cancel(service: Running, admin: httpx.Client) -> None:
+    made = admin.post("/edits", json=EDIT).json()
+    path = f"/edits/{made['id']}/cancel"
+    is_problem(service.client(service.key("read")).post(path), 403)
+    assert admin.post(path).json()["status"] == "cancelled"
+    is_problem(admin.post("/edits/nobody/cancel"), 404)
+
+
+def test_an_applied_edit_set_cannot_be_cancelled(service: Running, admin: httpx.Client) -> None:
+    made = admin.post("/edits", json=EDIT).json()
+    record = service.ledger.get_edit_set(made["id"])
+    version = player.finish(service.ledger, record.job_id)
+    problem = is_problem(admin.post(f"/edits/{made['id']}/cancel"), 409)
+    assert "applied" in problem["detail"]
+    seen = admin.get(f"/edits/{made['id']}").json()
+    assert (seen["status"], seen["version"]) == ("applied", version.number)
+    assert seen["report"]["edit_success"] == 1.0
+    assert admin.get(f"/edits/{made['id']}/facts").json()["items"][0]["report"]
+
+
+def test_events_end_with_the_final_state(service: Running, admin: httpx.Client) -> None:
+    made = admin.post("/edits", json=EDIT).json()
+    job = service.ledger.get_edit_set(made["id"]).job_id
+    events: list[tuple[str, dict[str, Any]]] = []
+    with admin.stream("GET", f"/edits/{made['id']}/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        name = ""
+        for line in answer.iter_lines():
+            kind, _, value = line.partition(": ")
+            if kind == "event":
+                name = value
+            elif kind == "data":
+                events.append((name, json.loads(value)))
+                if len(events) == 1:
+                    player.finish(service.ledger, job)
+    assert events[0][0] == "progress"
+    assert events[0][1]["status"] == "queued"
+    assert events[-1][0] == "final"
+    assert events[-1][1]["status"] == "applied"
+
+
+def test_an_edit_set_for_a_failed_model(service: Running, admin: httpx.Client, checkpoint: Path) -> None:
+    register(service.ledger, checkpoint, "broken")
+    service.ledger.fail_model("broken", {"detail": "Its weights are damaged."})
+    before = service.counts()
+    problem = is_problem(admin.post("/edits", json={**EDIT, "model": "broken"}), 409)
+    assert "damaged" in problem["detail"]
+    assert pointers(problem) == ["/model"]
+    assert service.counts() == before

@@ -1,0 +1,99 @@
+"""Liveness, readiness, metrics, and what happens when a server is away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import servers
+from tests.service import player
+from tests.service.harness import Running, is_problem, register, running
+
+EDIT: dict[str, Any] = {
+    "model": "tiny",
+    "facts": [{"prompt": "The capital of Australia is", "target": "Canberra"}],
+}
+
+
+def checks(answer: httpx.Response) -> dict[str, bool]:
+    return {check["name"]: check["ok"] for check in answer.json()["checks"]}
+
+
+def test_alive_and_ready(service: Running) -> None:
+    client = service.client(None)
+    assert client.get("/healthz").json()["status"] == "ok"
+    ready = client.get("/readyz")
+    assert ready.status_code == 200
+    assert checks(ready) == {"database": True, "redis": True, "migrations": True}
+
+
+def test_a_ready_model_needs_a_worker(service: Running) -> None:
+    player.prepare(service.ledger)
+    client = service.client(None)
+    answer = client.get("/readyz")
+    problem = is_problem(answer, 503)
+    assert "errata worker --model tiny" in problem["detail"]
+    assert checks(answer)["worker:tiny"] is False
+    with player.writing(service.services.redis):
+        assert checks(client.get("/readyz"))["worker:tiny"] is True
+
+
+def test_metrics(service: Running, admin: httpx.Client) -> None:
+    is_problem(service.client(None).get("/metrics"), 401)
+    assert admin.post("/edits", json=EDIT).status_code == 202
+    text = service.client(service.key("read")).get("/metrics").text
+    assert 'errata_http_requests_total{method="POST",route="/edits",status="202"} 1.0' in text
+    assert 'errata_edit_sets{status="queued"}' in text
+    assert 'errata_queue_depth{model="tiny",queue="generation"} 0.0' in text
+    assert 'errata_dependency_up{dependency="database"} 1.0' in text
+    assert "errata_generation_seconds" in text
+
+
+def test_public_metrics(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    with running(database_url, redis_url, tmp_path, metrics_public=True) as found:
+        assert found.client(None).get("/metrics").status_code == 200
+
+
+def test_redis_away(database_url: str, tmp_path: Path, checkpoint: Path) -> None:
+    with servers.valkey() as server, running(database_url, server.connection_url, tmp_path) as found:
+        register(found.ledger, checkpoint)
+        player.prepare(found.ledger)
+        server.stop()
+        client = found.client()
+        assert client.post("/edits", json=EDIT).status_code == 202
+        is_problem(client.get("/models/tiny/generate", params={"prompt": "x"}), 503)
+        answer = client.get("/readyz")
+        assert checks(answer)["redis"] is False
+        assert checks(answer)["database"] is True
+        assert 'errata_dependency_up{dependency="redis"} 0.0' in client.get("/metrics").text
+
+
+@pytest.mark.stack
+def test_database_away(redis_url: str, tmp_path: Path, checkpoint: Path) -> None:
+    with (
+        servers.postgres() as server,
+        server.database() as url,
+        running(url, redis_url, tmp_path) as found,
+    ):
+        register(found.ledger, checkpoint)
+        client = found.client()
+        assert client.post("/edits", json=EDIT).status_code == 202
+        server.server.stop()
+        problem = is_problem(client.post("/edits", json=EDIT), 503)
+        assert "ledger" in problem["detail"]
+        assert client.get("/healthz").status_code == 200
+        assert checks(client.get("/readyz"))["database"] is False
+        server.server.start()
+        assert client.post("/edits", json=EDIT).status_code == 202
+
+
+def test_it_starts_without_its_servers(tmp_path: Path) -> None:
+    nowhere = "127.0.0.1:9"
+    with running(f"postgresql://x@{nowhere}/x", f"redis://{nowhere}/0", tmp_path) as found:
+        client = found.client()
+        assert client.get("/healthz").status_code == 200
+        is_problem(client.get("/models"), 503)
+        assert checks(client.get("/readyz")) == {"database": False, "redis": False}

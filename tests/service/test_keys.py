@@ -1,0 +1,103 @@
+"""Keys: wrong, missing, under-scoped, made, revoked."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from tests.service.harness import Running, is_problem, running
+
+EDIT = {"model": "tiny", "facts": [{"prompt": "The capital of Australia is", "target": "Canberra"}]}
+
+
+@pytest.mark.parametrize("header", [None, "Bearer nonsense", "Bearer", "Basic eDp5", "Bearer \xfc"])
+def test_missing_and_wrong_keys(service: Running, header: str | None) -> None:
+    before = service.counts()
+    headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
+    answer = service.client(None).post("/edits", content=b"{", headers=headers)
+    problem = is_problem(answer, 401)
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert "Bearer" in problem["detail"] or "administrator" in problem["detail"]
+    assert service.counts() == before
+
+
+@pytest.mark.parametrize(
+    ("scope", "method", "path", "needed"),
+    [
+        ("read", "POST", "/edits", "edit"),
+        ("edit", "GET", "/edits", "read"),
+        ("edit", "GET", "/models/tiny/generate", "read"),
+        ("read", "GET", "/admin/keys", "admin"),
+        ("edit", "POST", "/admin/models", "admin"),
+        ("edit", "POST", "/admin/models/tiny/rollback", "admin"),
+        ("edit", "PUT", "/admin/models/tiny/aliases/live", "admin"),
+        ("read", "GET", "/admin/ledger/verify", "admin"),
+        ("edit", "GET", "/metrics", "read"),
+    ],
+)
+def test_scopes(service: Running, scope: str, method: str, path: str, needed: str) -> None:
+    client = service.client(service.key(scope))
+    before = service.counts()
+    problem = is_problem(client.request(method, path, content=b"{"), 403)
+    assert f"'{needed}'" in problem["detail"]
+    assert service.counts() == before
+
+
+def test_admin_has_every_scope(service: Running) -> None:
+    client = service.client(service.key("admin"))
+    assert client.get("/edits").status_code == 200
+    assert client.get("/metrics").status_code == 200
+
+
+def test_life_of_a_key(service: Running, admin: httpx.Client) -> None:
+    made = admin.post("/admin/keys", json={"name": "newsroom", "scopes": ["read", "edit"]})
+    assert made.status_code == 201
+    body = made.json()
+    assert body["scopes"] == ["edit", "read"]
+    client = service.client(body["secret"])
+    assert client.get("/models").status_code == 200
+    shown = admin.get(made.headers["Location"])
+    assert "secret" not in shown.json()
+    assert body["id"] in [key["id"] for key in admin.get("/admin/keys").json()["items"]]
+    assert body["secret"] not in admin.get("/admin/keys").text
+    with service.ledger.engine.connect() as connection:
+        rows = connection.execute(text("SELECT * FROM keys")).all()
+    assert body["secret"] not in str(rows)
+    assert admin.delete(f"/admin/keys/{body['id']}").status_code == 204
+    is_problem(client.get("/models"), 401)
+    is_problem(admin.delete("/admin/keys/nobody"), 404)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"name": "", "scopes": ["read"]}, "/name"),
+        ({"name": "x", "scopes": []}, "/scopes"),
+        ({"name": "x", "scopes": ["root"]}, "/scopes/0"),
+        ({"name": "x"}, "/scopes"),
+    ],
+)
+def test_bad_keys(service: Running, admin: httpx.Client, body: dict[str, object], pointer: str) -> None:
+    before = service.counts()
+    problem = is_problem(admin.post("/admin/keys", json=body), 422)
+    assert problem["errors"][0]["pointer"] == pointer
+    assert service.counts() == before
+
+
+def test_an_admin_key_is_made_once(
+    database_url: str, redis_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "private" / "admin.key"
+    with running(database_url, redis_url, tmp_path, admin_key=None, admin_key_file=path) as found:
+        secret = path.read_text().strip()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert found.client(secret).get("/admin/keys").status_code == 200
+    assert capfd.readouterr().out.count(secret) == 1
+    with running(database_url, redis_url, tmp_path, admin_key=None, admin_key_file=path) as found:
+        assert path.read_text().strip() == secret
+        assert len(found.client(secret).get("/admin/keys").json()["items"]) == 1
+    assert secret not in capfd.readouterr().out

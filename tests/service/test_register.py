@@ -1,0 +1,80 @@
+"""Registration says at once what is wrong with a model, a module or an editor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.harness import Running, is_problem, pointers
+from tests.tiny import save_tiny
+
+
+def test_a_model_is_registered(service: Running, admin: httpx.Client, checkpoint: Path) -> None:
+    body = {"id": "second", "source": str(checkpoint), "gate": {"locality": 0.5}}
+    answer = admin.post("/admin/models", json=body)
+    assert answer.status_code == 202
+    assert answer.headers["Location"] == "/models/second"
+    seen = admin.get("/models/second").json()
+    assert (seen["status"], seen["gate"], seen["live_version"]) == ("preparing", {"locality": 0.5}, None)
+    assert seen["modules"]
+    assert admin.post("/admin/models", json=body).status_code == 202
+    other = {**body, "gate": {"locality": 0.9}}
+    problem = is_problem(admin.post("/admin/models", json=other), 409)
+    assert "second" in problem["detail"]
+    assert "second" in [item["id"] for item in admin.get("/models").json()["items"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "code"),
+    [
+        ({"source": "/nowhere/at/all"}, "/source", "model-not-loadable"),
+        ({"modules": ["model.layers.0.nonsense"]}, "/modules", "unknown-module"),
+        ({"modules": []}, "/modules", "invalid-request"),
+        ({"editor": "/nowhere/editor.safetensors"}, "/editor", None),
+        ({"id": "with space"}, "/id", "invalid-request"),
+        ({"id": ""}, "/id", "invalid-request"),
+        ({"gate": {"locality": 2}}, "/gate/locality", "invalid-request"),
+        ({"weights": "x"}, "/weights", "invalid-request"),
+    ],
+)
+def test_bad_registrations(
+    service: Running,
+    admin: httpx.Client,
+    checkpoint: Path,
+    change: dict[str, Any],
+    pointer: str,
+    code: str | None,
+) -> None:
+    before = service.counts()
+    body = {"id": "third", "source": str(checkpoint), **change}
+    problem = is_problem(admin.post("/admin/models", json=body), 422)
+    assert any(found.startswith(pointer) for found in pointers(problem))
+    assert code is None or problem["type"] == f"urn:errata:problem:{code}"
+    assert service.counts() == before
+
+
+def test_a_folder_without_a_model(service: Running, admin: httpx.Client, tmp_path: Path) -> None:
+    before = service.counts()
+    problem = is_problem(admin.post("/admin/models", json={"id": "x", "source": str(tmp_path)}), 422)
+    assert pointers(problem) == ["/source"]
+    assert service.counts() == before
+
+
+def test_an_editor_for_another_model(
+    service: Running, admin: httpx.Client, checkpoint: Path, tmp_path: Path
+) -> None:
+    calibrate = pytest.importorskip("malmen_core.calibrate").calibrate
+    from malmen_core.base import BaseModel
+
+    other = save_tiny(tmp_path / "other", architecture="gpt2")
+    file = tmp_path / "editor.safetensors"
+    calibrate(BaseModel.load(str(other), device="cpu")).save(file)
+    before = service.counts()
+    body = {"id": "fourth", "source": str(checkpoint), "editor": str(file)}
+    problem = is_problem(admin.post("/admin/models", json=body), 422)
+    assert pointers(problem) == ["/editor"]
+    assert problem["type"] == "urn:errata:problem:editor-mismatch"
+    assert service.counts() == before

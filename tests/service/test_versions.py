@@ -1,0 +1,146 @@
+"""Versions, aliases, rollback, withdrawal and the ledger's proof. A test plays the worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service import player
+from tests.service.harness import Running, is_problem, pointers
+
+ROLLBACK = "/admin/models/tiny/rollback"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ready(service: Running) -> None:
+    player.prepare(service.ledger)
+
+
+def apply(service: Running, admin: httpx.Client, prompt: str, *, gate_met: bool = True) -> dict[str, Any]:
+    """Post an edit set of one fact, play the worker, give the edit set."""
+    body = {"model": "tiny", "facts": [{"prompt": prompt, "target": "Canberra"}]}
+    made = admin.post("/edits", json=body).json()
+    player.finish(service.ledger, service.ledger.get_edit_set(made["id"]).job_id, gate_met=gate_met)
+    seen: dict[str, Any] = admin.get(f"/edits/{made['id']}").json()
+    return seen
+
+
+def live(admin: httpx.Client) -> int:
+    return int(admin.get("/models/tiny").json()["live_version"])
+
+
+def test_history_and_rollback(service: Running, admin: httpx.Client) -> None:
+    first = apply(service, admin, "One is")
+    second = apply(service, admin, "Two is")
+    assert live(admin) == second["version"]
+    version = admin.get(f"/models/tiny/versions/{first['version']}").json()
+    assert version["kind"] == "edit"
+    assert version["edit_sets"] == [first["id"]]
+    assert version["live_fact_count"] == 1
+    assert version["hash"].startswith("sha256:")
+    assert admin.get("/models/tiny/versions/live").json()["number"] == second["version"]
+    assert admin.get("/models/tiny/versions/base").json()["number"] == 0
+    answer = admin.post(ROLLBACK, json={"to_version": first["version"], "reason": "retracted"})
+    assert answer.status_code == 200
+    made = answer.json()
+    assert (made["kind"], made["restores"], made["reason"]) == ("rollback", first["version"], "retracted")
+    assert made["delta_digest"] == version["delta_digest"]
+    assert made["aliases"] == ["live"]
+    assert answer.headers["Location"] == f"/models/tiny/versions/{made['number']}"
+    numbers = [item["number"] for item in admin.get("/models/tiny/versions").json()["items"]]
+    assert numbers == list(range(made["number"], -1, -1))
+    assert admin.get(f"/edits/{second['id']}").json()["status"] == "withdrawn"
+
+
+def test_withdrawal(service: Running, admin: httpx.Client) -> None:
+    edit_set = apply(service, admin, "Three is")
+    body = {"withdraw": {"edit_sets": [edit_set["id"]]}, "reason": "retracted"}
+    answer = admin.post(ROLLBACK, json=body)
+    assert answer.status_code == 202
+    path = answer.headers["Location"]
+    pending = admin.get(path)
+    assert pending.status_code == 202
+    assert pending.json()["status"] == "queued"
+    withdrawal = service.ledger.get_withdrawal(path.rpartition("/")[2])
+    made = player.finish(service.ledger, withdrawal.job_id)
+    done = admin.get(path)
+    assert done.status_code == 200
+    assert (done.json()["number"], done.json()["kind"]) == (made.number, "withdraw")
+    assert live(admin) == made.number
+    problem = is_problem(admin.post(ROLLBACK, json=body), 409)
+    assert pointers(problem) == ["/withdraw/edit_sets/0"]
+
+
+def test_a_failed_withdrawal_says_why(service: Running, admin: httpx.Client) -> None:
+    edit_set = apply(service, admin, "Four is")
+    body = {"withdraw": {"facts": [f"{edit_set['id']}.0"]}, "reason": "retracted"}
+    path = admin.post(ROLLBACK, json=body).headers["Location"]
+    job = service.ledger.get_withdrawal(path.rpartition("/")[2]).job_id
+    service.ledger.fail_job(player.claim(service.ledger, job), {"detail": "The disk is full."})
+    problem = is_problem(admin.get(path), 409)
+    assert "The disk is full." in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "pointer"),
+    [
+        ({"reason": "x"}, 422, ""),
+        ({"to_version": 0}, 422, "/reason"),
+        ({"to_version": 0, "reason": " "}, 422, "/reason"),
+        ({"to_version": "1", "reason": "x"}, 422, "/to_version"),
+        ({"to_version": -1, "reason": "x"}, 422, "/to_version"),
+        ({"to_version": 9999, "reason": "x"}, 404, "/to_version"),
+        ({"to_version": 0, "withdraw": {"facts": ["x.0"]}, "reason": "x"}, 422, ""),
+        ({"withdraw": {}, "reason": "x"}, 422, "/withdraw"),
+        ({"withdraw": {"edit_sets": ["nobody"]}, "reason": "x"}, 404, "/withdraw/edit_sets/0"),
+        ({"withdraw": {"facts": ["nobody.0"]}, "reason": "x"}, 404, "/withdraw"),
+        ({"to_version": 0, "reason": "x" * 4001}, 422, "/reason"),
+    ],
+)
+def test_bad_rollbacks(
+    service: Running, admin: httpx.Client, body: dict[str, Any], status: int, pointer: str
+) -> None:
+    before = service.counts()
+    problem = is_problem(admin.post(ROLLBACK, json=body), status)
+    assert any(found.startswith(pointer) for found in pointers(problem))
+    assert service.counts() == before
+
+
+def test_a_refused_version_needs_force_and_a_reason(service: Running, admin: httpx.Client) -> None:
+    was = live(admin)
+    refused = apply(service, admin, "Five is", gate_met=False)
+    assert refused["status"] == "rejected"
+    assert live(admin) == was
+    path = "/admin/models/tiny/aliases/live"
+    problem = is_problem(admin.put(path, json={"version": refused["version"]}), 409)
+    assert "force" in problem["detail"]
+    problem = is_problem(admin.put(path, json={"version": refused["version"], "force": True}), 422)
+    assert "reason" in problem["detail"]
+    assert live(admin) == was
+    body = {"version": refused["version"], "force": True, "reason": "reviewed"}
+    assert admin.put(path, json=body).status_code == 200
+    assert live(admin) == refused["version"]
+
+
+def test_aliases(admin: httpx.Client) -> None:
+    answer = admin.put("/admin/models/tiny/aliases/stable", json={"version": 0})
+    assert answer.json() == {"model": "tiny", "name": "stable", "version": 0}
+    assert admin.get("/models/tiny/versions/stable").json()["number"] == 0
+    assert admin.get("/models/tiny").json()["aliases"]["stable"] == 0
+    is_problem(admin.put("/admin/models/tiny/aliases/stable", json={"version": 9999}), 404)
+    is_problem(admin.put("/admin/models/nobody/aliases/stable", json={"version": 0}), 404)
+    is_problem(admin.put("/admin/models/tiny/aliases/7", json={"version": 0}), 422)
+
+
+@pytest.mark.parametrize("path", ["tiny/versions/9999", "tiny/versions/nobody", "x/versions"])
+def test_unknown_versions(admin: httpx.Client, path: str) -> None:
+    is_problem(admin.get(f"/models/{path}"), 404)
+
+
+def test_the_ledger_proves_itself(admin: httpx.Client) -> None:
+    check = admin.get("/admin/ledger/verify").json()
+    assert check["ok"] is True
+    assert check["problems"] == []
+    assert check["versions"] >= 1

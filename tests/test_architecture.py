@@ -1,0 +1,112 @@
+"""The rules that keep the packages apart and the modules readable."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from errata.catalogue import all_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "malmen_core": set[str](),
+    "ledger": {"migrations"},
+    "migrations": {"ledger"},
+    "broker": {"ledger"},
+    "service": {"broker", "ledger", "malmen_core"},
+    "worker": {"broker", "ledger", "malmen_core"},
+    "errata": {"broker", "ledger", "malmen_core", "service", "worker"},
+}
+STRANGERS = {
+    "malmen_core": {"fastapi", "httpx", "psycopg", "redis", "rq", "sqlalchemy", "starlette", "uvicorn"},
+    "ledger": {"fastapi", "httpx", "redis", "rq", "starlette", "torch", "transformers", "uvicorn"},
+    "broker": {"fastapi", "httpx", "starlette", "torch", "transformers", "uvicorn"},
+    "service": {"rq"},
+    "worker": {"fastapi", "starlette", "uvicorn"},
+}
+MODULE_LINES = 400
+FUNCTION_LINES = 50
+MODULES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The top-level names that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+def test_every_package_is_under_the_rules() -> None:
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    assert found == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_inward(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    forbidden = set(MAY_IMPORT) - MAY_IMPORT[package] - {package} | STRANGERS.get(package, set())
+    assert set(imports(path)) & (forbidden | {"tests", "benchmarks"}) == set()
+
+
+def test_modules_are_short() -> None:
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert {name: lines for name, lines in lengths.items() if lines >= MODULE_LINES} == {}
+
+
+def test_functions_are_short() -> None:
+    long = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                lines = node.end_lineno - node.lineno + 1
+                if lines >= FUNCTION_LINES:
+                    long[f"{name_of(path)}:{node.name}"] = lines
+    assert long == {}
+
+
+def test_nothing_is_printed_but_through_the_console() -> None:
+    printing = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("print", "pprint")
+    ]
+    assert printing == []
+
+
+def test_no_handler_swallows_everything() -> None:
+    """`except Exception` must raise again, or hand the error on."""
+    broad = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler) and is_broad(node.type):
+                uses = any(
+                    isinstance(inner, ast.Raise) or (isinstance(inner, ast.Name) and inner.id == node.name)
+                    for inner in ast.walk(ast.Module(node.body, []))
+                )
+                if not uses:
+                    broad.append(f"{name_of(path)}:{node.lineno}")
+    assert broad == []
+
+
+def is_broad(kind: ast.expr | None) -> bool:
+    return kind is None or (isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException"))
+
+
+def test_every_setting_is_documented() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    text = "\n".join(page.read_text() for page in pages if page.exists())
+    names = [setting.name for setting in all_settings({})]
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []

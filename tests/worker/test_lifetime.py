@@ -1,0 +1,142 @@
+"""How a worker starts, waits and stops."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker import presence
+from broker.connection import connect
+from broker.settings import BrokerSettings
+from tests.harness import MODEL, Backend, backend, described, eventually, tiny_editor, wait_stopped
+from tests.tiny import save_tiny
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture
+def unregistered(database_url: str, redis_url: str, tmp_path: Path, tiny_folder: Path) -> Iterator[Backend]:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "checkpoint"))
+    with backend(database_url, redis_url, tmp_path, folder) as made:
+        yield made
+
+
+def states(back: Backend) -> list[str]:
+    return [w.state for w in presence.workers(connect(BrokerSettings(redis_url=back.redis_url)), MODEL)]
+
+
+def test_it_waits_for_a_model_and_survives_one_that_cannot_be_loaded(
+    unregistered: Backend, tiny_folder: Path
+) -> None:
+    back = unregistered
+    worker = back.start_worker()
+    eventually("waiting", lambda: states(back) == ["waiting"])
+    (back.folder / "model.safetensors").write_bytes(b"damaged")
+    back.ledger.register_model(MODEL, str(back.folder), None, described(tiny_folder), actor="tests")
+    back.folder = tiny_folder
+    failed = back.wait_model("failed")
+    assert failed.error is not None
+    assert failed.error["code"] == "model-not-loadable"
+    eventually("the announcement", lambda: states(back)[0].startswith("failed"))
+    back.register(tiny_editor(tiny_folder))
+    back.wait_ready()
+    assert worker.poll() is None
+
+
+def test_a_changed_checkpoint_is_refused(unregistered: Backend, tiny_folder: Path) -> None:
+    back = unregistered
+    back.register(tiny_editor(tiny_folder))
+    save_tiny(back.folder, seed=1)
+    back.start_worker()
+    failed = back.wait_model("failed")
+    assert failed.error is not None
+    assert failed.error["code"] in ("checkpoint-changed", "editor-mismatch")
+
+
+def test_an_idle_worker_stops_at_once(back: Backend) -> None:
+    worker = back.start_fresh_worker()
+    eventually("idle", lambda: states(back) == ["idle"])
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(8) == 0
+    assert states(back) == []
+
+
+def test_a_busy_worker_gives_its_job_back(back: Backend) -> None:
+    worker = back.start_worker(
+        ERRATA_FAULTS="1",
+        ERRATA_FAULT_POINT="after_statistics",
+        ERRATA_FAULT_ACTION="stop",
+        ERRATA_LEASE_S="30",
+    )
+    edit_set = back.post()
+    wait_stopped(worker)
+    worker.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGCONT)
+    assert worker.wait(10) == 0
+    assert back.ledger.get_edit_set(edit_set).status == "queued"
+    back.start_worker()
+    back.wait_for(edit_set, timeout_s=20)  # well before the first worker's lease would have ended
+
+
+def test_a_job_that_reaches_no_safe_point_is_given_back_after_the_grace(back: Backend) -> None:
+    worker = back.start_worker(
+        ERRATA_FAULTS="1",
+        ERRATA_FAULT_POINT="after_claim",
+        ERRATA_FAULT_ACTION="hang",
+        ERRATA_STOP_GRACE_S="1",
+        ERRATA_LEASE_S="30",
+    )
+    edit_set = back.post()
+    back.wait_for(edit_set, "running")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(8) == 0
+    assert back.ledger.get_edit_set(edit_set).status == "queued"
+
+
+def test_a_job_that_outlasts_its_time_ends_the_worker(back: Backend) -> None:
+    worker = back.start_worker(
+        ERRATA_FAULTS="1",
+        ERRATA_FAULT_POINT="after_claim",
+        ERRATA_FAULT_ACTION="hang",
+        ERRATA_JOB_TIMEOUT_S="1.5",
+    )
+    back.post()
+    assert worker.wait(40) == 70
+    assert "ERRATA_JOB_TIMEOUT_S" in back.log_of(worker)
+
+
+def test_a_cancelled_job_is_left(back: Backend) -> None:
+    worker = back.start_worker(
+        ERRATA_FAULTS="1",
+        ERRATA_FAULT_POINT="after_statistics",
+        ERRATA_FAULT_ACTION="stop",
+        ERRATA_FAULT_MATCH="unwanted",
+        ERRATA_LEASE_S="30",
+    )
+    unwanted, wanted = back.post(note="unwanted"), back.post("The capital of France is", "Lima")
+    wait_stopped(worker)
+    back.ledger.cancel(unwanted, back.key)
+    worker.send_signal(signal.SIGCONT)
+    back.wait_for(wanted)
+    assert back.ledger.get_edit_set(unwanted).status == "cancelled"
+    assert back.versions_of(unwanted) == []
+
+
+def test_wrong_settings_are_named(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "worker", "--model", "m"],
+        env={"PATH": "/usr/bin", "ERRATA_DATABASE_URL": "mysql://user:secret@host/db", "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "ERRATA_DATABASE_URL" in run.stderr
+    assert "ERRATA_BLOB_URL" in run.stderr
+    assert "secret" not in run.stderr

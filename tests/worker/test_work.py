@@ -1,0 +1,198 @@
+"""What a worker does when nothing goes wrong: edits, withdrawals, generation, refusals."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from redis import Redis
+
+from broker import generation
+from broker.connection import connect
+from broker.generation import GenerationCall
+from broker.queue import edit_queue
+from broker.settings import BrokerSettings
+from tests import servers
+from tests.harness import MODEL, Backend, backend, eventually
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def served(
+    postgres_server: servers.Postgres, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path
+) -> Iterator[Backend]:
+    """A back end with one worker, for all tests that only use it; the editor is left to the worker."""
+    with (
+        postgres_server.database() as database_url,
+        servers.valkey() as valkey,
+        backend(database_url, valkey.connection_url, tmp_path_factory.mktemp("served"), tiny_folder) as made,
+    ):
+        made.register(editor=None)
+        made.start_worker()
+        made.wait_ready()
+        yield made
+
+
+@pytest.fixture
+def redis(served: Backend) -> Redis:
+    return connect(BrokerSettings(redis_url=served.redis_url))
+
+
+def ask(redis: Redis, version: int, **fields: Any) -> tuple[str, dict[str, Any]]:
+    request = {
+        "prompt": "The capital of Peru is",
+        "max_new_tokens": 6,
+        "temperature": 0.0,
+        "stop": [],
+        **fields,
+    }
+    call = GenerationCall(uuid4().hex, MODEL, version, request, time.time() + 30)
+    generation.send(redis, call)
+    events = list(generation.replies(redis, call.id, 30, MODEL))
+    return "".join(event.get("text", "") for event in events), events[-1]
+
+
+def test_from_facts_to_a_live_version_and_back(served: Backend, redis: Redis) -> None:
+    ledger = served.ledger
+    first = served.wait_for(served.post("The capital of Peru is", "Paris"))
+    alone = ledger.get_version(MODEL, "live")
+    assert alone.number == first.version
+    assert first.report is not None
+    assert first.report["gate_misses"] == []
+    assert ledger.get_facts(first.id, 10, None).items[0].report is not None
+
+    second = served.wait_for(served.post("The capital of France is", "Canberra"))
+    both = ledger.get_version(MODEL, "live")
+    assert both.edit_sets == tuple(sorted((first.id, second.id)))
+
+    base_text, base_end = ask(redis, 0)
+    assert base_end["weights_digest"] == ledger.get_version(MODEL, 0).weights_digest
+    assert 0 < base_end["usage"]["completion_tokens"] <= 6
+    assert ask(redis, both.number)[1]["weights_digest"] == both.weights_digest != base_end["weights_digest"]
+
+    without_second = served.withdraw(second.id)
+    assert without_second.edit_sets == (first.id,)
+    assert without_second.delta_digest == alone.delta_digest
+    assert without_second.weights_digest == alone.weights_digest
+
+    empty = served.withdraw(first.id)
+    assert empty.delta_digest is None
+    assert ask(redis, empty.number) == (base_text, base_end)
+    assert ledger.verify().ok
+
+
+def test_a_fact_that_is_corrected_again_is_superseded(served: Backend) -> None:
+    older = served.wait_for(
+        served.post(
+            facts=[{"prompt": "Water is", "target": "Lima"}, {"prompt": "The sea is", "target": "Paris"}]
+        )
+    )
+    newer = served.wait_for(served.post("water  IS", "Ana"))
+    withdrawn = {m.edit_set_id: m.withdrawn for m in served.ledger.get_version(MODEL, "live").members}
+    assert (withdrawn[older.id], withdrawn[newer.id]) == ((0,), ())
+
+
+def test_progress_is_written_by_stage(served: Backend) -> None:
+    edit_set = served.wait_for(
+        served.post(facts=[{"prompt": f"The river {n} flows to", "target": "Lima"} for n in range(200)])
+    )
+    assert edit_set.progress is not None
+    assert edit_set.progress.stage in ("editing", "solving", "verifying", "committing")
+
+
+def test_what_misses_its_gate_is_rejected_and_live_stays(served: Backend) -> None:
+    live = served.ledger.get_version(MODEL, "live")
+    edit_set = served.wait_for(served.post(gate={"perplexity_ratio": 0.0}), "rejected")
+    assert edit_set.report is not None
+    assert [miss["measure"] for miss in edit_set.report["gate_misses"]] == ["perplexity_ratio"]
+    assert served.ledger.get_version(MODEL, "live") == live
+
+
+def test_facts_that_cannot_be_edited_fail_with_the_reason(served: Backend) -> None:
+    bad = served.post(facts=[{"prompt": "word " * 400, "target": "x"}])
+    good = served.post("Seven days make a", "Peru")
+    error = served.wait_for(bad, "failed").error
+    assert error is not None
+    assert error["type"] == "urn:errata:problem:prompt-too-long"
+    served.wait_for(good)
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "code"),
+    [
+        (99, {}, "not-found"),
+        (0, {"prompt": "word " * 400}, "prompt-too-long"),
+        (0, {"prompt": 5}, "invalid-request"),
+        (0, {"max_new_tokens": "many"}, "invalid-request"),
+        (0, {"surprise": 1}, "invalid-request"),
+        (0, {"stop": "text"}, "invalid-request"),
+        (0, {"temperature": "hot"}, "invalid-request"),
+        (0, {"seed": 0.5}, "invalid-request"),
+    ],
+    ids=str,
+)
+def test_problems_are_answered_and_the_thread_goes_on(
+    redis: Redis, version: int, fields: dict[str, Any], code: str
+) -> None:
+    _, last = ask(redis, version, **fields)
+    assert last["error"]["type"] == f"urn:errata:problem:{code}"
+    assert "Traceback" not in str(last)
+    assert "finish_reason" in ask(redis, 0)[1]
+
+
+def test_generation_is_the_same_beside_a_running_edit(served: Backend, redis: Redis) -> None:
+    alone = ask(redis, 0, max_new_tokens=20)
+    edit_set = served.post(
+        facts=[{"prompt": f"The capital of land {n} is", "target": "Lima"} for n in range(500)]
+    )
+    beside, until = 0, time.monotonic() + 40
+    while time.monotonic() < until and served.ledger.get_edit_set(edit_set).status != "applied":
+        assert ask(redis, 0, max_new_tokens=20) == alone
+        beside += served.ledger.get_edit_set(edit_set).status in ("running", "verifying")
+    assert beside > 0
+    served.wait_for(edit_set)
+
+
+def test_a_cancelled_call_stops_and_a_late_one_is_not_begun(redis: Redis) -> None:
+    request = {"prompt": "Water", "max_new_tokens": 100}
+    call = GenerationCall("cancelled", MODEL, 0, request, time.time() + 30)
+    generation.send(redis, call)
+    generation.cancel(redis, call.id)
+    generation.send(redis, GenerationCall("late", MODEL, 0, request, time.time() - 1))
+    assert "finish_reason" in ask(redis, 0)[1]
+    assert generation.waiting(redis, MODEL) == 0
+
+
+def test_a_foreign_message_harms_nothing(served: Backend, redis: Redis, tmp_path: Path) -> None:
+    queue = edit_queue(redis, MODEL)
+    data = json.dumps(["os.system", None, [f"touch {tmp_path / 'ran'}"], {}]).encode()
+    redis.hset("rq:job:foreign", "data", zlib.compress(data))
+    redis.hset("rq:job:foreign", "origin", queue.name)
+    redis.rpush(queue.key, "foreign", "../impossible id")
+    served.wait_for(served.post("Mount Etna is", "Spanish"))
+    assert served.workers[0].poll() is None
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_long_job_keeps_its_message_alive(back: Backend, redis_url: str) -> None:
+    back.start_worker(
+        ERRATA_FAULTS="1", ERRATA_FAULT_POINT="after_claim", ERRATA_FAULT_ACTION="hang", ERRATA_LEASE_S="30"
+    )
+    back.post()
+    with Redis.from_url(redis_url) as client:
+        registry = edit_queue(client, MODEL).started_job_registry.key
+
+        def alive_until() -> float:
+            found: Any = client.zrange(registry, 0, -1, withscores=True)
+            return max((float(score) for _, score in found), default=0.0)
+
+        first = eventually("the start", alive_until)
+        eventually("a heartbeat", lambda: alive_until() > first, 10)
+        assert alive_until() < time.time() + 12

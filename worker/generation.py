@@ -1,0 +1,138 @@
+"""The generation thread: takes calls from the channel and answers them, beside whatever edit runs.
+
+A call names a version by number, and its answer carries the digest of the weights that produced it. Whatever
+goes wrong becomes a problem event for the one who asked; the thread goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from broker import generation as channel
+from broker.generation import GenerationCall
+from ledger import Ledger
+from ledger.errors import LedgerError
+from malmen_core.errors import CoreError
+from malmen_core.generate import GenerationRequest, generate
+from malmen_core.overlay import Version
+from worker.errors import InvalidRequest, WorkerError, WorkerStopping, internal_problem, problem
+from worker.resident import Resident
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 1.0
+LONGEST_WAIT_S = 5.0
+CANCEL_CHECK_S = 0.25
+FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "prompt": ((str,), "a text"),
+    "max_new_tokens": ((int,), "a whole number"),
+    "temperature": ((int, float), "a number"),
+    "top_p": ((int, float), "a number"),
+    "seed": ((int,), "a whole number"),
+    "stop": ((list, tuple), "a list of texts"),
+}
+
+
+class _Abandoned(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class GenerationThread(threading.Thread):
+    """Answers one call after another until told to stop."""
+
+    def __init__(
+        self, ledger: Ledger, redis: Redis, resident: Resident, worker_id: str, stopping: threading.Event
+    ) -> None:
+        super().__init__(name="generation", daemon=True)
+        self._ledger = ledger
+        self._redis = redis
+        self._resident = resident
+        self._worker_id = worker_id
+        self._stopping = stopping
+        self._deltas: dict[int, str | None] = {}
+
+    def run(self) -> None:
+        """Take and answer calls; Redis may go and come back."""
+        wait_s = WAIT_S
+        while not self._stopping.is_set():
+            try:
+                call = channel.receive(self._redis, self._resident.model_id, WAIT_S, self._worker_id)
+                if call is not None:
+                    self._answer(call)
+                wait_s = WAIT_S
+            except RedisError as error:
+                logger.warning("Generation waits %.0f s: %s", wait_s, error)
+                self._stopping.wait(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _answer(self, call: GenerationCall) -> None:
+        """Send a call's events. Raises nothing but `RedisError`."""
+        try:
+            for event in self._events(call):
+                channel.reply(self._redis, call.id, event)
+        except RedisError:
+            raise
+        except _Abandoned:
+            logger.info("Generation call %s was abandoned.", call.id)
+        except (CoreError, LedgerError, WorkerError) as error:
+            logger.info("Generation call %s: %s", call.id, error)
+            channel.reply(self._redis, call.id, {"error": problem(error)})
+        except Exception as error:
+            logger.exception("Generation call %s failed.", call.id)
+            channel.reply(self._redis, call.id, {"error": internal_problem(error)})
+
+    def _events(self, call: GenerationCall) -> Iterator[dict[str, Any]]:
+        request = read_request(call.request)
+        version = self._version(call.version)
+        checked = time.monotonic()
+        for chunk in generate(self._resident.base, version, request):
+            if self._stopping.is_set():
+                raise WorkerStopping
+            if time.time() > call.deadline:
+                raise _Abandoned
+            if time.monotonic() - checked > CANCEL_CHECK_S:
+                checked = time.monotonic()
+                if channel.is_cancelled(self._redis, call.id):
+                    raise _Abandoned
+            if chunk.text:
+                yield {"text": chunk.text}
+            if chunk.finish_reason is not None:
+                yield {
+                    "finish_reason": chunk.finish_reason,
+                    "usage": dict(chunk.usage or {}),
+                    "weights_digest": version.weights_digest,
+                }
+
+    def _version(self, number: int) -> Version:
+        """Return the overlay of a version; the delta of a number never changes, so it is asked for once."""
+        if number not in self._deltas:
+            record = self._ledger.get_version(self._resident.model_id, number)
+            self._deltas[number] = record.delta_digest
+        return self._resident.version(self._deltas[number])
+
+
+def read_request(fields: dict[str, Any]) -> GenerationRequest:
+    """Turn a call's fields into the core's request; unknown fields are refused.
+
+    Raises:
+        InvalidRequest: a field is missing, unknown or of the wrong type.
+    """
+    unknown = sorted(fields.keys() - FIELDS.keys())
+    if unknown:
+        raise InvalidRequest(f"there is no field {unknown[0]!r}")
+    for name, (kinds, what) in FIELDS.items():
+        value = fields.get(name)
+        if (value is None and name != "prompt") or (isinstance(value, kinds) and not isinstance(value, bool)):
+            continue
+        raise InvalidRequest(f"{name!r} must be {what}")
+    if not all(isinstance(text, str) for text in fields.get("stop") or ()):
+        raise InvalidRequest("'stop' must be a list of texts")
+    given = {name: value for name, value in fields.items() if value is not None}
+    return GenerationRequest(**{**given, "stop": tuple(given.get("stop", ()))})

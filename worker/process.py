@@ -1,0 +1,190 @@
+"""A worker process: waits for its model, makes it ready, serves it, and outlives its servers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+from uuid import uuid4
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq.exceptions import StopRequested
+
+from broker import presence
+from broker.connection import connect
+from broker.relay import Relay
+from broker.settings import BrokerSettings
+from ledger import Ledger
+from ledger.errors import BlobStoreUnavailable, LedgerError, LedgerUnavailable, NotFound
+from ledger.records import ModelRecord
+from malmen_core.errors import CoreError
+from worker import jobs
+from worker.announcer import Announcer
+from worker.editing import Desk
+from worker.errors import CheckpointChanged, WorkerStopping, problem
+from worker.generation import GenerationThread
+from worker.jobs import Shift
+from worker.listener import ErrataWorker
+from worker.preparing import load, prepare
+from worker.resident import Resident
+from worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 15.0
+GOOD_RUN_S = 30.0
+LEAD_S = 120.0
+
+
+class WorkerProcess:
+    """One worker of one model; `run` must be called from the main thread, which receives the signals.
+
+    Attributes:
+        worker_id: host, process id and a random part; names this process in leases and in Redis.
+    """
+
+    def __init__(self, settings: WorkerSettings, broker: BrokerSettings, ledger: Ledger) -> None:
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._settings = settings
+        self._broker = broker
+        self._ledger = ledger
+        self._redis: Redis = connect(broker)
+        self._stopping = threading.Event()
+        self._listener: ErrataWorker | None = None
+        self._led_at = time.monotonic()
+        self._announcer = Announcer(self._redis, settings.model, self.worker_id)
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; returns the exit status."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        logger.info("Worker %s starts for model '%s'.", self.worker_id, self._settings.model)
+        self._announcer.start()
+        try:
+            resident = self._become_ready()
+            if resident is not None:
+                self._serve(resident)
+        except WorkerStopping:
+            logger.info("Worker %s was stopped while it made the model ready.", self.worker_id)
+        finally:
+            self._announcer.stop()
+        logger.info("Worker %s has stopped.", self.worker_id)
+        return 0
+
+    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
+        """Ask all to stop. An idle listener is woken by an exception; a job may reach a safe point."""
+        first = not self._stopping.is_set()
+        self._stopping.set()
+        if first and self._listener is not None:
+            self._listener.request_exit()
+
+    def _become_ready(self) -> Resident | None:
+        """Wait for the model's registration and make it resident; None when asked to stop before."""
+        wait_s, failed = FIRST_WAIT_S, ""
+        while not self._stopping.is_set():
+            try:
+                model = self._ledger.get_model(self._settings.model)
+                if model.status == "preparing" and not self._leads():
+                    self._announcer.say("waiting")
+                    wait_s = FIRST_WAIT_S
+                elif model.status != "failed":
+                    self._announcer.say("preparing" if model.status == "preparing" else "loading")
+                    resident = self._make_resident(model)
+                    if resident is not None:
+                        return resident
+                    failed = "failed: the model could not be loaded"
+                if model.status == "failed" or failed:
+                    self._announcer.say(failed or "failed: register the model again")
+            except NotFound:
+                self._announcer.say("waiting")
+                wait_s = FIRST_WAIT_S
+            except (LedgerUnavailable, BlobStoreUnavailable) as error:
+                logger.warning("Worker %s waits %.0f s for the ledger: %s", self.worker_id, wait_s, error)
+            self._stopping.wait(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        return None
+
+    def _make_resident(self, model: ModelRecord) -> Resident | None:
+        """Load or prepare the model; on a typed error, None.
+
+        A model that was never ready is marked as failed. One that was ready stays so: other workers may serve
+        it.
+        """
+        started = time.monotonic()
+        try:
+            if model.status == "ready":
+                resident = load(self._ledger, model, self._settings)
+            else:
+                resident = prepare(self._ledger, model, self._settings, self._check)
+        except (LedgerUnavailable, BlobStoreUnavailable):
+            raise
+        except (CoreError, CheckpointChanged, LedgerError) as error:
+            logger.error("Model '%s' cannot be served here: %s", model.id, error)
+            if model.status == "preparing":
+                self._ledger.fail_model(model.id, problem(error))
+            return None
+        logger.info("Model '%s' is resident after %.1f s.", model.id, time.monotonic() - started)
+        return resident
+
+    def _leads(self) -> bool:
+        """Return whether this worker is the one to prepare the model; without Redis, each does it."""
+        try:
+            return presence.lead(self._redis, self._settings.model, self.worker_id, LEAD_S)
+        except RedisError:
+            return True
+
+    def _check(self, stage: str, done: int, total: int) -> None:
+        """Stop when asked to; now and then keep the lead and log how far the preparation is."""
+        if self._stopping.is_set():
+            raise WorkerStopping
+        if time.monotonic() - self._led_at > LEAD_S / 8:
+            self._led_at = time.monotonic()
+            self._leads()
+            logger.info("Model '%s': %s, %d of %d.", self._settings.model, stage, done, total)
+
+    def _serve(self, resident: Resident) -> None:
+        """Answer calls and do jobs until asked to stop."""
+        relay = Relay(self._ledger, self._redis)
+        generation = GenerationThread(self._ledger, self._redis, resident, self.worker_id, self._stopping)
+        jobs.begin(Shift(self.worker_id, Desk.open(self._ledger, resident), self._settings, self._stopping))
+        relay.start()
+        generation.start()
+        self._announcer.say("idle")
+        try:
+            self._listen()
+        finally:
+            relay.stop()
+            generation.join(2.0)
+            jobs.begin(None)
+
+    def _listen(self) -> None:
+        """Take jobs; whatever happens to Redis, come back to it with the model still loaded."""
+        wait_s = FIRST_WAIT_S
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                name = f"{self.worker_id}-{uuid4().hex[:4]}"
+                redis = connect(self._broker)
+                self._listener = ErrataWorker(
+                    redis, self._settings.model, name, self._on_busy, self._stopping
+                )
+                self._listener.work(logging_level="WARNING")
+            except RedisError as error:
+                logger.warning("Worker %s lost the queue: %s", self.worker_id, error)
+            except StopRequested:
+                break
+            finally:
+                self._listener = None
+            if time.monotonic() - started > GOOD_RUN_S:
+                wait_s = FIRST_WAIT_S
+            self._stopping.wait(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _on_busy(self, busy: bool) -> None:
+        self._announcer.say("editing" if busy else "idle")

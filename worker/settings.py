@@ -1,0 +1,43 @@
+"""Settings of a worker process."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WorkerSettings(BaseSettings):
+    """Read from `ERRATA_*` environment variables."""
+
+    model_config = SettingsConfigDict(env_prefix="ERRATA_", frozen=True, extra="ignore")
+
+    model: str = Field(default="", description="Id of the registered model that this worker serves.")
+    device: str = Field(
+        default="auto", description="Where the model lies: auto, cpu, cuda, or cuda:1 and so on."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Precision of the base model; auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+    threads: int = Field(
+        default=0, ge=0, description="CPU threads for the model; 0 leaves the choice to PyTorch."
+    )
+    lease_s: float = Field(
+        default=30.0, gt=0.5, description="Seconds for which a worker holds a job without renewing its lease."
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, description="Attempts at a job, after which it is failed as quarantined."
+    )
+    job_timeout_s: float = Field(
+        default=3600.0, gt=0, description="Seconds after which a worker that is still at one job ends itself."
+    )
+    stop_grace_s: float = Field(
+        default=8.0, gt=0, description="Seconds that a stopping worker gives its job to reach a safe point."
+    )
+    version_cache: int = Field(
+        default=4, ge=1, description="Versions whose weights a worker keeps in memory, besides the base."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="How much the processes log to standard error."
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from malmen_core.anchors import Kinds
 from malmen_core.base import BaseModel
 from malmen_core.checkpoint import RunFolder, write_atomically
 from malmen_core.curriculum import Curriculum
@@ -64,6 +65,7 @@ def start_for(base: BaseModel) -> Editor:
         EditPlan(prior_weight=0.01),
         {name: SecondMoment.of(moment, rank=8) for name, moment in random_priors(base).items()},
         dict.fromkeys(base.modules, 0.05),
+        Kinds({}),
         {"kind": "calibrated, not trained"},
     )
 

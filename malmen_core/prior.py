@@ -46,8 +46,8 @@ class SecondMoment:
         """Keep the `rank` strongest directions of a second moment (U × U)."""
         values, vectors = torch.linalg.eigh(moment_UU.double())
         rank = min(rank, len(values))
-        factor = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
         rest = float(values[:-rank].clamp_min(0).mean()) if rank < len(values) else 0.0
+        factor = vectors[:, -rank:] * (values[-rank:] - rest).clamp_min(0).sqrt()
         return cls(factor.to(torch.float16), rest)
 
     def dense(self) -> Tensor:

@@ -56,7 +56,17 @@ def test_calibrate_writes_an_editor_that_fits(model: Path, tmp_path: Path) -> No
 
 def test_train_then_resume(model: Path, facts_file: Path, editor_file: Path, tmp_path: Path) -> None:
     out, folder = tmp_path / "editor.safetensors", tmp_path / "run"
-    options: list[str | Path] = ["train", "--model", model, "--facts", facts_file, "--out", out, "--checkpoint", folder]
+    options: list[str | Path] = [
+        "train",
+        "--model",
+        model,
+        "--facts",
+        facts_file,
+        "--out",
+        out,
+        "--checkpoint",
+        folder,
+    ]
     options += ["--batch", "4", "--validation-facts", "4", "--validate-every", "2", "--device", "cpu"]
     first = run(*options, "--editor", editor_file, "--steps", "2")
     assert first["card"]["data"]["file"] == "facts.jsonl"
@@ -72,7 +82,16 @@ def test_train_then_resume(model: Path, facts_file: Path, editor_file: Path, tmp
 def test_train_refuses_what_it_cannot_use(
     model: Path, facts_file: Path, editor_file: Path, tmp_path: Path
 ) -> None:
-    options: list[str | Path] = ["train", "--model", model, "--out", tmp_path / "e", "--editor", editor_file, "--facts"]
+    options: list[str | Path] = [
+        "train",
+        "--model",
+        model,
+        "--out",
+        tmp_path / "e",
+        "--editor",
+        editor_file,
+        "--facts",
+    ]
     assert "--checkpoint" in run(*options, facts_file, "--resume", code=1)["error"]["remedy"]
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "A", "target": "B"}\n{"prompt": "A"}\n{"prompt": "A", "target": " "}\n')

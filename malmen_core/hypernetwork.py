@@ -122,11 +122,14 @@ class HyperNetwork(nn.Module):
 def predict(
     network: HyperNetwork, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch_rows: int = 4096
 ) -> dict[str, Tensor]:
-    """`D` of all modules without gradients, in hypernetwork batches of any size: T × V, float32 at least."""
+    """`D` of all modules without gradients, in batches of any size: T × V, the network's dtype."""
+    dtype = network.log_step.dtype
 
     def rows(name: str) -> Tensor:
         pairs = zip(
-            torch.split(keys[name], batch_rows), torch.split(gradients[name], batch_rows), strict=True
+            torch.split(keys[name].to(dtype), batch_rows),
+            torch.split(gradients[name].to(dtype), batch_rows),
+            strict=True,
         )
         return torch.cat([network(name, key, gradient) for key, gradient in pairs])
 

@@ -7,12 +7,14 @@ the weight gradient of the edited module at ``W + S``. The rest is closed form. 
 
 and ``Σ ⟨∂L/∂D, D(θ)⟩ + ∂L/∂λ · λ(θ)``, with the first factors held fixed, is back-propagated through the
 hypernetwork. Each of the two has its own batch size, and neither batch size changes the result.
+
+Rows that are held (anchors: a key whose value difference is zero) enter `P` alone, and change none of this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,16 +41,22 @@ class NormalEquation:
     factor_UU: Tensor
 
     @classmethod
-    def of(cls, keys_TU: Tensor, ridge: float, prior_UU: Tensor | None) -> NormalEquation:
-        """Factor ``K'K + λI + c·C0``.
+    def of(
+        cls, keys_TU: Tensor, ridge: float, prior_UU: Tensor | None = None, held_TU: Tensor | None = None
+    ) -> NormalEquation:
+        """Factor ``K'K + λI + c·C0``, with the keys that are held as further rows of `K`.
 
         Args:
             keys_TU: keys of the batch.
             ridge: λ > 0.
             prior_UU: c·C0, or None for the paper's plain form.
+            held_TU: keys whose value difference is zero, or None.
         """
         keys = keys_TU.double()
         matrix = keys.T @ keys
+        if held_TU is not None:
+            held = held_TU.to(keys)
+            matrix += held.T @ held
         if prior_UU is not None:
             matrix += prior_UU.to(matrix)
         matrix.diagonal().add_(ridge)
@@ -62,6 +70,19 @@ class NormalEquation:
         """From ``S`` and ``∂L/∂S``: ``∂L/∂D`` (T × V) and ``∂L/∂λ`` (scalar), float64."""
         solved_UV = torch.cholesky_solve(shift_gradient_UV.double(), self.factor_UU)
         return self.keys_TU @ solved_UV, -(solved_UV * shift_UV).sum()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a batch of facts is edited with, by module; computed on the base.
+
+    Attributes:
+        captured: keys and gradients at the edited tokens.
+        held: keys whose value difference is zero (T × U); absent for none.
+    """
+
+    captured: Mapping[str, Captured]
+    held: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +108,7 @@ class Shifted:
 def single_shot(
     network: HyperNetwork,
     priors: Mapping[str, Tensor],
-    captured: Mapping[str, Captured],
+    material: Material,
     *,
     batch_rows: int = DEFAULT_BATCH_ROWS,
 ) -> Shifted:
@@ -96,15 +117,15 @@ def single_shot(
     Args:
         network: the hypernetwork.
         priors: c·C0 by module; absent for the paper's plain form.
-        captured: keys and gradients by module.
+        material: of the facts.
         batch_rows: rows in one hypernetwork batch; changes memory, not the result.
     """
     place = network.log_step.device
     equations, shifts = {}, {}
     with torch.no_grad():
-        for name, rows in captured.items():
-            keys = rows.keys_TU.to(place)
-            equation = NormalEquation.of(keys, float(network.ridge(name)), priors.get(name))
+        for name, rows in material.captured.items():
+            keys, held = rows.keys_TU.to(place), material.held.get(name)
+            equation = NormalEquation.of(keys, float(network.ridge(name)), priors.get(name), held)
             differences = [network(name, *part) for part in _row_batches(network, rows, batch_rows)]
             equations[name] = equation
             shifts[name] = equation.shift(torch.cat(differences))
@@ -115,7 +136,7 @@ def meta_gradient(
     base: BaseModel,
     network: HyperNetwork,
     priors: Mapping[str, Tensor],
-    captured: Mapping[str, Captured],
+    material: Material,
     lesson: Lesson,
     *,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -127,7 +148,7 @@ def meta_gradient(
         base: the immutable base.
         network: the hypernetwork, on the base's device.
         priors: c·C0 by module; absent for the paper's plain form.
-        captured: keys and gradients of the lesson's edits, by module.
+        material: of the lesson's facts.
         lesson: what the edit is judged by.
         batch_tokens: padded tokens of a language-model batch.
         batch_rows: rows of a hypernetwork batch.
@@ -135,10 +156,10 @@ def meta_gradient(
     Returns:
         How the single-shot edit did in the lesson.
     """
-    edit = single_shot(network, priors, captured, batch_rows=batch_rows)
+    edit = single_shot(network, priors, material, batch_rows=batch_rows)
     weights = {name: weight.requires_grad_() for name, weight in edit.weights(base).items()}
     outcome = run_lesson(base, weights, lesson, batch_tokens=batch_tokens)
-    for name, rows in captured.items():
+    for name, rows in material.captured.items():
         gradient = weights[name].grad
         assert gradient is not None
         difference_gradient_TV, ridge_gradient = edit.equations[name].gradients(edit.shifts[name], gradient)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -53,9 +55,10 @@ class Moments:
 
     @property
     def deviation_U(self) -> Tensor:
-        """Standard deviation by feature, float64; 1 for a feature that was never seen to vary."""
+        """Standard deviation by feature, float64; 1 for a feature that never varied by more than rounding."""
         deviation = (self.squares_U / max(self.count, 1)).sqrt()
-        return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        varies = deviation > ROUNDING * self.mean_U.abs()
+        return torch.where(varies, deviation, torch.ones_like(deviation))
 
     def normalise(self, rows_TU: Tensor) -> Tensor:
         """Centre and scale rows, in their own dtype and on their own device; a pure function."""

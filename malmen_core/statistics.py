@@ -49,11 +49,13 @@ class Statistics:
     def sum(cls, sets: Sequence[Statistics]) -> Statistics:
         """Statistics of all sets together, as if their facts had come in one.
 
-        Facts are renumbered in the order given. An empty sequence gives statistics without modules.
+        Facts are renumbered in the order given. An empty sequence gives statistics without modules, which add
+        nothing to others.
 
         Raises:
             EditorMismatch: the sets edit different modules.
         """
+        sets = [s for s in sets if s.modules]
         if not sets:
             return cls({}, torch.zeros(0, dtype=torch.int64), 0)
         names = list(sets[0].modules)

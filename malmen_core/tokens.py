@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 from transformers import AutoTokenizer
@@ -115,16 +117,28 @@ def join(prompt: str, target: str) -> str:
 
 
 def subject_last_token(tokenizer: Any, prompt: str, subject: str | None) -> int | None:
-    """Index of the token that holds the last character of the subject's last occurrence, or None."""
-    if not subject:
+    """Index of the last token that holds any of the last character of the subject's last occurrence, or None.
+
+    A character may be several tokens (bytes): at the last of them the subject has been read whole.
+    """
+    end = _end_of_last(prompt, subject) if subject else None
+    if end is None:
         return None
+    offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    tokens = [index for index, (first, last) in enumerate(offsets) if first < last and first < end <= last]
+    return tokens[-1] if tokens else None
+
+
+def _end_of_last(prompt: str, subject: str) -> int | None:
+    """Where the last occurrence ends in the prompt, in any case if there is none in its own."""
     start = prompt.rfind(subject)
+    if start >= 0:
+        return start + len(subject)
+    folded = [character.casefold() for character in prompt]  # which may be longer than the character
+    start = "".join(folded).rfind(subject.casefold())
     if start < 0:
-        start = prompt.casefold().rfind(subject.casefold())
-    if start < 0 or start + len(subject) > len(prompt):
         return None
-    index = tokenizer(prompt).char_to_token(start + len(subject) - 1)
-    return None if index is None else int(index)
+    return bisect_left(list(accumulate(map(len, folded))), start + len(subject.casefold())) + 1
 
 
 def check_length(encoded: Encoded, context_length: int, field: str) -> None:
@@ -150,39 +164,63 @@ def check_facts(tokenizer: Any, facts: Sequence[Fact], context_length: int) -> l
     """
     if not facts:
         return []
-    probes = [[probe.prompt for probe in fact.locality] for fact in facts]
-    texts = [[fact.prompt, *fact.rephrasings, *found] for fact, found in zip(facts, probes, strict=True)]
-    counts = iter(encode_prompts(tokenizer, [text for group in texts for text in group]))
-    targets = tokenizer([fact.target for fact in facts], add_special_tokens=False)["input_ids"]
+    answered = [_answered(fact) for fact in facts]
+    counts = iter(encode_prompts(tokenizer, [prompt for group in answered for _, prompt, _ in group]))
+    texts = list(dict.fromkeys(target for group in answered for _, _, target in group))
+    targets = _target_lengths(tokenizer, texts)
     problems: list[FactProblem] = []
-    for number, (fact, group, target) in enumerate(zip(facts, texts, targets, strict=True)):
-        lengths = [len(next(counts)) for _ in group]
-        problems += _check_fact(fact, lengths, len(target), f"/facts/{number}", context_length)
+    for number, (fact, group) in enumerate(zip(facts, answered, strict=True)):
+        problems += _without_tokens(fact, targets, f"/facts/{number}")
+        for name, _, target in group:
+            found = _length_problem(
+                f"/facts/{number}/{name}", len(next(counts)), targets[target], context_length
+            )
+            problems += found
     return problems + _contradictions(facts)
 
 
-def _check_fact(
-    fact: Fact, lengths: Sequence[int], target_length: int, pointer: str, context_length: int
-) -> list[FactProblem]:
-    """Judge one fact by the token counts of its prompt, rephrasings and locality prompts, in this order."""
-    problems = []
-    if not fact.target.strip() or target_length == 0:
-        problems.append(
-            FactProblem(f"{pointer}/target", "The target has no tokens. Give the text to answer with.")
-        )
-    named = [("prompt", lengths[0])]
-    named += [(f"rephrasings/{i}", n) for i, n in enumerate(lengths[1 : 1 + len(fact.rephrasings)])]
-    named += [(f"locality/{i}/prompt", n) for i, n in enumerate(lengths[1 + len(fact.rephrasings) :])]
-    for name, length in named:
-        if length == 0:
-            problems.append(FactProblem(f"{pointer}/{name}", "The text has no tokens. Give a prompt."))
-        elif length + target_length > context_length:
-            detail = (
-                f"{length} tokens and a target of {target_length} exceed the context of {context_length}. "
-                "Shorten it."
-            )
-            problems.append(FactProblem(f"{pointer}/{name}", detail))
-    return problems
+def _answered(fact: Fact) -> list[tuple[str, str, str]]:
+    """Every prompt of a fact: its field, its text, and the answer that will stand behind it."""
+    return [
+        ("prompt", fact.prompt, fact.target),
+        *((f"rephrasings/{i}", text, fact.target) for i, text in enumerate(fact.rephrasings)),
+        *(
+            (f"locality/{i}/prompt", probe.prompt, fact.target if probe.target is None else probe.target)
+            for i, probe in enumerate(fact.locality)
+        ),
+    ]
+
+
+def _target_lengths(tokenizer: Any, targets: Sequence[str]) -> dict[str, int]:
+    """Tokens of each target as `encode` puts it, behind a space; 0 for one that has none by itself."""
+    bare, joined = (
+        tokenizer([space + target for target in targets], add_special_tokens=False)["input_ids"]
+        for space in ("", " ")
+    )
+    return {
+        target: len(with_space) if alone and target.strip() else 0
+        for target, alone, with_space in zip(targets, bare, joined, strict=True)
+    }
+
+
+def _without_tokens(fact: Fact, lengths: Mapping[str, int], pointer: str) -> list[FactProblem]:
+    targets = [("target", fact.target)]
+    targets += [
+        (f"locality/{i}/target", probe.target)
+        for i, probe in enumerate(fact.locality)
+        if probe.target is not None
+    ]
+    detail = "The target has no tokens. Give the text to answer with."
+    return [FactProblem(f"{pointer}/{name}", detail) for name, target in targets if lengths[target] == 0]
+
+
+def _length_problem(pointer: str, length: int, target_length: int, context_length: int) -> list[FactProblem]:
+    if length == 0:
+        return [FactProblem(pointer, "The text has no tokens. Give a prompt.")]
+    if length + target_length <= context_length:
+        return []
+    detail = f"{length} tokens and a target of {target_length} exceed the context of {context_length}."
+    return [FactProblem(pointer, f"{detail} Shorten it.")]
 
 
 def _contradictions(facts: Sequence[Fact]) -> list[FactProblem]:

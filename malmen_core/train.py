@@ -1,8 +1,8 @@
 """Meta-training: teach a hypernetwork first guesses whose single-shot edits generalise and stay local.
 
 Each step edits a batch of facts on the immutable base, of a size drawn anew, and moves the hypernetwork along
-the decoupled meta-gradient. Refinement is off in here and the preservation prior is on; refinement comes on
-top when facts are edited for good.
+the decoupled meta-gradient. Refinement is off in here and prior and anchors are on; refinement comes on top
+when facts are edited for good.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from malmen_core.anchors import anchor_prompts, anchor_rows
 from malmen_core.base import BaseModel
 from malmen_core.batches import DEFAULT_BATCH_TOKENS
-from malmen_core.capture import Captured, capture
+from malmen_core.capture import capture
 from malmen_core.checkpoint import RunFolder, TrainingState
 from malmen_core.curriculum import Curriculum, facts_digest
-from malmen_core.editor import Editor
+from malmen_core.edit import edit_prompts
+from malmen_core.editor import Editor, EditPlan
 from malmen_core.errors import CheckpointMismatch, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, LossWeights, Outcome, prepare_lesson, run_lesson
-from malmen_core.meta_gradient import meta_gradient, single_shot
+from malmen_core.meta_gradient import Material, meta_gradient, single_shot
 from malmen_core.normal_equation import Regulariser
 from malmen_core.overlay import weights_digest
 from malmen_core.refine import Progress
@@ -144,26 +146,36 @@ def prepare_start(base: BaseModel, start: Editor, curriculum: Curriculum, plan: 
     network = HyperNetwork(old.shapes, rank=old.rank, blocks=old.block_count, seed=plan.seed)
     network = network.to(old.log_step.dtype)
     network.log_ridge.data.copy_(old.log_ridge.data)
-    sample = prepare_lesson(
-        base, curriculum.draw(0, min(plan.normaliser_facts, len(curriculum.training))), plan.loss
+    first = curriculum.draw(0, min(plan.normaliser_facts, len(curriculum.training)))
+    captured, _ = capture(
+        base, edit_prompts(base, first).sequences, start.plan.where, batch_tokens=plan.batch_tokens
     )
-    captured, _ = capture(base, sample.edits, start.plan.where, batch_tokens=plan.batch_tokens)
     network.fit_normaliser(
         {name: rows.keys_TU for name, rows in captured.items()},
         {name: rows.gradients_TV for name, rows in captured.items()},
     )
-    few = prepare_lesson(base, curriculum.draw(0, min(STARTING_FACTS, len(curriculum.training))), plan.loss)
-    captured, _ = capture(base, few.edits, start.plan.where, batch_tokens=plan.batch_tokens)
+    lesson, material = study(base, start.plan, first[:STARTING_FACTS], plan)
     scales = torch.tensor([start.scales[name] for name in network.shapes])
     priors = preservation_priors(start)
     losses = []
     for multiple in STARTING_STEPS:
         network.log_step.data.copy_((multiple * scales).log())
-        weights = single_shot(network.to(base.device), priors, captured).weights(base)
-        losses.append(run_lesson(base, weights, few, batch_tokens=plan.batch_tokens).loss)
+        weights = single_shot(network.to(base.device), priors, material).weights(base)
+        losses.append(run_lesson(base, weights, lesson, batch_tokens=plan.batch_tokens).loss)
     best = STARTING_STEPS[losses.index(min(losses))]
     network.log_step.data.copy_((best * scales).log())
     return replace(start, network=network.cpu().eval().requires_grad_(False))
+
+
+def study(
+    base: BaseModel, edit_plan: EditPlan, facts: Sequence[Fact], plan: TrainingPlan
+) -> tuple[Lesson, Material]:
+    """The lesson of some facts, and what they are edited with, anchors included."""
+    lesson = prepare_lesson(base, facts, plan.loss)
+    captured, _ = capture(base, lesson.edits, edit_plan.where, batch_tokens=plan.batch_tokens)
+    neighbours = [anchor_prompts(fact, edit_plan.anchors) for fact in facts]
+    held, _ = anchor_rows(base, neighbours, edit_plan.anchor_rank)
+    return lesson, Material(captured, held)
 
 
 def preservation_priors(editor: Editor) -> dict[str, Tensor]:
@@ -210,7 +222,7 @@ class Trainer:
         self.step = self.position = self.stale = 0
         self.best: Mapping[str, Any] = {}
         self.best_network = self._copy()
-        self._held_out: tuple[Lesson, dict[str, Captured]] | None = None
+        self._held_out: tuple[Lesson, Material] | None = None
 
     def advance(self) -> dict[str, Any]:
         """Take one step; returns its metrics.
@@ -220,10 +232,10 @@ class Trainer:
         """
         plan = self.plan
         count = self.curriculum.batch_size(self.step, plan.smallest_batch, plan.largest_batch)
-        lesson, captured = self._study(self.curriculum.draw(self.position, count))
+        lesson, material = self._study(self.curriculum.draw(self.position, count))
         self.optimiser.zero_grad()
         outcome = meta_gradient(
-            self.base, self.network, self.priors, captured, lesson, batch_tokens=plan.batch_tokens
+            self.base, self.network, self.priors, material, lesson, batch_tokens=plan.batch_tokens
         )
         norms = [
             float(nn.utils.clip_grad_norm_(group["params"], plan.clip))
@@ -243,8 +255,8 @@ class Trainer:
         """Measure a single-shot edit of all held-out facts; remember the network if it is the best."""
         if self._held_out is None:
             self._held_out = self._study(self.curriculum.validation)
-        lesson, captured = self._held_out
-        weights = single_shot(self.network, self.priors, captured).weights(self.base)
+        lesson, material = self._held_out
+        weights = single_shot(self.network, self.priors, material).weights(self.base)
         outcome = run_lesson(self.base, weights, lesson, batch_tokens=self.plan.batch_tokens)
         figures = {"step": self.step, **_figures(outcome)}
         if not self.best or figures["loss"] < self.best["loss"]:
@@ -293,12 +305,8 @@ class Trainer:
         self.step, self.position = state.step, state.position
         self.best, self.stale = state.best, state.stale
 
-    def _study(self, facts: Sequence[Fact]) -> tuple[Lesson, dict[str, Captured]]:
-        lesson = prepare_lesson(self.base, facts, self.plan.loss)
-        captured, _ = capture(
-            self.base, lesson.edits, self.start.plan.where, batch_tokens=self.plan.batch_tokens
-        )
-        return lesson, captured
+    def _study(self, facts: Sequence[Fact]) -> tuple[Lesson, Material]:
+        return study(self.base, self.start.plan, facts, self.plan)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}

@@ -30,7 +30,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_repeat(CORPUS), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    made: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, eos_token="<eos>"
+    )
+    return made
 
 
 def _repeat(texts: tuple[str, ...]) -> Iterator[str]:
@@ -54,7 +57,9 @@ def tiny_llama(layers: int = 4, *, tied: bool = False, seed: int = 0) -> LlamaFo
         eos_token_id=0,
         pad_token_id=None,
     )
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config)
+    model.train(False)
+    return model
 
 
 def tiny_gpt2(layers: int = 4, *, seed: int = 0) -> GPT2LMHeadModel:
@@ -69,7 +74,9 @@ def tiny_gpt2(layers: int = 4, *, seed: int = 0) -> GPT2LMHeadModel:
         bos_token_id=0,
         eos_token_id=0,
     )
-    return GPT2LMHeadModel(config).eval()
+    model = GPT2LMHeadModel(config)
+    model.train(False)
+    return model
 
 
 def save_tiny(folder: Path, *, architecture: str = "llama", layers: int = 4, seed: int = 0) -> Path:

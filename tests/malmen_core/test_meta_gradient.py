@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from malmen_core.anchors import anchor_prompts, anchor_rows
 from malmen_core.base import BaseModel
-from malmen_core.capture import Captured, capture
+from malmen_core.capture import capture
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, LossWeights, prepare_lesson
-from malmen_core.meta_gradient import NormalEquation, meta_gradient, single_shot
+from malmen_core.meta_gradient import Material, NormalEquation, meta_gradient, single_shot
 from malmen_core.tokens import Encoded
 from tests.malmen_core.meta import FACTS, random_priors, stirred_network, tiny_base, tiny_model
 
@@ -30,15 +31,18 @@ def reference_loss(
     architecture: str,
     network: HyperNetwork,
     priors: Mapping[str, Tensor],
-    captured: Mapping[str, Captured],
+    material: Material,
     lesson: Lesson,
 ) -> Tensor:
     """The meta loss as one differentiable function of the hypernetwork's parameters."""
     model = tiny_model(architecture).requires_grad_(False)
     weights: dict[str, Tensor] = {}
-    for name, rows in captured.items():
+    for name, rows in material.captured.items():
         K = rows.keys_TU
         D = network(name, K, rows.gradients_TV)
+        if name in material.held:
+            K = torch.cat([K, material.held[name]])
+            D = torch.cat([D, torch.zeros(len(material.held[name]), D.shape[1], dtype=D.dtype)])
         M = network.ridge(name) * torch.eye(K.shape[1], dtype=torch.float64)
         if name in priors:
             M = M + priors[name]
@@ -64,7 +68,7 @@ def gradients_of(network: HyperNetwork) -> dict[str, Tensor]:
     return found
 
 
-def setting(architecture: str, where: str) -> tuple[BaseModel, HyperNetwork, dict[str, Captured], Lesson]:
+def setting(architecture: str, where: str) -> tuple[BaseModel, HyperNetwork, Material, Lesson]:
     torch.set_num_threads(1)
     base = tiny_base(architecture)
     lesson = prepare_lesson(base, FACTS, WEIGHTS)
@@ -74,7 +78,8 @@ def setting(architecture: str, where: str) -> tuple[BaseModel, HyperNetwork, dic
         {n: rows.keys_TU for n, rows in captured.items()},
         {n: rows.gradients_TV for n, rows in captured.items()},
     )
-    return base, network, captured, lesson
+    held, _ = anchor_rows(base, [anchor_prompts(fact, 3) for fact in FACTS], 4)
+    return base, network, Material(captured, held), lesson
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -83,14 +88,15 @@ def setting(architecture: str, where: str) -> tuple[BaseModel, HyperNetwork, dic
 def test_decoupled_gradient_is_autograd_through_everything(
     architecture: str, where: str, with_prior: bool
 ) -> None:
-    base, network, captured, lesson = setting(architecture, where)
+    base, network, material, lesson = setting(architecture, where)
     priors = random_priors(base) if with_prior else {}
-    loss = reference_loss(architecture, network, priors, captured, lesson)
+    material = material if with_prior else Material(material.captured)
+    loss = reference_loss(architecture, network, priors, material, lesson)
     loss.backward()  # type: ignore[no-untyped-call]
     expected = gradients_of(network)
     for batch_tokens, batch_rows in ((1, 1), (40, 3), (4096, 4096)):
         outcome = meta_gradient(
-            base, network, priors, captured, lesson, batch_tokens=batch_tokens, batch_rows=batch_rows
+            base, network, priors, material, lesson, batch_tokens=batch_tokens, batch_rows=batch_rows
         )
         assert outcome.loss == pytest.approx(loss.item(), rel=1e-10)
         found = gradients_of(network)
@@ -114,12 +120,12 @@ def test_gradient_of_lambda_is_that_of_finite_differences() -> None:
 
 
 def test_gradients_add_up_and_the_base_stays_as_it_was() -> None:
-    base, network, captured, lesson = setting("llama", "subject")
+    base, network, material, lesson = setting("llama", "subject")
     before = base.parameters_digest()
-    meta_gradient(base, network, {}, captured, lesson)
+    meta_gradient(base, network, {}, material, lesson)
     once = gradients_of(network)
     for _ in range(2):
-        meta_gradient(base, network, {}, captured, lesson)
+        meta_gradient(base, network, {}, material, lesson)
     for name, gradient in gradients_of(network).items():
         torch.testing.assert_close(gradient, 2 * once[name])
     assert base.parameters_digest() == before
@@ -129,10 +135,10 @@ def test_gradients_add_up_and_the_base_stays_as_it_was() -> None:
 def test_single_shot_is_the_edit_that_the_core_makes() -> None:
     from malmen_core.normal_equation import Regulariser, projector
 
-    base, network, captured, _ = setting("llama", "answer")
+    base, network, material, _ = setting("llama", "answer")
     priors = random_priors(base)
-    edit = single_shot(network, priors, captured, batch_rows=2)
-    for name, rows in captured.items():
+    edit = single_shot(network, priors, Material(material.captured), batch_rows=2)
+    for name, rows in material.captured.items():
         D = network(name, rows.keys_TU, rows.gradients_TV).detach()
         regulariser = Regulariser(network.ridge(name).item(), 1.0, priors[name], rows.keys_TU.shape[1])
         torch.testing.assert_close(edit.shifts[name], projector(rows.keys_TU, regulariser) @ D)

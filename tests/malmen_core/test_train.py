@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from malmen_core.anchors import Kinds
 from malmen_core.base import BaseModel
 from malmen_core.checkpoint import RunFolder, write_atomically
 from malmen_core.curriculum import Curriculum
@@ -61,9 +62,10 @@ def start_for(base: BaseModel) -> Editor:
         base.info.architecture,
         base.info.digest,
         network.eval().requires_grad_(False),
-        EditPlan(prior_weight=0.01),
+        EditPlan(prior_weight=0.01, anchors=2, anchor_rank=3),
         {name: SecondMoment.of(moment, rank=8) for name, moment in random_priors(base).items()},
         dict.fromkeys(base.modules, 0.05),
+        Kinds({}),
         {"kind": "calibrated, not trained"},
     )
 
@@ -82,7 +84,8 @@ def whole(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ed
 def test_training_lowers_the_loss_on_subjects_it_never_saw(base: BaseModel) -> None:
     lines: list[dict[str, object]] = []
     plan = replace(PLAN, steps=40, validate_every=10, learning_rate=1e-2)
-    editor = train(base, start_for(base), facts(), plan, watch=lambda line: lines.append(dict(line)))
+    start = replace(start_for(base), plan=EditPlan(prior_weight=0.01, anchors=0))
+    editor = train(base, start, facts(), plan, watch=lambda line: lines.append(dict(line)))
     losses = [line["loss"] for line in lines if line["kind"] == "validation"]
     assert len(losses) == 5
     assert editor.card["validation"]["loss"] < 0.95 * float(str(losses[0]))

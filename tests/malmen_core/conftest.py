@@ -1,0 +1,42 @@
+"""Bases that all tests of the core share: immutable, so one of each will do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+from malmen_core.base import BaseModel
+from malmen_core.editor import Editor
+from tests.malmen_core.support import tiny_base, tiny_editor
+
+settings.register_profile("core", deadline=None, database=None, max_examples=30)
+settings.load_profile("core")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def llama() -> BaseModel:
+    return tiny_base("llama")
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> BaseModel:
+    return tiny_base("gpt2")
+
+
+@pytest.fixture(scope="session")
+def tied_llama() -> BaseModel:
+    return tiny_base("llama", tied=True)
+
+
+@pytest.fixture(scope="session", params=["llama", "gpt2", "tied"])
+def base(request: pytest.FixtureRequest) -> BaseModel:
+    kind: str = request.param
+    found: BaseModel = request.getfixturevalue({"tied": "tied_llama"}.get(kind, kind))
+    return found
+
+
+@pytest.fixture(scope="session")
+def editor(llama: BaseModel) -> Editor:
+    return tiny_editor(llama)

@@ -1,0 +1,103 @@
+"""Calibration: an untrained editor, from nothing but the model, that edits."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from malmen_core.base import BaseModel
+from malmen_core.calibrate import calibrate, probe_facts
+from malmen_core.edit import compute_statistics, solve
+from malmen_core.editor import Editor, EditPlan
+from malmen_core.facts import Fact
+from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.prior import SecondMoment, second_moments
+from malmen_core.refine import RefinementPlan
+from malmen_core.verify import record_canaries, verify
+from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base
+
+module: Any = importlib.import_module("malmen_core.calibrate")
+PLAN = EditPlan(
+    "answer", prior_weight=5.0, anchors=0, anchors_kept=0, refinement=RefinementPlan(rounds=40, margin=0.5)
+)
+
+
+@pytest.fixture(scope="module")
+def short() -> Iterator[pytest.MonkeyPatch]:
+    """Less text: tiny tokens make the packaged texts long."""
+    patch = pytest.MonkeyPatch()
+    openings, entities = module.openings()[:20], module.entity_prompts()[:60]
+    facts: Sequence[Fact] = probe_facts()[:12]
+    patch.setattr(module, "openings", lambda: openings)
+    patch.setattr(module, "entity_prompts", lambda seed: entities)
+    patch.setattr(module, "probe_facts", lambda: facts)
+    yield patch
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def made(short: pytest.MonkeyPatch) -> tuple[BaseModel, Editor, list[tuple[str, int, int]]]:
+    base, told = tiny_base(dtype=torch.float32), list[tuple[str, int, int]]()
+    before = snapshot(base)
+    editor = calibrate(base, lambda *step: told.append(step), plan=PLAN)
+    assert_untouched(base, before)
+    return base, editor, told
+
+
+def test_it_edits(made: tuple[BaseModel, Editor, list[tuple[str, int, int]]]) -> None:
+    base, editor, told = made
+    editor.check_fits(base.info)
+    assert told[-1][0] == "calibrating"
+    assert told[-1][1] == told[-1][2]
+    version = base.version(solve(editor, compute_statistics(base, editor, FACTS)))
+    report = verify(base, version, FACTS, record_canaries(base))
+    assert report.summary["edit_success"] == 1
+
+
+def test_it_is_reproducible_and_survives_bytes(
+    made: tuple[BaseModel, Editor, list[tuple[str, int, int]]],
+) -> None:
+    base, editor, _ = made
+    assert calibrate(base, plan=PLAN).digest == editor.digest
+    assert Editor.from_bytes(editor.to_bytes()).digest == editor.digest
+
+
+def test_a_float64_base_can_be_calibrated_and_edited(short: pytest.MonkeyPatch, llama: BaseModel) -> None:
+    editor = calibrate(llama, plan=EditPlan("subject", refinement=RefinementPlan(rounds=1)))
+    assert solve(editor, compute_statistics(llama, editor, FACTS)).modules
+
+
+def test_packaged_probe_facts_can_be_edited_at_their_subject() -> None:
+    facts = probe_facts()
+    assert len(facts) > 30
+    assert all(fact.subject and fact.subject in fact.prompt for fact in facts)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 50])
+def test_second_moments_are_means_over_tokens_in_any_batch(llama: BaseModel, batch: int) -> None:
+    texts = [[3, 4, 5, 6], [7], [], [8, 9]]
+    expected = {name: torch.zeros(m.shape[0], m.shape[0]).double() for name, m in llama.modules.items()}
+
+    def add(edited: EditedModule, inputs: torch.Tensor) -> torch.Tensor:
+        expected[edited.name].add_(inputs[0].T @ inputs[0] / 7)
+        return edited.base(inputs)
+
+    with torch.inference_mode(), intercepting(add):
+        for text in filter(None, texts):
+            llama.model(input_ids=torch.tensor([text]))
+    found = second_moments(llama, texts, batch)
+    for name in llama.modules:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-14)
+
+
+def test_a_kept_moment_is_positive_and_close() -> None:
+    rows = torch.randn(50, 6, dtype=torch.float64)
+    moment = rows.T @ rows / 50
+    torch.testing.assert_close(SecondMoment.of(moment).dense(), moment, rtol=1e-2, atol=1e-2)
+    low = SecondMoment.of(moment, rank=2)
+    assert torch.linalg.eigvalsh(low.dense()).min() > 0
+    assert low.rest == pytest.approx(float(torch.linalg.eigvalsh(moment)[:-2].mean()))

@@ -1,0 +1,179 @@
+"""Editing end to end in algebra: statistics and deltas do not depend on how they were computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from malmen_core.base import BaseModel
+from malmen_core.capture import capture
+from malmen_core.edit import compute_statistics, edit_prompts, first_guess, solve
+from malmen_core.editor import Editor
+from malmen_core.errors import EditorMismatch, FactError, NotFiniteError, PromptTooLong
+from malmen_core.facts import Fact
+from malmen_core.statistics import Rows, Statistics
+from malmen_core.tokens import KeyPosition
+from tests.malmen_core.support import (
+    CONTEXT,
+    FACTS,
+    assert_untouched,
+    snapshot,
+    solved,
+    tiny_base,
+    tiny_editor,
+)
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float = 1e-6) -> None:
+    assert list(one) == list(other)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("rounds", [0, 4])
+@pytest.mark.parametrize("batch_tokens", [1, 30])
+def test_any_batch_gives_the_same_delta(llama: BaseModel, rounds: int, batch_tokens: int) -> None:
+    editor = tiny_editor(llama, rounds=rounds)
+    whole = compute_statistics(llama, editor, FACTS)
+    parts = compute_statistics(llama, editor, FACTS, batch_tokens=batch_tokens)
+    close(solved(editor, whole), solved(editor, parts))
+    assert compute_statistics(llama, editor, FACTS).digest == whole.digest
+
+
+@pytest.mark.parametrize(("where", "anchors"), [("subject", 0), ("subject", 4), ("answer", 0)])
+def test_order_and_grouping_of_facts_do_not_matter(base: BaseModel, where: KeyPosition, anchors: int) -> None:
+    editor = tiny_editor(base, where=where, anchors=anchors)
+
+    def edit(*groups: Sequence[Fact]) -> dict[str, torch.Tensor]:
+        return solved(editor, Statistics.sum([compute_statistics(base, editor, g) for g in groups]))
+
+    whole = edit(FACTS)
+    assert all(change.abs().max() > 1e-3 for change in whole.values())
+    close(edit(FACTS[::-1]), whole)
+    close(edit(FACTS[:2], FACTS[2:]), whole)
+    close(edit(*[[fact] for fact in FACTS[::-1]]), whole)
+
+
+def test_a_fact_s_rows_know_nothing_of_other_facts(llama: BaseModel) -> None:
+    editor = tiny_editor(llama)
+    together = compute_statistics(llama, editor, FACTS)
+    alone = compute_statistics(llama, editor, FACTS[1:2])
+    for name, rows in together.modules.items():
+        own = together.fact_T == 1
+        torch.testing.assert_close(rows.keys_TU[own], alone.modules[name].keys_TU)
+        torch.testing.assert_close(rows.differences_TV[own], alone.modules[name].differences_TV)
+
+
+def test_withdrawing_a_fact_takes_its_anchors_with_it(llama: BaseModel) -> None:
+    editor = tiny_editor(llama, anchors=4)
+    both = compute_statistics(llama, editor, FACTS[:2])
+    assert len(both.fact_T) > 2
+    close(solved(editor, both.without([0])), solved(editor, compute_statistics(llama, editor, FACTS[1:2])))
+
+
+def test_rephrasings_add_rows_of_their_fact(llama: BaseModel) -> None:
+    editor = tiny_editor(llama)
+    plain = compute_statistics(llama, editor, FACTS)
+    more = compute_statistics(llama, editor, FACTS, edit_on_rephrasings=True)
+    assert set(plain.fact_T.tolist()) == set(more.fact_T.tolist()) == set(range(len(FACTS)))
+    assert (more.fact_T == 0).sum() == 3 * (plain.fact_T == 0).sum()
+    assert edit_prompts(llama, FACTS, edit_on_rephrasings=True).fact_of == (0, 0, 0, 1, 2, 3, 3, 4)
+
+
+def test_version_is_the_least_squares_solution(llama: BaseModel) -> None:
+    """From public parts only: capture, the first guess, and a dense solve."""
+    editor = tiny_editor(llama)
+    captured, _ = capture(llama, edit_prompts(llama, FACTS).sequences, "subject")
+    guess = first_guess(editor, captured)
+    found = solved(editor, compute_statistics(llama, editor, FACTS))
+    for name, rows in captured.items():
+        keys = rows.keys_TU
+        expected = torch.linalg.solve(
+            keys.T @ keys + editor.regularisers[name].matrix_UU, keys.T @ guess[name]
+        )
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_base_is_untouched(base: BaseModel) -> None:
+    before, digest = snapshot(base), base.parameters_digest()
+    editor = tiny_editor(base, rounds=3)
+    base.version(solve(editor, compute_statistics(base, editor, FACTS)))
+    assert_untouched(base, before)
+    assert base.parameters_digest() == digest
+
+
+class StoppedError(Exception):
+    """A caller's own reason to abort."""
+
+
+def test_an_abort_in_the_middle_leaves_everything_as_it_was(llama: BaseModel) -> None:
+    before, editor = snapshot(llama), tiny_editor(llama, rounds=5, margin=50.0)
+    logits = llama.model(input_ids=torch.tensor([[3, 4, 5]])).logits
+    calls: list[tuple[str, int, int]] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        calls.append((stage, done, total))
+        if len(calls) == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        compute_statistics(llama, editor, FACTS, progress=progress)
+    assert [(stage, total) for stage, _, total in calls] == [("editing", len(FACTS))] * 2
+    assert_untouched(llama, before)
+    assert torch.equal(llama.model(input_ids=torch.tensor([[3, 4, 5]])).logits, logits)
+
+
+def test_statistics_are_of_the_base_also_under_a_version(llama: BaseModel) -> None:
+    editor = tiny_editor(llama, rounds=2)
+    plain = compute_statistics(llama, editor, FACTS)
+    with llama.version(solve(editor, plain)).active():
+        assert compute_statistics(llama, editor, FACTS).digest == plain.digest
+
+
+def broken(statistics: Statistics, value: float, *, keys: bool) -> Statistics:
+    name = next(iter(statistics.modules))
+    rows = statistics.modules[name]
+    new = Rows(rows.keys_TU.clone(), rows.differences_TV.clone())
+    (new.keys_TU if keys else new.differences_TV)[0, 0] = value
+    return replace(statistics, modules={**statistics.modules, name: new})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("keys", [True, False])
+def test_statistics_that_are_not_finite_are_not_solved(
+    llama: BaseModel, editor: Editor, value: float, keys: bool
+) -> None:
+    statistics = compute_statistics(llama, editor, FACTS)
+    with pytest.raises(NotFiniteError):
+        solve(editor, broken(statistics, value, keys=keys))
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_a_model_that_overflows_is_said(rounds: int) -> None:
+    base = tiny_base(dtype=torch.float32)
+    editor = tiny_editor(base, rounds=rounds)
+    with torch.no_grad():
+        base.model.model.layers[0].mlp.up_proj.weight.fill_(torch.inf)
+    with pytest.raises(NotFiniteError):
+        compute_statistics(base, editor, FACTS)
+
+
+def test_an_editor_for_another_base_is_refused(llama: BaseModel, editor: Editor) -> None:
+    with pytest.raises(EditorMismatch):
+        compute_statistics(llama, replace(editor, base_digest="sha256:other"), FACTS)
+
+
+def test_facts_that_cannot_be_edited_are_named(llama: BaseModel, editor: Editor) -> None:
+    with pytest.raises(FactError) as none:
+        compute_statistics(llama, editor, [])
+    assert none.value.field == "/facts"
+    with pytest.raises(PromptTooLong) as long:
+        compute_statistics(llama, editor, [FACTS[0], Fact("The river flows " * CONTEXT, "Lima")])
+    assert long.value.field == "/facts/1/prompt"
+    for empty in (Fact("", "Lima"), Fact("The river flows to ", "")):
+        with pytest.raises(FactError) as nothing:
+            compute_statistics(llama, editor, [FACTS[0], empty])
+        assert nothing.value.field == "/facts/1"

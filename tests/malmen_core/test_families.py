@@ -1,0 +1,87 @@
+"""Every family's row fits a real model of that class, which can be edited by one fact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from malmen_core.base import BaseModel
+from malmen_core.batches import teacher_forced
+from malmen_core.edit import compute_statistics, edit_prompts, solve
+from malmen_core.errors import UnsupportedArchitecture
+from malmen_core.facts import Fact
+from malmen_core.families import FAMILIES, default_modules, family_of
+from tests.malmen_core.support import louder, tiny_editor
+from tests.tiny import VOCABULARY, tiny_tokenizer
+
+LAYERS = 3
+MODERN: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+OLD: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": LAYERS,
+    "n_head": 4,
+    "n_positions": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+SPECIAL: dict[str, dict[str, Any]] = {
+    "gemma": {**MODERN, "head_dim": 8},
+    "gemma2": {**MODERN, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "gpt2": OLD,
+    "gptj": {**OLD, "rotary_dim": 4},
+    "qwen3": {**MODERN, "head_dim": 8},
+}
+FACT = Fact("The capital of France is", "Lima", "France")
+
+
+def checkpoint(kind: str, folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **SPECIAL.get(kind, MODERN))
+    model = louder(AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
+def test_one_fact_is_edited_end_to_end(kind: str, tmp_path: Path) -> None:
+    base = BaseModel.load(str(checkpoint(kind, tmp_path)), device="cpu")
+    assert base.info.architecture == kind
+    assert len(base.modules) == LAYERS
+    digest = base.parameters_digest()
+    editor = tiny_editor(base, where="answer", rounds=30, margin=0.2)
+    version = base.version(solve(editor, compute_statistics(base, editor, [FACT])))
+    sequences = edit_prompts(base, [FACT]).sequences
+    before = teacher_forced(base, sequences)[0]
+    with version.active():
+        after = teacher_forced(base, sequences)[0]
+    assert before.margin_A.min() < 0 < after.margin_A.min()
+    assert base.parameters_digest() == digest
+
+
+def test_six_modules_from_a_sixth_of_the_depth() -> None:
+    names = default_modules("llama", 30)
+    assert names == tuple(f"model.layers.{i}.mlp.down_proj" for i in range(5, 11))
+    assert len(default_modules("gpt2", 2)) == 2
+
+
+def test_an_unknown_family_names_the_known() -> None:
+    with pytest.raises(UnsupportedArchitecture, match="qwen2") as refused:
+        family_of("bert")
+    assert refused.value.field == "/source"

@@ -1,0 +1,142 @@
+"""Statistics: a commutative monoid over facts, from which each can be taken out again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malmen_core.delta import Delta
+from malmen_core.edit import solve
+from malmen_core.editor import Editor
+from malmen_core.errors import DeltaCorrupt, EditorMismatch
+from malmen_core.statistics import Statistics
+from tests.malmen_core.support import random_statistics, solved
+
+
+def sets(editor: Editor, count: int = 5) -> list[Statistics]:
+    return [random_statistics(seed, editor.network.shapes, facts=1 + seed % 3) for seed in range(count)]
+
+
+def close(editor: Editor, one: Statistics, other: Statistics) -> None:
+    a, b = solved(editor, one), solved(editor, other)
+    assert list(a) == list(b)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=ATOL)
+
+
+ATOL = 3e-7  # a delta is stored in float32
+
+
+def test_grouping_gives_the_same_bytes(editor: Editor) -> None:
+    a, b, c, d, e = sets(editor)
+    whole = Statistics.sum([a, b, c, d, e])
+    for grouped in (
+        Statistics.sum([Statistics.sum([a, b]), Statistics.sum([c, d, e])]),
+        Statistics.sum([a, Statistics.sum([b, Statistics.sum([c, Statistics.sum([d, e])])])]),
+        Statistics.sum([Statistics.sum([Statistics.sum([a, b, c, d])]), e]),
+    ):
+        assert grouped.digest == whole.digest
+        assert solve(editor, grouped).digest == solve(editor, whole).digest
+    assert whole.fact_count == sum(s.fact_count for s in (a, b, c, d, e))
+
+
+def test_nothing_is_the_neutral_element(editor: Editor) -> None:
+    a, b, *_ = sets(editor)
+    nothing = Statistics.sum([])
+    assert (nothing.fact_count, len(nothing.fact_T)) == (0, 0)
+    for with_nothing in ([nothing, a, b], [a, nothing, b], [a, b, nothing]):
+        assert Statistics.sum(with_nothing).digest == Statistics.sum([a, b]).digest
+    assert Statistics.sum([nothing, nothing]).digest == nothing.digest
+    assert solve(editor, nothing).digest == Delta.empty().digest
+
+
+@given(st.permutations(range(5)))
+def test_any_order_gives_the_same_delta(editor: Editor, order: list[int]) -> None:
+    all_sets = sets(editor)
+    close(editor, Statistics.sum([all_sets[i] for i in order]), Statistics.sum(all_sets))
+
+
+@given(st.permutations(range(5)))
+def test_any_order_gives_the_same_solution_in_float64(editor: Editor, order: list[int]) -> None:
+    """As `solve`, before the factors are rounded to float32."""
+    from malmen_core.normal_equation import projector
+
+    all_sets = sets(editor)
+    one, other = Statistics.sum([all_sets[i] for i in order]), Statistics.sum(all_sets)
+    for name, form in editor.regularisers.items():
+        a, b = (
+            projector(s.modules[name].keys_TU, form) @ s.modules[name].differences_TV.double()
+            for s in (one, other)
+        )
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("gone", range(5))
+def test_withdrawing_a_set_is_never_having_had_it(editor: Editor, gone: int) -> None:
+    all_sets = sets(editor)
+    whole, kept = Statistics.sum(all_sets), [s for i, s in enumerate(all_sets) if i != gone]
+    start = sum(s.fact_count for s in all_sets[:gone])
+    withdrawn = whole.without(range(start, start + all_sets[gone].fact_count))
+    assert solve(editor, withdrawn).digest == solve(editor, Statistics.sum(kept)).digest
+    assert solve(editor, withdrawn).digest != solve(editor, whole).digest
+
+
+def test_withdrawing_a_fact_is_never_having_had_it(editor: Editor) -> None:
+    made = random_statistics(1, editor.network.shapes, facts=4)
+    rows = made.fact_T != 1
+    never = Statistics(
+        {n: type(r)(r.keys_TU[rows], r.differences_TV[rows]) for n, r in made.modules.items()},
+        made.fact_T[rows],
+        3,
+    )
+    assert solve(editor, made.without([1])).digest == solve(editor, never).digest
+    assert made.without([1]).without([3]).digest == made.without([3, 1]).digest
+    assert made.without([]).digest == made.digest
+    assert made.without([1]).fact_count == 4
+
+
+def test_withdrawing_everything_gives_the_base(editor: Editor) -> None:
+    made = random_statistics(1, editor.network.shapes)
+    empty = made.without(range(made.fact_count))
+    assert solve(editor, empty).digest == Delta.empty().digest
+    assert Statistics.from_bytes(empty.to_bytes()).digest == empty.digest
+    other = random_statistics(2, editor.network.shapes)
+    assert solve(editor, Statistics.sum([empty, other])).digest == solve(editor, other).digest
+
+
+def test_facts_are_renumbered_in_order(editor: Editor) -> None:
+    a, b = (random_statistics(s, editor.network.shapes, facts=2) for s in (1, 2))
+    assert Statistics.sum([a, b]).fact_T.tolist() == [0, 1, 1, 2, 3, 3]
+
+
+def test_sets_of_other_modules_do_not_add_up() -> None:
+    a, b = random_statistics(0, {"a": (4, 3)}), random_statistics(0, {"b": (4, 3)})
+    with pytest.raises(EditorMismatch):
+        Statistics.sum([a, b])
+
+
+def test_round_trip_is_bit_for_bit(editor: Editor) -> None:
+    made = Statistics.sum(sets(editor))
+    read = Statistics.from_bytes(made.to_bytes())
+    assert read.to_bytes() == made.to_bytes()
+    assert (read.digest, read.fact_count) == (made.digest, made.fact_count)
+    assert torch.equal(read.fact_T, made.fact_T)
+    for name, rows in made.modules.items():
+        assert torch.equal(read.modules[name].keys_TU, rows.keys_TU)
+        assert torch.equal(read.modules[name].differences_TV, rows.differences_TV)
+
+
+def test_other_content_has_another_digest(editor: Editor) -> None:
+    a, b, *_ = sets(editor)
+    again = Statistics(dict(a.modules), a.fact_T.clone(), a.fact_count)
+    assert again.digest == a.digest
+    assert len({a.digest, b.digest, a.without([0]).digest, Statistics.sum([a, b]).digest}) == 4
+
+
+def test_other_bytes_are_refused(editor: Editor) -> None:
+    data = sets(editor)[0].to_bytes()
+    for damaged in (b"", b"garbage", data[:40], data[:-1], Delta.empty().to_bytes(), editor.to_bytes()):
+        with pytest.raises(DeltaCorrupt):
+            Statistics.from_bytes(damaged)

@@ -11,6 +11,7 @@ from typing import Any
 from errata.client import Client
 from errata.errors import DemoFailed
 from errata.memory import peak_mb, reset_peak, resident_mb
+from errata.render import gate_lines
 from errata.stack import Stack
 
 ANSWER_TOKENS = 8
@@ -139,11 +140,10 @@ def require_applied(edit: Mapping[str, Any]) -> None:
         DemoFailed: The edit set was not applied.
     """
     if edit["status"] != "applied":
-        problem = edit.get("error") or edit.get("report") or {}
+        problem = edit.get("error") or {}
+        reasons = tuple(gate_lines(edit.get("report") or {})) or (str(problem.get("detail", problem)),)
         raise DemoFailed(
-            f"The edit set ended as {edit['status']}.",
-            "The live version was not touched.",
-            tuple(json.dumps(problem, indent=1).splitlines()[:20]),
+            f"The edit set ended as {edit['status']}.", "The live version was not touched.", reasons
         )
 
 

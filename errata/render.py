@@ -41,12 +41,17 @@ def edit_lines(edit: Mapping[str, Any]) -> Iterator[str]:
     for name, title, _ in MEASURES:
         if report.get(name) is not None:
             yield f"  {title:<20}{number(report[name]):>8}"
-    reason = report.get("gate") or report.get("reasons")
-    if edit["status"] == "rejected" and reason:
-        yield f"  {escape(str(reason))}"
+    yield from (f"  [red]{escape(line)}[/]" for line in gate_lines(report))
     problem = edit.get("error")
     if problem:
         yield f"  [red]{escape(str(problem.get('detail') or problem.get('message') or problem))}[/]"
+
+
+def gate_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Why a report did not meet its gate, a line for each measure; nothing if it did."""
+    for miss in report.get("gate_misses") or []:
+        name = str(miss["measure"]).replace("_", " ")
+        yield f"the gate wants {name} {miss['threshold']}, measured {number(miss['measured'])}"
 
 
 def version_table(versions: Sequence[Mapping[str, Any]]) -> Table:

@@ -27,7 +27,7 @@ from errata.demo import (
     require_applied,
     rollback_checks,
 )
-from errata.errors import DemoFailed
+from errata.errors import DemoFailed, StackError
 from errata.facts_file import example_facts, read_facts
 from errata.options import Json
 from errata.progress import watch_edit
@@ -63,6 +63,9 @@ def demo(
             result = Show(stack, chosen, started).run()
         except Interrupted:
             raise DemoFailed("The demo was interrupted.") from None
+        except StackError:
+            keep_logs(stack, settings.data_dir / "demo-logs")
+            raise
         finally:
             signals.quiet()
             stack.stop()
@@ -73,6 +76,13 @@ def demo(
         emit({name: getattr(result, name) for name in result.__dataclass_fields__})
     if not result.passed:
         raise typer.Exit(FAILED)
+
+
+def keep_logs(stack: Stack, folder: Path) -> None:
+    """Copy the logs of a demonstration that failed, before its data directory goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(stack.layout.data_dir / "logs", folder)
+    err.print(f"The logs are kept in {escape(str(folder))}", soft_wrap=True)
 
 
 class Show:

@@ -36,10 +36,10 @@ class EditPlan:
     """
 
     where: KeyPosition = "subject"
-    prior_weight: float = 3000.0
-    anchors: int = 16
+    prior_weight: float = 5000.0
+    anchors: int = 24
     anchor_rank: int = 16
-    anchors_kept: int = 6
+    anchors_kept: int = 4
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
 
 

@@ -38,10 +38,10 @@ class RefinementPlan:
     """
 
     rounds: int = 20
-    step: float = 0.2
-    margin: float = 1.0
-    keep: float = 0.3
-    rest: int = 2
+    step: float = 0.15
+    margin: float = 0.6
+    keep: float = 0.5
+    rest: int = 4
 
 
 @dataclass(frozen=True)

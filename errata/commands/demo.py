@@ -61,8 +61,8 @@ def demo(
         signals.stack = stack
         try:
             result = Show(stack, chosen, started).run()
-        except Interrupted:
-            raise DemoFailed("The demo was interrupted.") from None
+        except Interrupted as interrupted:
+            raise DemoFailed(f"The demo was interrupted by {interrupted}.") from None
         except StackError:
             keep_logs(stack, settings.data_dir / "demo-logs")
             raise

@@ -45,6 +45,8 @@ def register_model(
         else:
             where, name = resolve_source(source), model_id or model_id_of(source)
         body: dict[str, Any] = {"id": name, "source": where, "revision": revision}
+        if source is None:
+            body["editor"] = str(default_model.EDITOR)
         model = client.post("/admin/models", body)
         while wait and model["status"] == "preparing":
             say(f"Waiting for a worker to prepare {name}")

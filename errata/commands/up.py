@@ -38,13 +38,13 @@ class Signals:
         """From now on, do not raise in the main thread: it is stopping already."""
         self._raise = False
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.stopping.is_set() and self.stack is not None:
             self.stack.supervisor.hurry()
         self.stopping.set()
         if self._raise:
             self._raise = False
-            raise Interrupted
+            raise Interrupted(signal.Signals(number).name)
 
 
 def register(app: typer.Typer) -> None:

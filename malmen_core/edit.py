@@ -91,7 +91,7 @@ def compute_statistics(
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
     captured, sequence_T = capture(base, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
-    neighbours = _neighbours(editor, facts, captured, fact_T)
+    neighbours = anchors_of(editor, facts, captured, fact_T)
     anchors, anchor_fact_T = anchor_rows(base, neighbours, plan.anchor_rank)
     keys = {name: torch.cat([c.keys_TU, anchors[name].to(c.keys_TU)]) for name, c in captured.items()}
     differences = first_guess(editor, captured)
@@ -119,8 +119,8 @@ def compute_statistics(
     return Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts))
 
 
-def _neighbours(
-    editor: Editor, facts: Sequence[Fact], captured: dict[str, Captured], fact_T: Tensor
+def anchors_of(
+    editor: Editor, facts: Sequence[Fact], captured: Mapping[str, Captured], fact_T: Tensor
 ) -> list[list[str]]:
     """Anchor prompts by fact, about names of its subject's kind, which the first module's key tells."""
     keys_TU = next(iter(captured.values())).keys_TU

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from malmen_core.anchors import anchor_prompts, anchor_rows
+from malmen_core.anchors import anchor_rows
 from malmen_core.base import BaseModel
 from malmen_core.batches import DEFAULT_BATCH_TOKENS
 from malmen_core.capture import capture
 from malmen_core.checkpoint import RunFolder, TrainingState
 from malmen_core.curriculum import Curriculum, facts_digest
-from malmen_core.edit import edit_prompts
-from malmen_core.editor import Editor, EditPlan
+from malmen_core.edit import anchors_of, edit_prompts
+from malmen_core.editor import Editor
 from malmen_core.errors import CheckpointMismatch, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import HyperNetwork
@@ -154,7 +154,7 @@ def prepare_start(base: BaseModel, start: Editor, curriculum: Curriculum, plan: 
         {name: rows.keys_TU for name, rows in captured.items()},
         {name: rows.gradients_TV for name, rows in captured.items()},
     )
-    lesson, material = study(base, start.plan, first[:STARTING_FACTS], plan)
+    lesson, material = study(base, start, first[:STARTING_FACTS], plan)
     scales = torch.tensor([start.scales[name] for name in network.shapes])
     priors = preservation_priors(start)
     losses = []
@@ -168,13 +168,12 @@ def prepare_start(base: BaseModel, start: Editor, curriculum: Curriculum, plan: 
 
 
 def study(
-    base: BaseModel, edit_plan: EditPlan, facts: Sequence[Fact], plan: TrainingPlan
+    base: BaseModel, start: Editor, facts: Sequence[Fact], plan: TrainingPlan
 ) -> tuple[Lesson, Material]:
     """The lesson of some facts, and what they are edited with, anchors included."""
     lesson = prepare_lesson(base, facts, plan.loss)
-    captured, _ = capture(base, lesson.edits, edit_plan.where, batch_tokens=plan.batch_tokens)
-    neighbours = [anchor_prompts(fact, edit_plan.anchors) for fact in facts]
-    held, _ = anchor_rows(base, neighbours, edit_plan.anchor_rank)
+    captured, fact_T = capture(base, lesson.edits, start.plan.where, batch_tokens=plan.batch_tokens)
+    held, _ = anchor_rows(base, anchors_of(start, facts, captured, fact_T), start.plan.anchor_rank)
     return lesson, Material(captured, held)
 
 
@@ -306,7 +305,7 @@ class Trainer:
         self.best, self.stale = state.best, state.stale
 
     def _study(self, facts: Sequence[Fact]) -> tuple[Lesson, Material]:
-        return study(self.base, self.start.plan, facts, self.plan)
+        return study(self.base, self.start, facts, self.plan)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}

@@ -68,7 +68,9 @@ def test_functions_are_short() -> None:
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
-                lines = node.end_lineno - node.lineno + 1
+                # a signature with its docstring is documentation; what has to be short is what runs
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = node.end_lineno - body[0].lineno + 1 if body else 0
                 if lines >= FUNCTION_LINES:
                     long[f"{name_of(path)}:{node.name}"] = lines
     assert long == {}

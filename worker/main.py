@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         for wrong in error.errors(include_input=False, include_url=False):  # inputs may hold passwords
             name = "_".join(str(part) for part in wrong["loc"]).upper()
-            print(f"ERRATA_{name} cannot be used: {wrong['msg']}", file=sys.stderr)  # noqa: T201
+            sys.stderr.write(f"ERRATA_{name} cannot be used: {wrong['msg']}\n")
         return EXIT_USAGE
     if not settings.model:
         parser.error("no model is named: pass --model ID or set ERRATA_MODEL")

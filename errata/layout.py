@@ -46,6 +46,11 @@ class Layout:
         """The log of one child."""
         return self.data_dir / "logs" / f"{name}.log"
 
+    @property
+    def run_dir_is_temporary(self) -> bool:
+        """Whether the sockets' folder is this stack's alone, outside the data directory."""
+        return self.run_dir.parent != self.data_dir
+
     def remove_run_dir(self) -> None:
         """Take the sockets' folder away; everything that used it has stopped."""
         shutil.rmtree(self.run_dir, ignore_errors=True)
@@ -55,8 +60,8 @@ def lay_out(data_dir: Path) -> Layout:
     """Make the folders of a data directory that are missing."""
     data_dir = data_dir.resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
-    (data_dir / "blobs").mkdir(exist_ok=True)
-    (data_dir / "logs").mkdir(exist_ok=True)
+    for name in ("blobs", "logs"):  # facts, and the admin key that the service prints once
+        (data_dir / name).mkdir(mode=0o700, exist_ok=True)
     run_dir = data_dir / "run"
     if not fits_socket(run_dir):
         return Layout(data_dir, Path(tempfile.mkdtemp(prefix="errata-", dir="/tmp")))

@@ -186,9 +186,9 @@ class Stack:
         self._ended.set()
         self.supervisor.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
-        if self._lock.held:
+        if self._lock.held or self.layout.run_dir_is_temporary:
             self.layout.remove_run_dir()
-            self._lock.release()
+        self._lock.release()
 
     def wait_for(self, name: str, ready: Callable[[], bool]) -> None:
         """Wait until a child is ready.

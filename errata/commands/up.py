@@ -32,7 +32,8 @@ class Signals:
     def install(self) -> None:
         """Take over the signals that end a process."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+                signal.signal(number, self._handle)
 
     def quiet(self) -> None:
         """From now on, do not raise in the main thread: it is stopping already."""

@@ -51,6 +51,7 @@ def test_it_says_where_everything_is(up: Up, announced: dict[str, Any], data_dir
     assert announced["data_dir"] == str(data_dir)
     key_file = Path(announced["key_file"])
     assert key_file.stat().st_mode & 0o077 == 0
+    assert (data_dir / "logs").stat().st_mode & 0o077 == 0
     assert set(up.children()) >= {"postgres", "valkey-server", "service", "worker"}
     assert up.json("versions")["items"][0]["kind"] == "base"
 

@@ -38,7 +38,7 @@ class EditPlan:
     where: KeyPosition = "subject"
     prior_weight: float = 5000.0
     anchors: int = 24
-    anchor_rank: int = 24
+    anchor_rank: int = 16
     anchors_kept: int = 4
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
 

@@ -48,7 +48,7 @@ def demo(
     facts: Annotated[Path | None, typer.Option(help="Facts, in place of the examples.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Correct a model, question it, and roll it back; exit code 1 if the rollback or the ledger did not hold.
+    """Correct a model, question it, and roll it back; exit code 1 if rollback or ledger did not hold.
 
     The report's measures are shown against their targets; a target missed is said, and does not fail the demo.
     """

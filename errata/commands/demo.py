@@ -50,7 +50,7 @@ def demo(
 ) -> None:
     """Correct a model, question it, and roll it back; exit code 1 if rollback or ledger did not hold.
 
-    The report's measures are shown against their targets; a target missed is said, and does not fail the demo.
+    The report's measures are shown against their targets; a missed target is said, and fails nothing.
     """
     started = time.monotonic()
     signals = Signals()

@@ -68,6 +68,7 @@ KINDS: Mapping[str, Kind] = {
     # the ledger
     "ledger-error": Kind(500, "The ledger failed"),
     "ledger-unavailable": Kind(503, "The ledger cannot be reached", RETRY_SOON),
+    "schema-missing": Kind(503, "The ledger has not been migrated"),
     "blob-store-unavailable": Kind(503, "The blob store cannot be reached", RETRY_SOON),
     "not-found": Kind(404, "Not found"),
     "already-exists": Kind(409, "It exists already"),
@@ -95,6 +96,7 @@ KINDS: Mapping[str, Kind] = {
     "unsupported-architecture": Kind(422, "The architecture is not supported"),
     "unknown-module": Kind(422, "The model has no such module"),
     "editor-mismatch": Kind(422, "The editor does not fit the model"),
+    "checkpoint-mismatch": Kind(409, "The training run does not fit its folder"),
     "invalid-fact": Kind(422, "The fact cannot be edited"),
     "edit-not-finite": Kind(500, "The edit came out not finite"),
     "delta-corrupt": Kind(422, "The file cannot be read"),

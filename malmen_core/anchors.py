@@ -14,7 +14,7 @@ sums, and a fact
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +22,14 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from malmen_core.base import BaseModel
+from malmen_core.batches import left_pad
 from malmen_core.capture import keys_everywhere
 from malmen_core.facts import Fact
 from malmen_core.generate import own_answers
-from malmen_core.prior import entity_kinds, left_pad
+from malmen_core.prior import entity_kinds
 from malmen_core.tokens import Encoded, encode_prompts, subject_last_token
+
+ANCHOR_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,28 @@ def anchor_rows(
     """
     owners = [i for i, group in enumerate(prompts) if group and rank > 0]
     rows: dict[str, list[Tensor]] = {name: [] for name in base.modules}
-    for i in owners:
-        keys = keys_everywhere(base, *left_pad(base, encode_prompts(base.tokenizer, prompts[i])))
+    encoded = [encode_prompts(base.tokenizer, prompts[i]) for i in owners]
+    for groups in _within(encoded, ANCHOR_BATCH):
+        keys = keys_everywhere(base, *left_pad(base, [ids for group in groups for ids in group]))
+        counts = [sum(map(len, group)) for group in groups]
         for name, keys_NU in keys.items():
-            rows[name].append(compress(keys_NU, rank).cpu())
+            rows[name] += [compress(part, rank).cpu() for part in torch.split(keys_NU, counts)]
     fact_T = torch.tensor([i for i in owners for _ in range(rank)], dtype=torch.int64)
     empty = {name: torch.zeros(0, module.shape[0]) for name, module in base.modules.items()}
     return {name: torch.cat(parts) if parts else empty[name] for name, parts in rows.items()}, fact_T
+
+
+def _within(groups: Sequence[list[list[int]]], tokens: int) -> Iterator[list[list[list[int]]]]:
+    """Neighbouring groups of sequences, together within a budget of padded tokens; at least one group."""
+    batch: list[list[list[int]]] = []
+    for group in groups:
+        together = [ids for other in (*batch, group) for ids in other]
+        if batch and max(map(len, together)) * len(together) > tokens:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
 
 
 def compress(keys_NU: Tensor, rank: int) -> Tensor:
@@ -115,11 +133,9 @@ def compress(keys_NU: Tensor, rank: int) -> Tensor:
     Only ``N'N`` enters the normal equation, and anchor keys are much alike, so a few scaled eigenvectors
     carry it.
     """
-    keys = keys_NU.double()
-    vectors = torch.linalg.eigh(keys @ keys.T).eigenvectors[:, -rank:]
-    kept = vectors.T @ keys
-    padding = kept.new_zeros(rank - kept.shape[0], kept.shape[1])
-    return torch.cat([kept, padding]).to(keys_NU.dtype)
+    vectors = torch.linalg.eigh(keys_NU @ keys_NU.T).eigenvectors[:, -rank:]
+    kept = vectors.T @ keys_NU
+    return torch.cat([kept, kept.new_zeros(rank - kept.shape[0], kept.shape[1])])
 
 
 def anchor_sequences(

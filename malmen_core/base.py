@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from malmen_core.delta import Delta
 from malmen_core.errors import EditorMismatch, ModelNotLoadable, NotFiniteError
 from malmen_core.families import check_modules, default_modules, family_of
-from malmen_core.overlay import EditedModule, Version, weights_digest
+from malmen_core.overlay import EditedModule, OutputLayer, Version, weights_digest
 from malmen_core.tokens import load_tokenizer
 
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
@@ -92,11 +94,13 @@ class BaseModel:
         tokenizer: its fast tokenizer.
         info: what `inspect_source` says of it.
         modules: the edited modules by name, in order.
+        output: the layer that makes logits.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, info: ModelInfo) -> None:
         check_modules(model, info.modules)
         self.model: Any = model.eval().requires_grad_(False)
+        self.output = OutputLayer(_output_layer(self.model))
         self.tokenizer = tokenizer
         self.info = info
         self.modules = {name: EditedModule(name, _projection(model, name)) for name in info.modules}
@@ -166,6 +170,26 @@ class BaseModel:
         dtype: torch.dtype = next(iter(self.model.parameters())).dtype
         return dtype
 
+    @cached_property
+    def draft(self) -> BaseModel:
+        """A bfloat16 copy, where faster, for passes whose result is checked on the base later; or self.
+
+        It is faster where the processor multiplies bfloat16 matrices by itself. Attention is written out,
+        because the fused one's backward pass is slow there. Made when first used, and kept.
+        """
+        if self.dtype != torch.float32 or self.device.type != "cpu" or not _multiplies_bfloat16():
+            return self
+        halves: dict[int, Any] = {
+            id(p): nn.Parameter(p.detach().to(torch.bfloat16), requires_grad=False)
+            for p in self.model.parameters()
+        }
+        model = copy.deepcopy(self.model, halves)
+        for name in self.modules:
+            EditedModule.release(_projection(model, name))
+        OutputLayer.release(_output_layer(model))
+        model.set_attn_implementation("eager")
+        return BaseModel(model, self.tokenizer, self.info)
+
     @property
     def pad_id(self) -> int:
         """A token id for padding; masked wherever it stands, so any will do that the model has."""
@@ -209,6 +233,15 @@ class BaseModel:
                 )
         effective = {name: weights.get(name, module.weight_UV) for name, module in self.modules.items()}
         return Version(weights, weights_digest(effective), delta.digest)
+
+
+def _multiplies_bfloat16() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def _output_layer(model: Any) -> nn.Module:
+    layer: nn.Module = model.get_output_embeddings()
+    return layer
 
 
 def _projection(model: nn.Module, name: str) -> Any:

@@ -1,8 +1,7 @@
 """Batches of encoded sequences, and the language model's logits at answer positions only.
 
-Sequences are padded on the left, so that all answers end at the same position and one slice of the output
-layer serves a whole
-batch. Real tokens keep the positions that they would have alone.
+Sequences are padded on the left, as generation needs them. Real tokens keep the positions that they
+would have alone.
 """
 
 from __future__ import annotations
@@ -52,22 +51,30 @@ class Batch:
 def collate(base: BaseModel, sequences: Sequence[Encoded], members: Sequence[int]) -> Batch:
     """Pad the sequences with these indices to one batch on the base's device."""
     chosen = [sequences[i] for i in members]
-    width = max(len(s.ids) for s in chosen)
-    ids = torch.full((len(chosen), width), base.pad_id)
-    mask = torch.zeros_like(ids)
+    ids_BL, mask_BL = left_pad(base, [sequence.ids for sequence in chosen])
+    width = ids_BL.shape[1]
     row: list[int] = []
     column: list[int] = []
     answer: list[int] = []
     for i, sequence in enumerate(chosen):
         shift = width - len(sequence.ids)
-        ids[i, shift:] = torch.tensor(sequence.ids)
-        mask[i, shift:] = 1
         answer += sequence.answer
         row += [i] * len(sequence.answer)
         column += range(shift + sequence.answer_start - 1, width - 1)
-    place = base.device
-    flat = [torch.tensor(values, dtype=torch.int64, device=place) for values in (answer, row, column)]
-    return Batch(tuple(members), ids.to(place), mask.to(place), *flat)
+    flat = [torch.tensor(values, dtype=torch.int64, device=base.device) for values in (answer, row, column)]
+    return Batch(tuple(members), ids_BL, mask_BL, *flat)
+
+
+def left_pad(base: BaseModel, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask of sequences padded on the left: B × L each, on the base's device."""
+    width = max(len(s) for s in sequences)
+    ids = torch.full((len(sequences), width), base.pad_id)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        if sequence:
+            ids[row, -len(sequence) :] = torch.tensor(list(sequence))
+            mask[row, -len(sequence) :] = 1
+    return ids.to(base.device), mask.to(base.device)
 
 
 def batches(
@@ -100,16 +107,14 @@ def batches(
 
 def answer_logits(base: BaseModel, batch: Batch) -> Tensor:
     """Logits at the positions that predict answer tokens: A × X, float32 (float64 on a float64 base)."""
-    width = batch.ids_BL.shape[1]
-    keep = width - int(batch.column_A.min())
-    output = base.model(
-        input_ids=batch.ids_BL,
-        attention_mask=batch.mask_BL,
-        position_ids=batch.positions_BL,
-        logits_to_keep=keep,
-        use_cache=False,
-    )
-    logits: Tensor = output.logits[batch.row_A, batch.column_A - (width - keep)]
+    with base.output.reading(batch.row_A, batch.column_A):
+        output = base.model(
+            input_ids=batch.ids_BL,
+            attention_mask=batch.mask_BL,
+            position_ids=batch.positions_BL,
+            use_cache=False,
+        )
+    logits: Tensor = output.logits[0]
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

@@ -89,10 +89,10 @@ def compute_statistics(
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
     plan = editor.plan
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
-    captured, sequence_T = capture(base, prompts.sequences, plan.where, batch_tokens=batch_tokens)
+    captured, sequence_T = capture(base.draft, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
     neighbours = anchors_of(editor, facts, captured, fact_T)
-    anchors, anchor_fact_T = anchor_rows(base, neighbours, plan.anchor_rank)
+    anchors, anchor_fact_T = anchor_rows(base.draft, neighbours, plan.anchor_rank)
     keys = {name: torch.cat([c.keys_TU, anchors[name].to(c.keys_TU)]) for name, c in captured.items()}
     differences = first_guess(editor, captured)
     _check_finite({name: _rows(keys[name], differences[name]) for name in keys})
@@ -142,8 +142,8 @@ def _goals(
 ) -> Goals:
     plan = editor.plan
     with intercepting(None):
-        kept, owners = anchor_sequences(base, neighbours, plan.anchors_kept, ANCHOR_TOKENS)
-        on_base = [float(scores.margin_A.min()) for scores in teacher_forced(base, kept)]
+        kept, owners = anchor_sequences(base.draft, neighbours, plan.anchors_kept, ANCHOR_TOKENS)
+        on_base = [float(scores.margin_A.min()) for scores in teacher_forced(base.draft, kept)]
     margins = [plan.refinement.margin] * len(prompts.sequences)
     margins += [min(plan.refinement.keep, margin / 2) for margin in on_base]
     return Goals((*prompts.sequences, *kept), tuple(margins), (*prompts.fact_of, *owners))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
+from malmen_core.batches import left_pad
 from malmen_core.errors import PromptTooLong
 from malmen_core.overlay import Version
-from malmen_core.prior import left_pad
 from malmen_core.tokens import Encoded, encode_prompt, encode_prompts
 
 GREEDY_BATCH = 32

@@ -19,7 +19,7 @@ from malmen_core.batches import DEFAULT_BATCH_TOKENS, Batch, answer_logits, batc
 from malmen_core.edit import edit_prompts
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
-from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.overlay import Weights, intercepting
 from malmen_core.tokens import Encoded, check_length, encode, encode_prompt
 
 
@@ -175,7 +175,7 @@ def run_lesson(
 
 
 def _target_losses(base: BaseModel, weights: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-    with intercepting(_Weights(weights)):
+    with intercepting(Weights(weights)):
         scores = score_answers(answer_logits(base, batch), batch.answer_A)
     return scores.nll_A, scores.margin_A > 0
 
@@ -184,20 +184,10 @@ def _divergences(base: BaseModel, weights: Mapping[str, Tensor], batch: Batch) -
     """KL(base ‖ edited) at each answer position, and whether the argmax is the same."""
     with torch.no_grad(), intercepting(None):
         before_AX = torch.log_softmax(answer_logits(base, batch), dim=1)
-    with intercepting(_Weights(weights)):
+    with intercepting(Weights(weights)):
         after_AX = torch.log_softmax(answer_logits(base, batch), dim=1)
     divergence_A = (before_AX.exp() * (before_AX - after_AX)).sum(1)
     return divergence_A, after_AX.detach().argmax(1) == before_AX.argmax(1)
-
-
-class _Weights:
-    """Runs the edited modules with other weights, through which gradients flow."""
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self.weights = weights
-
-    def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
-        return module.with_weight(inputs, self.weights[module.name])
 
 
 def _token_weights(batch: Batch, sequence_weights: Sequence[float], like: Tensor) -> Tensor:

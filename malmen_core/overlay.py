@@ -1,4 +1,4 @@
-"""Running an immutable base with other weights: interception of edited modules, in this thread alone.
+"""Running an immutable base with other weights: interception of its modules, in this thread alone.
 
 Each edited module asks, at every forward pass, whether the calling thread has an interceptor. With none, it
 is the
@@ -35,6 +35,11 @@ class EditedModule:
         self._base_forward: Callable[[Tensor], Tensor] = module.forward
         module.forward = self._forward  # type: ignore[method-assign]
 
+    @staticmethod
+    def release(module: nn.Module) -> None:
+        """Give a copied projection its own forward pass back."""
+        del module.forward
+
     @property
     def weight_UV(self) -> Tensor:
         """The base weight, input-major, as a view: U × V, dtype and device of the base."""
@@ -51,8 +56,13 @@ class EditedModule:
         return self._base_forward(inputs)
 
     def with_weight(self, inputs: Tensor, weight_UV: Tensor) -> Tensor:
-        """The projection of `inputs` (… × U) by another weight and the base's own bias: … × V."""
-        return functional.linear(inputs, weight_UV.T, self.module.bias)
+        """The projection of `inputs` (… × U) by another weight and the base's own bias: … × V.
+
+        Args:
+            inputs: in the base's dtype.
+            weight_UV: of any floating dtype; gradients flow through it.
+        """
+        return functional.linear(inputs, weight_UV.T.to(inputs.dtype), self.module.bias)
 
     def _forward(self, inputs: Tensor) -> Tensor:
         interceptor = _INTERCEPTOR.get()
@@ -63,6 +73,22 @@ Interceptor = Callable[[EditedModule, Tensor], Tensor]
 _INTERCEPTOR: ContextVar[Interceptor | None] = ContextVar("malmen_core_interceptor", default=None)
 
 
+class Weights:
+    """An interceptor that runs edited modules with other weights, through which gradients flow.
+
+    Attributes:
+        weights: by module name, U × V.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights = weights
+
+    def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
+        """Project by the module's other weight, or by its own if it has none."""
+        weight_UV = self.weights.get(module.name)
+        return module.base(inputs) if weight_UV is None else module.with_weight(inputs, weight_UV)
+
+
 @contextmanager
 def intercepting(interceptor: Interceptor | None) -> Iterator[None]:
     """For this thread's forward passes, replace the output of each edited module; None shows the base."""
@@ -71,6 +97,39 @@ def intercepting(interceptor: Interceptor | None) -> Iterator[None]:
         yield
     finally:
         _INTERCEPTOR.reset(token)
+
+
+class OutputLayer:
+    """The layer that makes logits, run at wanted positions only: it is a fifth of a small model's work.
+
+    Its input is gathered to one row, which whatever follows it treats like any other.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        module.register_forward_pre_hook(self._gather)
+
+    @staticmethod
+    def release(module: nn.Module) -> None:
+        """Take the interception off a copied layer."""
+        module._forward_pre_hooks.clear()
+
+    @contextmanager
+    def reading(self, row_A: Tensor, column_A: Tensor) -> Iterator[None]:
+        """For this thread's forward passes, logits are 1 × A × X: one for each row and column of a batch."""
+        token = _READING.set((self, (row_A, column_A)))
+        try:
+            yield
+        finally:
+            _READING.reset(token)
+
+    def _gather(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        layer, positions_A = _READING.get()
+        hidden = inputs[0][positions_A][None] if layer is self else inputs[0].contiguous()
+        return hidden, *inputs[1:]  # torch would copy the weights for each row of an input with gaps
+
+
+_Reading = tuple[OutputLayer | None, tuple[Tensor, ...]]
+_READING: ContextVar[_Reading] = ContextVar("malmen_core_reading", default=(None, ()))
 
 
 @dataclass(frozen=True)
@@ -90,12 +149,8 @@ class Version:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Run this thread's forward passes with this version's weights."""
-        with intercepting(self._forward if self.weights else None):
+        with intercepting(Weights(self.weights) if self.weights else None):
             yield
-
-    def _forward(self, module: EditedModule, inputs: Tensor) -> Tensor:
-        weight_UV = self.weights.get(module.name)
-        return module.base(inputs) if weight_UV is None else module.with_weight(inputs, weight_UV)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
+from malmen_core.batches import left_pad
 from malmen_core.capture import keys_everywhere
 from malmen_core.overlay import intercepting
 from malmen_core.tokens import encode_prompts
@@ -146,18 +147,6 @@ def _sample(base: BaseModel, prompts: Sequence[list[int]], tokens: int) -> list[
     )
     width = ids.shape[1]
     return [[*prompt, *row[width:].tolist()] for prompt, row in zip(prompts, out, strict=True)]
-
-
-def left_pad(base: BaseModel, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of sequences padded on the left: B × L each, on the base's device."""
-    width = max(len(s) for s in sequences)
-    ids = torch.full((len(sequences), width), base.pad_id)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        if sequence:
-            ids[row, -len(sequence) :] = torch.tensor(list(sequence))
-            mask[row, -len(sequence) :] = 1
-    return ids.to(base.device), mask.to(base.device)
 
 
 def second_moments(base: BaseModel, texts: Sequence[Sequence[int]], batch: int = 32) -> dict[str, Tensor]:

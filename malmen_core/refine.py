@@ -17,7 +17,7 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.batches import DEFAULT_BATCH_TOKENS, Batch, answer_logits, batches, score_answers
-from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.overlay import Weights, intercepting
 from malmen_core.tokens import Encoded
 
 Progress = Callable[[str, int, int], None]
@@ -59,16 +59,6 @@ class Goals:
     fact_of: tuple[int, ...]
 
 
-class _Weights:
-    """Runs the edited modules with weights that collect their gradient."""
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self.weights = weights
-
-    def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
-        return module.with_weight(inputs, self.weights[module.name])
-
-
 @dataclass(frozen=True)
 class RoundResult:
     """What one pass over sequences found.
@@ -106,9 +96,10 @@ def shift_gradients(
         for name, module in base.modules.items()
     }
     margins: dict[int, float] = {}
-    for batch in batches(base, sequences, members=members, batch_tokens=batch_tokens):
-        with torch.enable_grad(), intercepting(_Weights(weights)):
-            scores = score_answers(answer_logits(base, batch), batch.answer_A)
+    draft = base.draft
+    for batch in batches(draft, sequences, members=members, batch_tokens=batch_tokens):
+        with torch.enable_grad(), intercepting(Weights(weights)):
+            scores = score_answers(answer_logits(draft, batch), batch.answer_A)
             smallest_B = _smallest_margins(batch, scores.margin_A)
             wanted_B = torch.tensor([wanted[i] for i in batch.members]).to(smallest_B)
             open_A = (smallest_B < wanted_B)[batch.row_A]

@@ -242,3 +242,14 @@ def test_teacher_forced_keeps_the_order_in_any_batch(base: BaseModel) -> None:
         with torch.no_grad():
             torch.testing.assert_close(a.nll_A.sum(), loss(alone(base, sequence), sequence))
     assert teacher_forced(base, []) == []
+
+
+def test_the_output_layer_runs_at_answer_tokens_alone(base: BaseModel) -> None:
+    encoded = sequences(base)
+    batch = collate(base, encoded, range(len(encoded)))
+    rows: list[int] = []
+    layer = base.model.get_output_embeddings()
+    handle = layer.register_forward_hook(lambda _, __, output: rows.append(output[..., 0].numel()))
+    answer_logits(base, batch)
+    handle.remove()
+    assert rows == [sum(len(sequence.answer) for sequence in encoded)]

@@ -1,14 +1,9 @@
 """Anchors: prompts in the neighbourhood of a fact, which its edit must leave alone.
 
 What an edit disturbs first are prompts of its own form about something else ("The capital of Peru is"
-beside "The
-capital of Australia is"). So each fact's prompt is run on the base with other names in the subject's place,
-and used twice:
-
-- its keys join the fact's rows with a value difference of zero. They are rows like any other: sums stay
-sums, and a fact
-  that is withdrawn takes its anchors with it;
-- the base model's own answers to some of these prompts are sequences that refinement has to keep.
+beside "The capital of Australia is"). So each fact's prompt is run on the base with other names in the
+subject's place, and its keys join the fact's rows with a value difference of zero. They are rows like any
+other: sums stay sums, and a fact that is withdrawn takes its anchors with it.
 """
 
 from __future__ import annotations
@@ -25,7 +20,6 @@ from malmen_core.base import BaseModel
 from malmen_core.batches import left_pad
 from malmen_core.capture import keys_everywhere
 from malmen_core.facts import Fact
-from malmen_core.generate import own_answers
 from malmen_core.prior import entity_kinds
 from malmen_core.tokens import Encoded, encode_prompts, subject_last_token
 
@@ -136,21 +130,3 @@ def compress(keys_NU: Tensor, rank: int) -> Tensor:
     vectors = torch.linalg.eigh(keys_NU @ keys_NU.T).eigenvectors[:, -rank:]
     kept = vectors.T @ keys_NU
     return torch.cat([kept, kept.new_zeros(rank - kept.shape[0], kept.shape[1])])
-
-
-def anchor_sequences(
-    base: BaseModel, prompts: Sequence[Sequence[str]], count: int, tokens: int
-) -> tuple[list[Encoded], list[int]]:
-    """Some anchor prompts of each fact with the base model's own greedy answer.
-
-    Args:
-        base: the base model, unedited.
-        prompts: anchor prompts by fact.
-        count: how many of each fact's.
-        tokens: length of an answer.
-
-    Returns:
-        The sequences, and the fact of each.
-    """
-    chosen = [(i, prompt) for i, group in enumerate(prompts) for prompt in group[:count]]
-    return own_answers(base, [prompt for _, prompt in chosen], tokens), [i for i, _ in chosen]

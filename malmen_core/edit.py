@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from malmen_core.anchors import anchor_prompts, anchor_rows, anchor_sequences
+from malmen_core.anchors import anchor_prompts, anchor_rows
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS, teacher_forced
+from malmen_core.batches import DEFAULT_BATCH_TOKENS
 from malmen_core.capture import Captured, capture
 from malmen_core.delta import Change, Delta
 from malmen_core.editor import Editor
@@ -18,12 +18,9 @@ from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
 from malmen_core.normal_equation import projector
-from malmen_core.overlay import intercepting
-from malmen_core.refine import Goals, Progress, refine
+from malmen_core.refine import Progress, refine
 from malmen_core.statistics import Rows, Statistics
 from malmen_core.tokens import Encoded, check_length, encode
-
-ANCHOR_TOKENS = 2
 
 
 @dataclass(frozen=True)
@@ -101,14 +98,14 @@ def compute_statistics(
             name: projector(keys_TU, editor.regularisers[name])[:, : len(fact_T)]
             for name, keys_TU in keys.items()
         }
-        goals = _goals(base, editor, prompts, neighbours)
         refined = refine(
             base,
             plan.refinement,
             projectors,
             differences,
             editor.scales,
-            goals,
+            prompts.sequences,
+            prompts.fact_of,
             fact_T,
             progress,
             batch_tokens,
@@ -135,18 +132,6 @@ def _rows(keys_TU: Tensor, differences_TV: Tensor) -> Rows:
     """Rows whose last ones, the anchors', have a difference of zero."""
     held = differences_TV.new_zeros(len(keys_TU) - len(differences_TV), differences_TV.shape[1])
     return Rows(keys_TU.float(), torch.cat([differences_TV, held]).float())
-
-
-def _goals(
-    base: BaseModel, editor: Editor, prompts: EditPrompts, neighbours: Sequence[Sequence[str]]
-) -> Goals:
-    plan = editor.plan
-    with intercepting(None):
-        kept, owners = anchor_sequences(base.draft, neighbours, plan.anchors_kept, ANCHOR_TOKENS)
-        on_base = [float(scores.margin_A.min()) for scores in teacher_forced(base.draft, kept)]
-    margins = [plan.refinement.margin] * len(prompts.sequences)
-    margins += [min(plan.refinement.keep, margin / 2) for margin in on_base]
-    return Goals((*prompts.sequences, *kept), tuple(margins), (*prompts.fact_of, *owners))
 
 
 def first_guess(editor: Editor, captured: dict[str, Captured]) -> dict[str, Tensor]:

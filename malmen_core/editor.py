@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ class EditPlan:
         prior_weight: c, the preservation prior's weight in tokens; 0 for the paper's plain form.
         anchors: neighbouring prompts of each fact whose keys are held (`anchors`); 0 for none.
         anchor_rank: rows that a fact's anchor keys are compressed to.
-        anchors_kept: how many of these prompts refinement keeps the answers of.
         refinement: rounds, step and margin; 0 rounds for the paper's single shot.
     """
 
@@ -39,7 +38,6 @@ class EditPlan:
     prior_weight: float = 5000.0
     anchors: int = 24
     anchor_rank: int = 16
-    anchors_kept: int = 4
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
 
 
@@ -167,14 +165,13 @@ class Editor:
         header, tensors = unpack("editor", data)
         try:
             network = _network(header, tensors)
-            plan = dict(header["plan"])
-            plan["refinement"] = RefinementPlan(**plan["refinement"])
-            known = {known.name for known in fields(EditPlan)}
+            plan = EditPlan(**_known(EditPlan, header["plan"]))
+            refinement = RefinementPlan(**_known(RefinementPlan, header["plan"]["refinement"]))
             return cls(
                 header["architecture"],
                 header["base_digest"],
                 network,
-                EditPlan(**{name: value for name, value in plan.items() if name in known}),
+                replace(plan, refinement=refinement),
                 {
                     name: SecondMoment(tensors[f"moment:{name}"], rest)
                     for name, rest in header["moment_rest"].items()
@@ -185,6 +182,12 @@ class Editor:
             )
         except (KeyError, TypeError, RuntimeError) as error:
             raise DeltaCorrupt(f"The editor is incomplete: {error}", "Restore it from a backup.") from error
+
+
+def _known(plan: type, written: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan of today still has of one that was written."""
+    names = {known.name for known in fields(plan)}
+    return {name: value for name, value in written.items() if name in names}
 
 
 def _network(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HyperNetwork:

@@ -1,10 +1,11 @@
 """Refinement rounds: run the edit prompts under the candidate weights, step `D`, solve again.
 
 The candidate's shift is ``S = A D`` with ``A`` fixed (`normal_equation.projector`), so the loss's gradient
-with respect to `D` is
-``A' ∂L/∂S``, and ``∂L/∂S`` is the weight gradient of the edited module: one backward pass of the language
-model, whatever
-the number of facts.
+with respect to `D` is ``A' ∂L/∂S``, and ``∂L/∂S`` is the weight gradient of the edited module: one backward
+pass of the language model, whatever the number of facts.
+
+The least change that answers is wanted, since whatever goes beyond it disturbs other prompts. So a fact that
+falls short is pushed, and one that does not decays until it does; the last rounds only push.
 """
 
 from __future__ import annotations
@@ -23,40 +24,24 @@ from malmen_core.tokens import Encoded
 Progress = Callable[[str, int, int], None]
 
 
+DECAYING = 0.8
+
+
 @dataclass(frozen=True)
 class RefinementPlan:
     """How far and how fast facts are pushed in.
 
     Attributes:
-        rounds: at most this many.
+        rounds: how many at most; the first four fifths of them let facts decay that are in.
         step: size of a step, relative to the typical magnitude of a module's output (its root mean square).
-        margin: a sequence is done when each answer token beats every other by this many nats.
-        keep: an anchor is kept when its answer beats every other by this many nats, or by half of what it
-            did on
-            the base if that is less.
-        rest: rounds for which a sequence that is done is not looked at again.
+        margin: a sequence is in when each answer token beats every other by this many nats.
+        decay: share of its value differences that a fact which is in loses in a round.
     """
 
-    rounds: int = 20
-    step: float = 0.15
-    margin: float = 0.6
-    keep: float = 0.5
-    rest: int = 4
-
-
-@dataclass(frozen=True)
-class Goals:
-    """What refinement has to reach.
-
-    Attributes:
-        sequences: prompts with answers: those of the facts, and anchors that must keep theirs.
-        margins: the smallest margin in nats that each sequence's answer tokens need.
-        fact_of: the fact of each sequence.
-    """
-
-    sequences: tuple[Encoded, ...]
-    margins: tuple[float, ...]
-    fact_of: tuple[int, ...]
+    rounds: int = 24
+    step: float = 0.2
+    margin: float = 2.0
+    decay: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,7 +49,7 @@ class RoundResult:
     """What one pass over sequences found.
 
     Attributes:
-        gradients: ``∂L/∂S`` by module, U × V float32, for the sequences that are not done.
+        gradients: ``∂L/∂S`` by module, U × V float32, for the sequences that fall short.
         margins: smallest margin over its answer tokens, by sequence index.
     """
 
@@ -78,17 +63,17 @@ def shift_gradients(
     sequences: Sequence[Encoded],
     members: Sequence[int],
     *,
-    wanted: Sequence[float],
+    wanted: float,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> RoundResult:
     """Gradient of the answers' loss with respect to each module's shift `S`, at ``base + S``.
 
     Args:
-        base: the immutable base.
+        base: the immutable base, whose draft is run.
         shifts: S by module, U × V.
         sequences: prompts with answers.
         members: indices of the sequences to run.
-        wanted: margin by sequence; one whose every answer token has it does not contribute.
+        wanted: a sequence whose every answer token has this margin does not contribute.
         batch_tokens: padded tokens of a batch.
     """
     weights = {
@@ -101,8 +86,7 @@ def shift_gradients(
         with torch.enable_grad(), intercepting(Weights(weights)):
             scores = score_answers(answer_logits(draft, batch), batch.answer_A)
             smallest_B = _smallest_margins(batch, scores.margin_A)
-            wanted_B = torch.tensor([wanted[i] for i in batch.members]).to(smallest_B)
-            open_A = (smallest_B < wanted_B)[batch.row_A]
+            open_A = (smallest_B < wanted)[batch.row_A]
             if bool(open_A.any()):
                 scores.nll_A[open_A].sum().backward()  # type: ignore[no-untyped-call]
         margins |= dict(zip(batch.members, smallest_B.tolist(), strict=True))
@@ -144,7 +128,7 @@ class Refined:
     """The outcome of refinement.
 
     Attributes:
-        differences: D by module, T × V float32.
+        differences: D by module, T × V.
         margins: last seen smallest margin of each sequence.
     """
 
@@ -158,72 +142,72 @@ def refine(
     projectors: Mapping[str, Tensor],
     differences: Mapping[str, Tensor],
     scales: Mapping[str, float],
-    goals: Goals,
+    sequences: Sequence[Encoded],
+    fact_of: Sequence[int],
     fact_T: Tensor,
     progress: Progress | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Refined:
-    """Refine `D` until every goal is met or the rounds are spent.
+    """Refine `D` until every sequence is in and no further, or the rounds are spent.
 
-    A fact's rows move while one of its own sequences falls short, and stand still otherwise.
+    A fact's rows are pushed while one of its own sequences falls short, and decay otherwise.
 
     Args:
         base: the immutable base.
-        plan: rounds and step.
+        plan: rounds, step, margin, decay.
         projectors: A by module, U × T.
         differences: the first guess of D by module, T × V.
         scales: typical magnitude of each module's output.
-        goals: what has to be reached.
+        sequences: prompts with answers.
+        fact_of: the fact of each sequence.
         fact_T: the fact of each row.
-        progress: told ``("editing", sequences done, sequences)`` after each round; may raise to abort.
+        progress: told ``("editing", sequences that are in, sequences)`` after each round; may raise to abort.
         batch_tokens: padded tokens of a batch.
     """
     place, dtype = base.device, torch.promote_types(base.dtype, torch.float32)
     A = {name: p.to(place, dtype) for name, p in projectors.items()}
     D = {name: d.to(place, dtype).clone() for name, d in differences.items()}
     adam = {name: RowAdam(D[name], plan.step * scales[name]) for name in D}
-    state = _State(goals, plan.rest)
-    for _ in range(plan.rounds):
-        members = state.due()
+    watch = _Watch(len(sequences), plan.margin)
+    for number in range(plan.rounds):
+        decaying = number < DECAYING * plan.rounds
+        members = watch.due()
         shifts = {name: A[name] @ D[name] for name in D}
         result = shift_gradients(
-            base, shifts, goals.sequences, members, wanted=goals.margins, batch_tokens=batch_tokens
+            base, shifts, sequences, members, wanted=plan.margin, batch_tokens=batch_tokens
         )
-        state.update(result.margins)
+        watch.update(result.margins)
+        short = watch.short
         if progress is not None:
-            progress("editing", len(goals.sequences) - len(state.short), len(goals.sequences))
-        if not state.short:
-            if len(members) == len(goals.sequences):
-                break
-            state.wake()
-            continue
-        facts = torch.tensor(sorted({goals.fact_of[i] for i in state.short}))
-        active_T = torch.isin(fact_T, facts).to(place)
+            progress("editing", len(sequences) - len(short), len(sequences))
+        if not short and not decaying and len(members) == len(sequences):
+            break
+        pushed_T = torch.isin(fact_T, torch.tensor(sorted({fact_of[i] for i in short}), dtype=torch.int64))
+        pushed_T = pushed_T.to(place)
         for name in D:
-            D[name] += adam[name].update(A[name].T @ result.gradients[name].to(dtype), active_T)
-    return Refined({name: d.cpu() for name, d in D.items()}, tuple(state.margins))
+            if decaying:
+                D[name][~pushed_T] *= 1 - plan.decay
+            D[name] += adam[name].update(A[name].T @ result.gradients[name].to(dtype), pushed_T)
+    return Refined({name: d.cpu() for name, d in D.items()}, tuple(watch.margins))
 
 
-class _State:
-    """Which sequences fall short of their goal, and which may rest because they do not."""
+class _Watch:
+    """The margins last seen; a sequence that is in is looked at every other round, unless all are."""
 
-    def __init__(self, goals: Goals, rest: int) -> None:
-        self.goals, self.rest = goals, rest
-        self.margins = [-torch.inf] * len(goals.sequences)
-        self.resting = [0] * len(goals.sequences)
+    def __init__(self, count: int, margin: float) -> None:
+        self.margin = margin
+        self.margins = [-torch.inf] * count
+        self.rests = [False] * count
 
     @property
     def short(self) -> list[int]:
-        return [i for i, margin in enumerate(self.margins) if margin < self.goals.margins[i]]
+        return [i for i, margin in enumerate(self.margins) if margin < self.margin]
 
     def due(self) -> list[int]:
-        return [i for i, rest in enumerate(self.resting) if rest == 0]
+        everything = range(len(self.margins))
+        return [i for i in everything if not self.rests[i]] if self.short else list(everything)
 
     def update(self, seen: Mapping[int, float]) -> None:
-        self.resting = [max(0, rest - 1) for rest in self.resting]
+        self.rests = [i in seen and seen[i] >= self.margin for i in range(len(self.margins))]
         for i, margin in seen.items():
             self.margins[i] = margin
-            self.resting[i] = self.rest if margin >= self.goals.margins[i] else 0
-
-    def wake(self) -> None:
-        self.resting = [0] * len(self.resting)

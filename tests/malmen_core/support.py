@@ -100,7 +100,6 @@ def tiny_editor(
             prior_weight,
             anchors=anchors,
             anchor_rank=3,
-            anchors_kept=min(anchors, 2),
             refinement=RefinementPlan(rounds=rounds, step=0.3, margin=margin),
         ),
         {name: SecondMoment.of(moment, 16) for name, moment in moments.items()},

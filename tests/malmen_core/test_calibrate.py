@@ -21,9 +21,7 @@ from malmen_core.verify import record_canaries, verify
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base
 
 module: Any = importlib.import_module("malmen_core.calibrate")
-PLAN = EditPlan(
-    "answer", prior_weight=5.0, anchors=0, anchors_kept=0, refinement=RefinementPlan(rounds=40, margin=0.5)
-)
+PLAN = EditPlan("answer", prior_weight=5.0, anchors=0, refinement=RefinementPlan(rounds=40, margin=0.5))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from malmen_core.capture import capture
 from malmen_core.edit import compute_statistics, edit_prompts, first_guess, solve
 from malmen_core.editor import Editor
 from malmen_core.normal_equation import projector
-from malmen_core.refine import Goals, Refined, RefinementPlan, RowAdam, refine
+from malmen_core.refine import Refined, RefinementPlan, RowAdam, refine
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
 
 
@@ -40,7 +40,8 @@ class Setting:
             self.projectors,
             self.guess if guess is None else guess,
             self.editor.scales,
-            Goals(self.sequences, (plan.margin,) * len(self.sequences), tuple(range(len(self.sequences)))),
+            self.sequences,
+            range(len(self.sequences)),
             self.fact_T,
             batch_tokens=batch_tokens,
         )
@@ -89,7 +90,7 @@ def test_the_guess_is_not_written_to(setting: Setting) -> None:
 def test_rows_that_are_done_are_left_alone(setting: Setting) -> None:
     seen = setting.refine(RefinementPlan(rounds=1, margin=1e9)).margins
     middle = sorted(seen)[2]
-    found = setting.refine(RefinementPlan(rounds=1, margin=middle))
+    found = setting.refine(RefinementPlan(rounds=1, margin=middle, decay=0.0))
     done_T = torch.tensor([m >= middle for m in seen])[setting.fact_T]
     assert 0 < int(done_T.sum()) < len(done_T)
     for name, guess in setting.guess.items():
@@ -98,9 +99,30 @@ def test_rows_that_are_done_are_left_alone(setting: Setting) -> None:
         assert moved_T[~done_T].all()
 
 
+def test_what_is_in_decays_until_the_last_rounds(setting: Setting) -> None:
+    """Far above a margin of nothing, all rows shrink; but not in the last fifth of the rounds."""
+    good = setting.refine(RefinementPlan(rounds=80, margin=3.0)).differences
+    once = setting.refine(RefinementPlan(rounds=1, margin=-1e9, decay=0.25), guess=good)
+    for name, before in good.items():
+        torch.testing.assert_close(once.differences[name], 0.75 * before)
+    ten = setting.refine(RefinementPlan(rounds=10, margin=-1e9, decay=0.25), guess=good)
+    for name, before in good.items():
+        torch.testing.assert_close(ten.differences[name], 0.75**8 * before)
+
+
+def test_decay_finds_a_smaller_change_that_does_the_same(setting: Setting) -> None:
+    plan = RefinementPlan(rounds=60, margin=0.5, step=0.3)
+    far = setting.refine(RefinementPlan(rounds=60, margin=0.5, step=0.3, decay=0.0))
+    near = setting.refine(plan)
+    assert min(far.margins) >= 0.5
+    assert min(near.margins) >= 0.5
+    size = {name: float(d.norm()) for name, d in far.differences.items()}
+    assert all(float(d.norm()) < size[name] for name, d in near.differences.items())
+
+
 def test_everything_done_stops_at_once(setting: Setting) -> None:
     good = setting.refine(RefinementPlan(rounds=80, margin=1.0)).differences
-    again = setting.refine(RefinementPlan(rounds=80, margin=0.5), guess=good)
+    again = setting.refine(RefinementPlan(rounds=80, margin=0.5, decay=0.0), guess=good)
     assert all(torch.equal(again.differences[name], good[name]) for name in good)
     assert min(again.margins) >= 0.5
 

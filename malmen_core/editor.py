@@ -35,7 +35,7 @@ class EditPlan:
     """
 
     where: KeyPosition = "subject"
-    prior_weight: float = 5000.0
+    prior_weight: float = 10000.0
     anchors: int = 24
     anchor_rank: int = 16
     refinement: RefinementPlan = field(default_factory=RefinementPlan)

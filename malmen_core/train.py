@@ -351,7 +351,7 @@ def _finish(trainer: Trainer, data: Mapping[str, Any]) -> Editor:
     plan, base = trainer.plan, trainer.base
     card = {
         "kind": "trained",
-        "source": base.info.source,
+        "source": base.info.title,
         "dtype": str(base.dtype).removeprefix("torch."),
         "device": base.device.type,
         "seed": plan.seed,

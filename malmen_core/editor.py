@@ -77,7 +77,7 @@ class Editor:
             name: Regulariser(
                 float(self.network.ridge(name).detach()),
                 self.plan.prior_weight,
-                self.moments[name].dense() if name in self.moments else None,
+                self.moments.get(name),
                 shape[0],
             )
             for name, shape in self.network.shapes.items()

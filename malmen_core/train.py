@@ -30,7 +30,6 @@ from malmen_core.facts import Fact
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, LossWeights, Outcome, prepare_lesson, run_lesson
 from malmen_core.meta_gradient import Material, meta_gradient, single_shot
-from malmen_core.normal_equation import Regulariser
 from malmen_core.overlay import weights_digest
 from malmen_core.refine import Progress
 
@@ -181,12 +180,7 @@ def preservation_priors(editor: Editor) -> dict[str, Tensor]:
     """``c·C0`` by module, float64; empty for an editor without a prior."""
     if editor.plan.prior_weight == 0:
         return {}
-    return {
-        name: Regulariser(
-            0.0, editor.plan.prior_weight, moment.dense(), editor.network.shapes[name][0]
-        ).matrix_UU
-        for name, moment in editor.moments.items()
-    }
+    return {name: editor.plan.prior_weight * moment.dense() for name, moment in editor.moments.items()}
 
 
 class Trainer:

@@ -125,7 +125,13 @@ def version_hash(version: VersionRecord, facts_digests: Mapping[str, str]) -> st
         facts_digests: for each member's edit set, the digest of its facts.
     """
     members = sorted(
-        [member.edit_set_id, facts_digests[member.edit_set_id], member.statistics_digest, *member.withdrawn]
+        [
+            member.edit_set_id,
+            facts_digests[member.edit_set_id],
+            member.statistics_digest,
+            *member.withdrawn,
+            *([{"superseded": member.superseded}] if member.superseded else []),
+        ]
         for member in version.members
     )
     content = {

@@ -10,12 +10,12 @@ from sqlalchemy import insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from ledger import audit, chain, models, outbox, rows
+from ledger import audit, chain, models, outbox, rows, superseding
 from ledger.chain import storable
 from ledger.errors import IdempotencyConflict
 from ledger.ids import new_id
 from ledger.records import EditSetRecord, Json, KeyRecord, Page, Progress
-from ledger.states import EditSetStatus, Promote
+from ledger.states import EditSetStatus, OnConflict, Promote
 from ledger.tables import EditSet, Fact, IdempotencyKey, Job
 
 
@@ -30,6 +30,7 @@ class Order:
         gate: thresholds over the model's.
         edit_on_rephrasings: whether rephrasings are edited too.
         note: free text.
+        on_conflict: whether a fact that answers what a live one does replaces it, or the set is refused.
     """
 
     model_id: str
@@ -38,6 +39,7 @@ class Order:
     gate: Json | None
     edit_on_rephrasings: bool
     note: str | None
+    on_conflict: OnConflict = "replace"
 
 
 def progress_of(job: Job) -> Progress | None:
@@ -48,6 +50,7 @@ def progress_of(job: Job) -> Progress | None:
 def _record(row: EditSet, job: Job) -> EditSetRecord:
     status: EditSetStatus = row.status  # type: ignore[assignment]  # a trigger holds these
     promote: Promote = row.promote  # type: ignore[assignment]
+    on_conflict: OnConflict = row.on_conflict  # type: ignore[assignment]
     return EditSetRecord(
         id=row.id,
         model_id=row.model_id,
@@ -56,6 +59,7 @@ def _record(row: EditSet, job: Job) -> EditSetRecord:
         promote=promote,
         gate=row.gate,
         edit_on_rephrasings=row.edit_on_rephrasings,
+        on_conflict=on_conflict,
         note=row.note,
         fact_count=row.fact_count,
         facts_digest=row.facts_digest,
@@ -145,6 +149,7 @@ def accept(
     Raises:
         NotFound, ModelNotReady: the model does not exist, or failed.
         IdempotencyConflict: the idempotency key was used with another body.
+        FactConflict: a fact answers what a live one does, and conflicts are to be rejected.
         UnstorableText, NotANumber: text or numbers that cannot be recorded.
     """
     clean = [_clean(fact, f"/facts/{position}") for position, fact in enumerate(asked.facts)]
@@ -156,12 +161,15 @@ def accept(
         replay = _replayed(session, ident, actor, idempotency_key, body_digest)
         if replay is not None:
             return replay, True
+    if asked.on_conflict == "reject" and model.live_version is not None:
+        superseding.refuse_conflicts(session, model.id, clean)
     row = EditSet(
         id=ident,
         model_id=model.id,
         promote=asked.promote,
         gate=storable(asked.gate, "/gate"),
         edit_on_rephrasings=asked.edit_on_rephrasings,
+        on_conflict=asked.on_conflict,
         note=storable(asked.note, "/note"),
         fact_count=len(clean),
         facts_digest=chain.facts_digest(clean),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import rows
+from ledger import rows, superseding, versions
 from ledger.ids import fact_id
 from ledger.records import FactRecord, Json, Member, Page
-from ledger.tables import Alias, EditSet, Fact, FactReportRow, VersionEditSet
+from ledger.tables import EditSet, Fact, FactReportRow
 
 
 def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
@@ -41,24 +42,17 @@ def _reports(session: Session, edit_set: EditSet, positions: list[int]) -> dict[
     return {row.position: row.report for row in found}
 
 
-def _withdrawn(session: Session, edit_set: EditSet) -> list[int] | None:
-    """Return the positions that the live version leaves out; None if it does not hold the set at all."""
-    return session.scalar(
-        select(VersionEditSet.withdrawn)
-        .join(Alias, (Alias.model_id == VersionEditSet.model_id) & (Alias.number == VersionEditSet.number))
-        .where(
-            Alias.model_id == edit_set.model_id,
-            Alias.name == "live",
-            VersionEditSet.edit_set_id == edit_set.id,
-        )
-    )
-
-
 def _records(session: Session, edit_set: EditSet, found: Sequence[Fact]) -> list[FactRecord]:
     reports = _reports(session, edit_set, [row.position for row in found])
-    withdrawn = _withdrawn(session, edit_set)
+    members = versions.live_members(session, edit_set.model_id)
+    own = next((member for member in members if member.edit_set_id == edit_set.id), None)
+    by, over = superseding.of_facts(session, members, edit_set.id)
     return [
-        _record(row, withdrawn is not None and row.position not in withdrawn, reports.get(row.position))
+        replace(
+            _record(row, own is not None and row.position not in own.left_out, reports.get(row.position)),
+            superseded_by=tuple(by[row.position]),
+            supersedes=tuple(over[row.position]),
+        )
         for row in found
     ]
 
@@ -91,7 +85,7 @@ def all_of(session: Session, edit_set_id: str) -> tuple[FactRecord, ...]:
 
 def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord, ...]:
     """Return the facts that a version with these members holds, in the members' order, then by position."""
-    left_out = {member.edit_set_id: set(member.withdrawn) for member in members}
+    left_out = {member.edit_set_id: set(member.left_out) for member in members}
     found = session.scalars(
         select(Fact).where(Fact.edit_set_id.in_(left_out)).order_by(Fact.edit_set_id, Fact.position)
     ).all()

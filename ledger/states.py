@@ -15,6 +15,7 @@ EditSetStatus = Literal[
 VersionKind = Literal["base", "edit", "rollback", "withdraw"]
 JobKind = Literal["edit", "withdraw"]
 Promote = Literal["auto", "manual"]
+OnConflict = Literal["replace", "reject"]
 
 FINAL_STATUSES: frozenset[str] = frozenset({"applied", "rejected", "failed", "cancelled", "withdrawn"})
 

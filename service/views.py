@@ -54,6 +54,7 @@ def edit_set(record: EditSetRecord) -> EditSetView:
         promote=record.promote,
         gate=_plain(record.gate),
         edit_on_rephrasings=record.edit_on_rephrasings,
+        on_conflict=record.on_conflict,
         note=record.note,
         progress=_progress(record.progress),
         version=record.version,
@@ -76,6 +77,8 @@ def fact(record: FactRecord) -> FactView:
         rephrasings=list(record.rephrasings),
         locality=[dict(probe) for probe in record.locality],
         live=record.live,
+        superseded_by=list(record.superseded_by),
+        supersedes=list(record.supersedes),
         report=_plain(record.report),
     )
 

@@ -7,7 +7,7 @@ verifying do, and they are done again when the live version moved in the meantim
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -26,11 +26,8 @@ from worker.gate import finite, judge
 from worker.lease import Lease
 from worker.patience import insist
 from worker.resident import Resident
-from worker.superseding import Prompts, supersede
 
 logger = logging.getLogger(__name__)
-
-PAGE = 500
 
 
 @dataclass(frozen=True)
@@ -40,17 +37,10 @@ class Desk:
     Attributes:
         ledger: the ledger.
         resident: the loaded model.
-        prompts: what the facts of live edit sets ask.
     """
 
     ledger: Ledger
     resident: Resident
-    prompts: Prompts
-
-    @classmethod
-    def open(cls, ledger: Ledger, resident: Resident) -> Desk:
-        """Make a desk with nothing read yet."""
-        return cls(ledger, resident, Prompts(lambda ident: (fact.prompt for fact in _facts(ledger, ident))))
 
 
 @dataclass(frozen=True)
@@ -94,10 +84,10 @@ def _edit(desk: Desk, lease: Lease, job: JobInput) -> VersionRecord:
     )
     own_digest = _store(desk, lease, own.to_bytes())
     faults.point("after_statistics", _subject(job))
-    own_member = Member(job.edit_set.id, own_digest)
     positions = [(job.edit_set.id, record.position) for record in job.facts]
     while True:
-        members = tuple(sorted((*_kept_members(desk, lease, job, facts), own_member)))
+        own_member = Member(job.edit_set.id, own_digest, (), job.own_superseded)
+        members = tuple(sorted((*job.members, own_member)))
         candidate = _solve(desk, lease, members, {own_digest: own})
         faults.point("after_solve", _subject(job))
         try:
@@ -114,7 +104,7 @@ def _withdraw(desk: Desk, lease: Lease, job: JobInput) -> VersionRecord:
         members = tuple(sorted(job.members))
         candidate = _solve(desk, lease, members, {})
         faults.point("after_solve", _subject(job))
-        remaining = insist(lease, partial(_remaining, desk, members))
+        remaining = insist(lease, partial(desk.ledger.facts_of, members))
         facts = [to_fact(record) for record in remaining]
         positions = [(record.edit_set_id, record.position) for record in remaining]
         try:
@@ -134,7 +124,7 @@ def _solve(desk: Desk, lease: Lease, members: Sequence[Member], known: dict[str,
         statistics = known.get(member.statistics_digest)
         if statistics is None:
             statistics = Statistics.from_bytes(_fetch(desk, lease, member.statistics_digest))
-        parts.append(statistics.without(member.withdrawn) if member.withdrawn else statistics)
+        parts.append(statistics.without(member.left_out) if member.left_out else statistics)
         lease.progress("solving", number, len(members))
     delta = solve(desk.resident.editor, Statistics.sum(parts)) if parts else Delta.empty()
     version = desk.resident.base.version(delta)
@@ -162,7 +152,13 @@ def _verify_and_commit(
     resident = desk.resident
     measured = verify(resident.base, candidate.version, facts, resident.canaries, lease.stage("verifying"))
     misses = judge(measured.summary, job.gate) if job.edit_set is not None else ()
-    report = {**measured.summary, "gate": dict(job.gate), "gate_misses": [asdict(miss) for miss in misses]}
+    replaced = [{"fact": own, "supersedes": older} for older, own in job.supersedes]
+    report = {
+        **measured.summary,
+        "gate": dict(job.gate),
+        "gate_misses": [asdict(miss) for miss in misses],
+        "superseded": replaced,
+    }
     new = NewVersion(
         kind=lease.claim.kind,
         parent_number=job.live.number,
@@ -183,31 +179,6 @@ def _verify_and_commit(
     faults.point("after_commit", _subject(job))
     resident.keep(candidate.delta_digest, candidate.version)
     return version
-
-
-def _kept_members(desk: Desk, lease: Lease, job: JobInput, facts: Sequence[Fact]) -> tuple[Member, ...]:
-    """Return the live members without the facts that these facts ask again."""
-    return insist(lease, lambda: supersede(job.members, desk.prompts, [fact.prompt for fact in facts]))
-
-
-def _remaining(desk: Desk, members: Sequence[Member]) -> list[FactRecord]:
-    """Return the facts of some members that are not withdrawn."""
-    return [
-        fact
-        for member in members
-        for fact in _facts(desk.ledger, member.edit_set_id)
-        if fact.position not in member.withdrawn
-    ]
-
-
-def _facts(ledger: Ledger, edit_set_id: str) -> Iterator[FactRecord]:
-    cursor: str | None = None
-    while True:
-        page = ledger.get_facts(edit_set_id, PAGE, cursor)
-        yield from page.items
-        cursor = page.next_cursor
-        if cursor is None:
-            return
 
 
 def to_fact(record: FactRecord) -> Fact:

@@ -152,7 +152,7 @@ class WorkerProcess:
         """Answer calls and do jobs until asked to stop."""
         relay = Relay(self._ledger, self._redis)
         generation = GenerationThread(self._ledger, self._redis, resident, self.worker_id, self._stopping)
-        jobs.begin(Shift(self.worker_id, Desk.open(self._ledger, resident), self._settings, self._stopping))
+        jobs.begin(Shift(self.worker_id, Desk(self._ledger, resident), self._settings, self._stopping))
         relay.start()
         generation.start()
         self._announcer.say("idle")

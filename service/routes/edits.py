@@ -68,6 +68,7 @@ def post_edits(
         gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
         edit_on_rephrasings=body.edit_on_rephrasings,
         note=body.note,
+        on_conflict=body.on_conflict,
         actor=key,
         idempotency_key=idempotency_key,
         body_digest=_digest(body),

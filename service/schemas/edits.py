@@ -63,6 +63,7 @@ class EditRequest(RequestBody):
                     "promote": "auto",
                     "gate": {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1},
                     "edit_on_rephrasings": False,
+                    "on_conflict": "replace",
                     "note": "Atlas, 3rd edition, p. 12",
                 }
             ]
@@ -77,6 +78,14 @@ class EditRequest(RequestBody):
     gate: GateBody | None = None
     edit_on_rephrasings: bool = Field(
         False, description="Edit the rephrasings too; the report says so, as they then measure nothing."
+    )
+    on_conflict: Literal["replace", "reject"] = Field(
+        "replace",
+        description=(
+            "What becomes of a fact that answers what a live one does (the same prompt, or the same subject "
+            "and a rephrasing). replace: the one accepted last holds; the older returns if it is withdrawn. "
+            "reject: 409, or failed with `fact-conflict` if the other became live in the meantime."
+        ),
     )
     note: Text | None = None
 
@@ -131,6 +140,7 @@ class EditSetView(Answer):
                     "promote": "auto",
                     "gate": None,
                     "edit_on_rephrasings": False,
+                    "on_conflict": "replace",
                     "note": None,
                     "progress": {"stage": "verify", "done": 1, "total": 1},
                     "version": 3,
@@ -157,6 +167,7 @@ class EditSetView(Answer):
     promote: Literal["auto", "manual"]
     gate: dict[str, Any] | None
     edit_on_rephrasings: bool
+    on_conflict: Literal["replace", "reject"]
     note: str | None
     progress: ProgressView | None
     version: int | None = Field(description="The version that was made of it; null while there is none.")
@@ -178,4 +189,6 @@ class FactView(Answer):
     rephrasings: list[str]
     locality: list[dict[str, Any]]
     live: bool = Field(description="Whether the live version holds it.")
+    superseded_by: list[str] = Field(description="Ids of newer facts in the live version that replace it.")
+    supersedes: list[str] = Field(description="Ids of older facts that it replaces in the live version.")
     report: dict[str, Any] | None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -39,7 +41,9 @@ def load(session: Session, claim: Claim) -> JobInput:
     if job.edit_set_id is None:
         withdrawal = withdrawals.get(session, str(job.withdrawal_id))
         members = _remaining(session, live, job)
-        return JobInput(claim, model, live, members, model.gate, withdrawal=withdrawal)
+        return JobInput(
+            claim, model, live, members, model.gate, withdrawal=withdrawal, **_sets(session, members)
+        )
     edit_set = edit_sets.get(session, job.edit_set_id)
     own_facts = facts.all_of(session, edit_set.id)
     superseding.link(session, session.get_one(EditSet, edit_set.id), own_facts, live.members)
@@ -56,6 +60,7 @@ def load(session: Session, claim: Claim) -> JobInput:
         facts=own_facts,
         own_superseded=own.superseded,
         supersedes=_replaced(session, live, own),
+        **_sets(session, (*members, own)),
     )
 
 
@@ -64,6 +69,16 @@ def _remaining(session: Session, live: VersionRecord, job: Job) -> tuple[Member,
     counts = withdrawals.fact_counts(session, live.members)
     left = withdrawals.remaining(live.members, counts, row.edit_set_ids, row.fact_ids)
     return superseding.arrange(session, left)
+
+
+def _sets(session: Session, members: Sequence[Member]) -> dict[str, Any]:
+    """Return what a worker needs to know of the members' edit sets."""
+    query = select(EditSet.id, EditSet.fact_count, EditSet.edit_on_rephrasings)
+    found = session.execute(query.where(EditSet.id.in_([member.edit_set_id for member in members]))).all()
+    return {
+        "fact_counts": {row.id: row.fact_count for row in found},
+        "edited_on_rephrasings": frozenset(row.id for row in found if row.edit_on_rephrasings),
+    }
 
 
 def _with_own(session: Session, live: VersionRecord, own: Member) -> tuple[tuple[Member, ...], Member]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger import rows, superseding, versions
+from ledger.errors import NotFound
 from ledger.ids import fact_id
 from ledger.records import FactRecord, Json, Member, Page
 from ledger.tables import EditSet, Fact, FactReportRow
@@ -93,3 +95,25 @@ def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord,
     held = [row for row in found if row.position not in left_out[row.edit_set_id]]
     held.sort(key=lambda row: (order[row.edit_set_id], row.position))
     return tuple(_record(row, True, None) for row in held)
+
+
+def at(session: Session, places: Sequence[tuple[str, int]]) -> tuple[FactRecord, ...]:
+    """Return facts by edit set and position, in that order, each with what its own set's version measured.
+
+    Raises:
+        NotFound: there is no such fact.
+    """
+    wanted: defaultdict[str, list[int]] = defaultdict(list)
+    for edit_set_id, position in places:
+        wanted[edit_set_id].append(position)
+    found: dict[tuple[str, int], FactRecord] = {}
+    for edit_set_id, positions in wanted.items():
+        edit_set = rows.find(session, EditSet, edit_set_id, "edit set")
+        reports = _reports(session, edit_set, positions)
+        query = select(Fact).where(Fact.edit_set_id == edit_set_id, Fact.position.in_(positions))
+        for row in session.scalars(query):
+            found[edit_set_id, row.position] = _record(row, False, reports.get(row.position))
+    missing = next((place for place in places if place not in found), None)
+    if missing is not None:
+        raise NotFound("fact", fact_id(*missing))
+    return tuple(found[place] for place in places)

@@ -225,7 +225,9 @@ class JobInput:
     `edit_set` and `facts` are set for kind edit; `withdrawal` for kind withdraw. `members` are those that
     the new version must have, but for the edit set's own (whose statistics the worker makes), of which
     `own_superseded` are left out. `supersedes` are the live facts that the edit set replaces, each with its
-    own. `gate` is the model's with the edit set's over it.
+    own. `fact_counts` is how many facts each member's set and the own were posted with;
+    `edited_on_rephrasings` names those of them that were edited so. `gate` is the model's with the edit set's
+    over it.
     """
 
     claim: Claim
@@ -236,6 +238,8 @@ class JobInput:
     edit_set: EditSetRecord | None = None
     facts: tuple[FactRecord, ...] = ()
     own_superseded: tuple[int, ...] = ()
+    fact_counts: Mapping[str, int] = field(default_factory=dict)
+    edited_on_rephrasings: frozenset[str] = frozenset()
     supersedes: tuple[tuple[str, str], ...] = ()
     withdrawal: WithdrawalRecord | None = None
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ledger.errors import JobCancelled, LeaseLost, LedgerError, LedgerUnavailable
 from ledger.records import Claim
 from malmen_core.errors import CoreError
-from worker.editing import Desk, perform
+from worker.composing import Desk
+from worker.editing import perform
 from worker.errors import WorkerStopping, internal_problem, problem
 from worker.lease import Lease
 from worker.settings import WorkerSettings
@@ -88,7 +89,7 @@ def _work(shift: Shift, claim: Claim) -> None:
     )
     with watchdog, lease:
         try:
-            version = perform(shift.desk, lease)
+            version = perform(shift.desk, lease, settings.verify_live_facts)
             logger.info("Job %s made version %d.", claim.job_id, version.number)
         except (LeaseLost, JobCancelled) as error:
             logger.info("Job %s was left: %s", claim.job_id, error)

@@ -25,7 +25,7 @@ from ledger.records import ModelRecord
 from malmen_core.errors import CoreError
 from worker import jobs
 from worker.announcer import Announcer
-from worker.editing import Desk
+from worker.composing import Desk
 from worker.errors import CheckpointChanged, WorkerStopping, problem
 from worker.generation import GenerationThread
 from worker.jobs import Shift
@@ -152,7 +152,7 @@ class WorkerProcess:
         """Answer calls and do jobs until asked to stop."""
         relay = Relay(self._ledger, self._redis)
         generation = GenerationThread(self._ledger, self._redis, resident, self.worker_id, self._stopping)
-        jobs.begin(Shift(self.worker_id, Desk(self._ledger, resident), self._settings, self._stopping))
+        jobs.begin(Shift(self.worker_id, Desk.open(self._ledger, resident), self._settings, self._stopping))
         relay.start()
         generation.start()
         self._announcer.say("idle")

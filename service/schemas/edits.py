@@ -49,6 +49,12 @@ class GateBody(RequestBody):
     generalisation: float | None = Field(None, ge=0, le=1, description="Least generalisation.")
     locality: float | None = Field(None, ge=0, le=1, description="Least locality.")
     perplexity_ratio: float | None = Field(None, ge=1, description="Greatest perplexity ratio.")
+    retention: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least edit success of the model's other live facts, relative to when each was applied.",
+    )
 
 
 class EditRequest(RequestBody):

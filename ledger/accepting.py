@@ -86,13 +86,16 @@ class Accepting:
         edit_on_rephrasings: bool = False,
         note: str | None = None,
         on_conflict: OnConflict = "replace",
+        dry_run: bool = False,
         *,
         actor: KeyRecord,
         idempotency_key: str | None = None,
         body_digest: str = "",
     ) -> tuple[EditSetRecord, bool]:
         """Accept an edit set; see `edit_sets.accept`."""
-        asked = edit_sets.Order(model_id, facts, promote, gate, edit_on_rephrasings, note, on_conflict)
+        asked = edit_sets.Order(
+            model_id, facts, promote, gate, edit_on_rephrasings, note, on_conflict, dry_run
+        )
         with self.database.transaction() as session:
             return edit_sets.accept(session, asked, actor, idempotency_key, body_digest)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from ledger import (
@@ -22,10 +22,20 @@ from ledger import (
     withdrawals,
 )
 from ledger.blobs import Blobs
+from ledger.chain import storable
 from ledger.errors import HeadMoved, InconsistentVersion
 from ledger.ids import fact_id
-from ledger.records import Claim, JobInput, Member, NewVersion, VersionRecord
-from ledger.tables import EditSet, Job, Version, Withdrawal
+from ledger.records import (
+    Claim,
+    EditSetRecord,
+    FactReport,
+    JobInput,
+    Json,
+    Member,
+    NewVersion,
+    VersionRecord,
+)
+from ledger.tables import EditSet, Job, TrialReport, Version, Withdrawal
 
 
 def load(session: Session, claim: Claim) -> JobInput:
@@ -138,7 +148,7 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     Raises:
         LeaseLost, JobCancelled: the claim no longer holds.
         HeadMoved: the live version is not the parent any more; solve again.
-        InconsistentVersion: the members do not follow from the live version's.
+        InconsistentVersion: the members do not follow from the live version's, or it was a dry run.
         BlobMissing: a blob that it names is not in the store.
     """
     repeated = _committed(session, claim)
@@ -155,6 +165,8 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     named_blobs.record(session, store, new.delta_digest, "delta")
     named_blobs.record(session, store, new.statistics_digest, "statistics")
     row = jobs.subject(session, job)
+    if isinstance(row, EditSet) and row.dry_run:
+        raise InconsistentVersion(job.model_id, f"{row.id} is a dry run, which makes no version")
     jobs.move(row, "verifying")
     session.flush()
     made = versions.append(session, head, _draft(job, row, new))
@@ -171,6 +183,44 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     place = f"models/{job.model_id}/versions/{made.number}"
     audit.record(session, claim.holder, "version.commit", place, detail)
     return versions.get(session, job.model_id, made.number)
+
+
+def conclude_trial(
+    session: Session, claim: Claim, report: Json, fact_reports: Sequence[FactReport]
+) -> EditSetRecord:
+    """End a dry run with what was measured; no version is made. Asking again changes nothing.
+
+    Raises:
+        LeaseLost, JobCancelled: the claim no longer holds.
+        InconsistentVersion: the edit set is to be applied, not tried.
+    """
+    job = jobs.lock(session, claim.job_id)
+    if job is not None and job.finished_at is not None and job.fence == claim.fence:
+        done = edit_sets.get(session, str(job.edit_set_id))
+        if done.status == "verified":
+            return done
+    job = jobs.held(session, claim)
+    row = jobs.subject(session, job)
+    if not isinstance(row, EditSet) or not row.dry_run:
+        raise InconsistentVersion(job.model_id, f"{jobs.name(row)} is no dry run")
+    jobs.move(row, "verifying")
+    session.flush()
+    jobs.move(row, "verified")
+    row.report = storable(report, "/report")
+    own = [
+        {
+            "edit_set_id": row.id,
+            "position": fact.position,
+            "report": storable(fact.report, f"/facts/{fact.position}"),
+        }
+        for fact in fact_reports
+        if fact.edit_set_id == row.id
+    ]
+    if own:
+        session.execute(insert(TrialReport), own)
+    jobs.finish(session, job, row)
+    audit.record(session, claim.holder, "edit_set.try", jobs.name(row))
+    return edit_sets.get(session, row.id)
 
 
 def _draft(job: Job, row: EditSet | Withdrawal, new: NewVersion) -> versions.Draft:

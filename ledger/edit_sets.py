@@ -30,6 +30,7 @@ class Order:
         gate: thresholds over the model's.
         edit_on_rephrasings: whether rephrasings are edited too.
         note: free text.
+        dry_run: whether to measure only, and make no version.
         on_conflict: whether a fact that answers what a live one does replaces it, or the set is refused.
     """
 
@@ -40,6 +41,7 @@ class Order:
     edit_on_rephrasings: bool
     note: str | None
     on_conflict: OnConflict = "replace"
+    dry_run: bool = False
 
 
 def progress_of(job: Job) -> Progress | None:
@@ -60,6 +62,7 @@ def _record(row: EditSet, job: Job) -> EditSetRecord:
         gate=row.gate,
         edit_on_rephrasings=row.edit_on_rephrasings,
         on_conflict=on_conflict,
+        dry_run=row.dry_run,
         note=row.note,
         fact_count=row.fact_count,
         facts_digest=row.facts_digest,
@@ -170,6 +173,7 @@ def accept(
         gate=storable(asked.gate, "/gate"),
         edit_on_rephrasings=asked.edit_on_rephrasings,
         on_conflict=asked.on_conflict,
+        dry_run=asked.dry_run,
         note=storable(asked.note, "/note"),
         fact_count=len(clean),
         facts_digest=chain.facts_digest(clean),
@@ -202,4 +206,9 @@ def _clean(fact: Mapping[str, Any], field: str) -> dict[str, Any]:
         "subject": storable(fact.get("subject"), f"{field}/subject"),
         "rephrasings": storable(fact.get("rephrasings") or [], f"{field}/rephrasings"),
         "locality": storable(fact.get("locality") or [], f"{field}/locality"),
+        **{
+            name: storable(fact.get(name), f"{field}/{name}")
+            for name in ("source", "author", "ticket", "note")
+        },
+        "expires_at": fact.get("expires_at"),
     }

@@ -9,11 +9,11 @@ from dataclasses import replace
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import rows, superseding, versions
+from ledger import chain, rows, superseding, versions
 from ledger.errors import NotFound
 from ledger.ids import fact_id
-from ledger.records import FactRecord, Json, Member, Page
-from ledger.tables import EditSet, Fact, FactReportRow
+from ledger.records import FactRecord, Json, Member, Page, Provenance
+from ledger.tables import EditSet, Fact, FactReportRow, TrialReport
 
 
 def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
@@ -26,13 +26,17 @@ def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
         subject=row.subject,
         rephrasings=tuple(row.rephrasings),
         locality=tuple(row.locality),
+        provenance=Provenance(**{name: getattr(row, name) for name in chain.PROVENANCE}),
         live=live,
         report=report,
     )
 
 
 def _reports(session: Session, edit_set: EditSet, positions: list[int]) -> dict[int, Json]:
-    """Return what the edit set's own version measured."""
+    """Return what the edit set's own version measured, or its dry run."""
+    if edit_set.dry_run:
+        query = select(TrialReport).where(TrialReport.edit_set_id == edit_set.id)
+        return {row.position: row.report for row in session.scalars(query)}
     found = session.scalars(
         select(FactReportRow).where(
             FactReportRow.model_id == edit_set.model_id,

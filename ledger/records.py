@@ -87,6 +87,7 @@ class EditSetRecord:
     gate: Json | None
     edit_on_rephrasings: bool
     on_conflict: OnConflict
+    dry_run: bool
     note: str | None
     fact_count: int
     facts_digest: str
@@ -98,6 +99,17 @@ class EditSetRecord:
     created_at: datetime
     created_by: str
     finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a fact comes from, all of it optional; at `expires_at` it is withdrawn by itself."""
+
+    source: str | None = None
+    author: str | None = None
+    ticket: str | None = None
+    note: str | None = None
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,7 @@ class FactRecord:
     subject: str | None
     rephrasings: tuple[str, ...]
     locality: tuple[Json, ...]
+    provenance: Provenance = Provenance()
     live: bool = False
     superseded_by: tuple[str, ...] = ()
     supersedes: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """The ledger's tables, as SQLAlchemy maps them. `migrations/` makes them; a test holds the two equal.
 
-Append-only by trigger: facts, questions, supersessions, versions, version_edit_sets, fact_reports, blobs,
-audit_events.
+Append-only by trigger: facts, questions, supersessions, versions, version_edit_sets, fact_reports,
+trial_reports, blobs, audit_events.
 Mutable: the head and aliases of a model, jobs and their leases, statuses, the outbox.
 """
 
@@ -11,45 +11,18 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     CheckConstraint,
-    DateTime,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
     Index,
-    Integer,
-    MetaData,
-    Text,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-NAMES = {
-    "pk": "%(table_name)s_pkey",
-    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
-    "uq": "%(table_name)s_%(column_0_N_name)s_key",
-    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-    "ck": "%(table_name)s_%(constraint_name)s_check",
-}
-Json = dict[str, Any]
-
-
-class Base(DeclarativeBase):
-    """Common types: text, jsonb, and times with a zone."""
-
-    metadata = MetaData(naming_convention=NAMES)
-    type_annotation_map = {  # noqa: RUF012 - declared so by SQLAlchemy
-        str: Text(),
-        datetime: DateTime(timezone=True),
-        Json: JSONB(none_as_null=True),
-        list[Any]: JSONB(none_as_null=True),
-        list[str]: ARRAY(Text()),
-        list[int]: ARRAY(Integer()),
-    }
+from ledger.mapping import Base, Json
 
 
 def _sequence() -> Mapped[int]:
@@ -153,6 +126,7 @@ class EditSet(Base):
     gate: Mapped[Json | None]
     edit_on_rephrasings: Mapped[bool]
     on_conflict: Mapped[str] = mapped_column(server_default=text("'replace'"))
+    dry_run: Mapped[bool] = mapped_column(server_default=text("false"))
     note: Mapped[str | None]
     fact_count: Mapped[int]
     facts_digest: Mapped[str]
@@ -186,6 +160,14 @@ class Fact(Base):
     subject: Mapped[str | None]
     rephrasings: Mapped[list[Any]]
     locality: Mapped[list[Any]]
+    source: Mapped[str | None]
+    author: Mapped[str | None]
+    ticket: Mapped[str | None]
+    note: Mapped[str | None]
+    expires_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index("facts_expires_at_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+    )
 
 
 class Question(Base):
@@ -344,6 +326,18 @@ class FactReportRow(Base):
         ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),
         ForeignKeyConstraint(["edit_set_id", "position"], ["facts.edit_set_id", "facts.position"]),
         Index(None, "edit_set_id", "position"),
+    )
+
+
+class TrialReport(Base):
+    """What a dry run measured for one fact; there is no version of it."""
+
+    __tablename__ = "trial_reports"
+    edit_set_id: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    report: Mapped[Json]
+    __table_args__ = (
+        ForeignKeyConstraint(["edit_set_id", "position"], ["facts.edit_set_id", "facts.position"]),
     )
 
 

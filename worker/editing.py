@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ledger.errors import HeadMoved
-from ledger.records import JobInput, Member, NewVersion, VersionRecord
+from ledger.records import EditSetRecord, JobInput, Member, NewVersion, VersionRecord
 from malmen_core.edit import compute_statistics
 from malmen_core.statistics import Statistics
 from worker import faults
@@ -23,7 +23,7 @@ from worker.patience import insist
 logger = logging.getLogger(__name__)
 
 
-def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord:
+def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSetRecord:
     """Do a claimed job to its end.
 
     Args:
@@ -32,7 +32,7 @@ def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord:
         live_facts: most live facts besides its own that a version is measured on.
 
     Returns:
-        the committed version, live or not.
+        the committed version, live or not; or the edit set, if it was only to be tried.
 
     Raises:
         LedgerError: the claim was lost or cancelled, or a stored blob cannot be used.
@@ -80,10 +80,12 @@ def _verify_and_commit(
     members: tuple[Member, ...],
     candidate: Candidate,
     live_facts: int,
-) -> VersionRecord:
-    """Measure a candidate on the real model, and commit it with its report."""
+) -> VersionRecord | EditSetRecord:
+    """Measure a candidate on the real model, and commit it with its report, or that alone of a dry run."""
     insist(lease, lambda: desk.ledger.verifying(lease.claim))
     measured = measure(desk, lease, job, members, candidate, live_facts)
+    if job.edit_set is not None and job.edit_set.dry_run:
+        return insist(lease, lambda: desk.ledger.conclude_trial(lease.claim, measured.report, measured.facts))
     own = next((m for m in members if job.edit_set is not None and m.edit_set_id == job.edit_set.id), None)
     new = NewVersion(
         kind=lease.claim.kind,

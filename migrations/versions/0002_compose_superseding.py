@@ -1,4 +1,4 @@
-"""Superseding: which facts answer one question, and which of them a version leaves out for a newer one."""
+"""What facts answer and replace, where they come from, when they expire; edit sets that are only tried."""
 
 from __future__ import annotations
 
@@ -33,12 +33,28 @@ CREATE INDEX ON supersessions (newer_edit_set_id);
 ALTER TABLE version_edit_sets ADD COLUMN superseded integer[] NOT NULL DEFAULT '{}';
 ALTER TABLE edit_sets ADD COLUMN on_conflict text NOT NULL DEFAULT 'replace'
     CONSTRAINT edit_sets_on_conflict_check CHECK (on_conflict IN ('replace', 'reject'));
+ALTER TABLE edit_sets ADD COLUMN dry_run boolean NOT NULL DEFAULT false;
+CREATE TABLE trial_reports (
+    edit_set_id text,
+    position integer,
+    report jsonb NOT NULL,
+    PRIMARY KEY (edit_set_id, position),
+    FOREIGN KEY (edit_set_id, position) REFERENCES facts
+);
+INSERT INTO legal_transitions (old, new) VALUES ('verifying', 'verified');
+ALTER TABLE facts
+    ADD COLUMN source text,
+    ADD COLUMN author text,
+    ADD COLUMN ticket text,
+    ADD COLUMN note text,
+    ADD COLUMN expires_at timestamptz;
+CREATE INDEX facts_expires_at_idx ON facts (expires_at) WHERE expires_at IS NOT NULL;
 """
 COMMITTED = """
 SELECT edit_set_id, position, prompt, subject, rephrasings FROM facts
 WHERE edit_set_id IN (SELECT edit_set_id FROM version_edit_sets)
 """
-APPEND_ONLY = ("questions", "supersessions")
+APPEND_ONLY = ("questions", "supersessions", "trial_reports")
 
 
 def upgrade() -> None:

@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from service.schemas.base import Answer, FilledText, RequestBody, Text
+from service.schemas.base import Answer, FilledText, Future, RequestBody, Text, Url
 
-Status = Literal["queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn"]
+Status = Literal[
+    "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
+]
 
 EXAMPLE_FACT: dict[str, Any] = {
     "prompt": "The capital of Australia is",
@@ -38,6 +40,15 @@ class FactBody(RequestBody):
     )
     locality: list[LocalityBody] = Field(
         default_factory=list, description="Prompts whose answers must stay as they were."
+    )
+    source: Url | None = Field(
+        None, description="Where it is written.", examples=["https://example.org/atlas"]
+    )
+    author: FilledText | None = Field(None, max_length=256, description="Who states it.")
+    ticket: FilledText | None = Field(None, max_length=256, description="The request that it answers.")
+    note: FilledText | None = Field(None, max_length=4000)
+    expires_at: Future | None = Field(
+        None, description="When it is to be withdrawn by itself; a time to come, with its zone."
     )
 
 
@@ -70,6 +81,7 @@ class EditRequest(RequestBody):
                     "gate": {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1},
                     "edit_on_rephrasings": False,
                     "on_conflict": "replace",
+                    "dry_run": False,
                     "note": "Atlas, 3rd edition, p. 12",
                 }
             ]
@@ -92,6 +104,9 @@ class EditRequest(RequestBody):
             "and a rephrasing). replace: the one accepted last holds; the older returns if it is withdrawn. "
             "reject: 409, or failed with `fact-conflict` if the other became live in the meantime."
         ),
+    )
+    dry_run: bool = Field(
+        False, description="Measure and report only: the status becomes verified, and no version is made."
     )
     note: Text | None = None
 
@@ -147,6 +162,7 @@ class EditSetView(Answer):
                     "gate": None,
                     "edit_on_rephrasings": False,
                     "on_conflict": "replace",
+                    "dry_run": False,
                     "note": None,
                     "progress": {"stage": "verify", "done": 1, "total": 1},
                     "version": 3,
@@ -174,6 +190,7 @@ class EditSetView(Answer):
     gate: dict[str, Any] | None
     edit_on_rephrasings: bool
     on_conflict: Literal["replace", "reject"]
+    dry_run: bool
     note: str | None
     progress: ProgressView | None
     version: int | None = Field(description="The version that was made of it; null while there is none.")
@@ -194,6 +211,11 @@ class FactView(Answer):
     subject: str | None
     rephrasings: list[str]
     locality: list[dict[str, Any]]
+    source: str | None
+    author: str | None
+    ticket: str | None
+    note: str | None
+    expires_at: datetime | None
     live: bool = Field(description="Whether the live version holds it.")
     superseded_by: list[str] = Field(description="Ids of newer facts in the live version that replace it.")
     supersedes: list[str] = Field(description="Ids of older facts that it replaces in the live version.")

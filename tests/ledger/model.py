@@ -45,6 +45,7 @@ class Set:
     facts: tuple[Mapping[str, Any], ...]
     promote: str
     on_conflict: str
+    dry_run: bool
     work: Work = field(default_factory=Work)
     version: int | None = None
 
@@ -56,6 +57,7 @@ class Withdrawal:
     sets: frozenset[str]
     facts: frozenset[Place]
     work: Work = field(default_factory=Work)
+    expiry: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,11 @@ class Ledger:
             for position, fact in enumerate(facts)
             if any(contradict(fact, self.sets[ident].facts[at]) for ident, at in live)
         }
+
+    def expired(self) -> frozenset[Place]:
+        """Facts of the live version whose time is over."""
+        held = self.held(self.live.members)
+        return frozenset(place for place in held if self.sets[place[0]].facts[place[1]]["expires_at"])
 
     def append(self, version: Version) -> int:
         self.versions.append(version)

@@ -245,6 +245,7 @@ def test_the_database_itself_refuses_every_illegal_transition(bench: Bench) -> N
         "applied": ["running", "verifying", "applied"],
         "rejected": ["running", "verifying", "rejected"],
         "failed": ["failed"],
+        "verified": ["running", "verifying", "verified"],
         "cancelled": ["cancelled"],
         "withdrawn": ["running", "verifying", "applied", "withdrawn"],
     }

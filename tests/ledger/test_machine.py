@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -31,6 +32,7 @@ from ledger.errors import (
     GateNotMet,
     HeadMoved,
     IllegalTransition,
+    InconsistentVersion,
     JobCancelled,
     LeaseLost,
     LedgerError,
@@ -39,7 +41,7 @@ from ledger.errors import (
 )
 from ledger.records import Claim, NewVersion
 from tests.ledger import model
-from tests.ledger.work import Bench, ready_model
+from tests.ledger.work import REPORT, Bench, ready_model
 from tests.servers import Postgres
 
 STEPS = 20
@@ -67,9 +69,10 @@ LEFT JOIN versions AS before ON before.number = head.number - 1
 """
 
 fact_bodies = st.builds(
-    lambda subject, prompt, others, target: {
+    lambda subject, prompt, others, target, expires_at: {
         "prompt": f"{subject}: {prompt}" if subject else prompt,
         "target": target,
+        "expires_at": expires_at,
         "subject": subject,
         "rephrasings": sorted(f"{subject}: {other}" for other in others) if subject else [],
     },
@@ -77,6 +80,7 @@ fact_bodies = st.builds(
     st.sampled_from(PROMPTS),
     st.frozensets(st.sampled_from(PROMPTS), max_size=1),
     st.sampled_from(("Lima", "Cusco")),
+    st.sampled_from((None, None, None, datetime(2000, 1, 1, tzinfo=UTC))),
 )
 
 
@@ -125,14 +129,16 @@ class LedgerMachine(RuleBasedStateMachine):
         facts=st.lists(fact_bodies, min_size=1, max_size=3, unique_by=lambda fact: fact["prompt"]),
         promote=st.sampled_from(("auto", "auto", "manual")),
         on_conflict=st.sampled_from(("replace", "replace", "reject")),
+        dry_run=st.sampled_from((False, False, False, True)),
     )
-    def post(self, facts: list[dict[str, Any]], promote: Any, on_conflict: Any) -> None:
+    def post(self, facts: list[dict[str, Any]], promote: Any, on_conflict: Any, dry_run: bool) -> None:
         refused = FactConflict if on_conflict == "reject" and self.model.conflicts(facts) else None
         with expecting(refused):
             record, _ = self.ledger.accept(
-                "tiny", facts, promote, on_conflict=on_conflict, actor=self.bench.key
+                "tiny", facts, promote, on_conflict=on_conflict, dry_run=dry_run, actor=self.bench.key
             )
-            self.model.sets[record.id] = model.Set(len(self.model.sets), tuple(facts), promote, on_conflict)
+            order = len(self.model.sets)
+            self.model.sets[record.id] = model.Set(order, tuple(facts), promote, on_conflict, dry_run)
 
     @precondition(lambda self: self.model.sets)
     @rule(data=st.data())
@@ -198,9 +204,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def commit_one(self, ident: str, gate_met: bool) -> None:
         gate_met = gate_met or ident in self.model.withdrawals
+        own = self.model.sets.get(ident)
+        if own is not None and own.dry_run:
+            self.try_one(ident)
+            return
         new = NewVersion(**{**vars(self.solved[ident]), "gate_met": gate_met})
-        moved = None if new.parent_number == self.model.aliases["live"] else HeadMoved
-        with expecting(self.ends_of(ident), moved):
+        with expecting(self.ends_of(ident), self.moved(new)):
             made = self.ledger.commit_version(self.claims[ident], new)
             apply = self.model.withdraw if ident in self.model.withdrawals else None
             number = apply(ident) if apply else self.model.apply(ident, gate_met)
@@ -208,6 +217,22 @@ class LedgerMachine(RuleBasedStateMachine):
             again = self.ledger.commit_version(self.claims[ident], new)
             assert again.number == number, "the reply was lost, and the same claim asked again"
             del self.solved[ident], self.claims[ident]
+
+    def try_one(self, ident: str) -> None:
+        """A dry run ends with a report, and cannot make a version."""
+        claim, new = self.claims[ident], self.solved[ident]
+        ends = self.ends_of(ident)
+        with expecting(ends, InconsistentVersion if self.moved(new) is None else None, HeadMoved):
+            self.ledger.commit_version(claim, new)
+        with expecting(ends):
+            for _ in range(2):
+                done = self.ledger.conclude_trial(claim, REPORT, new.fact_reports)
+                assert (done.status, done.version) == ("verified", None)
+            self.model.work(ident).back("verified")
+            del self.solved[ident], self.claims[ident]
+
+    def moved(self, new: NewVersion) -> type[LedgerError] | None:
+        return None if new.parent_number == self.model.aliases["live"] else HeadMoved
 
     @precondition(lambda self: self.unfinished())
     @rule(data=st.data(), gate_met=st.booleans())
@@ -296,6 +321,21 @@ class LedgerMachine(RuleBasedStateMachine):
             idents = [f"{ident}.{position}" for ident, position in facts]
             asked = self.ledger.request_withdrawal("tiny", sorted(sets), idents, "r", self.bench.key)
             self.model.withdrawals[asked.id] = model.Withdrawal(sets, facts)
+
+    @rule()
+    def expire(self) -> None:
+        """Whoever reconciles withdraws what has expired, once."""
+        busy = any(
+            each.expiry and (each.work.open or each.work.status == "failed")
+            for each in self.model.withdrawals.values()
+        )
+        wanted = frozenset() if busy else self.model.expired()
+        made = self.ledger.withdraw_expired()
+        assert [set(each.fact_ids) for each in made] == (
+            [{f"{ident}.{position}" for ident, position in wanted}] if wanted else []
+        )
+        for each in made:
+            self.model.withdrawals[each.id] = model.Withdrawal(frozenset(), wanted, expiry=True)
 
     @rule()
     def restart(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ledger.records import FactRecord, Member, VersionRecord
+from ledger.records import EditSetRecord, FactRecord, Member, VersionRecord
 from tests.harness import MODEL, Backend, backend, tiny_editor
 from tests.servers import Postgres
 from worker.composing import Desk
@@ -50,7 +50,8 @@ class Office:
         claim = self.ledger.claim(job_id, "office", 60.0)
         assert claim is not None
         with Lease(self.ledger, claim, 60.0, threading.Event()) as lease:
-            return perform(self.desk, lease, self.settings.verify_live_facts)
+            made = perform(self.desk, lease, self.settings.verify_live_facts)
+        return self.live if isinstance(made, EditSetRecord) else made
 
     def edit(self, asked: list[dict[str, Any]], **options: Any) -> str:
         ident = self.back.post(facts=asked, **options)
@@ -127,6 +128,17 @@ def test_a_version_is_measured_on_other_live_facts(desk: Office) -> None:
     with desk.ledger.engine.connect() as connection:
         found = [ident for (ident,) in connection.exec_driver_sql(query)]
     assert sorted(found) == sorted([first] * 3 + [record.id] * 3)
+
+
+def test_a_dry_run_is_measured_and_changes_nothing(desk: Office) -> None:
+    desk.edit(facts(0))
+    before = desk.live
+    ident = desk.edit(facts(1), dry_run=True)
+    record = desk.ledger.get_edit_set(ident)
+    assert (record.status, record.version, desk.live) == ("verified", None, before)
+    assert record.report is not None
+    assert record.report["live"]["measured"] == 3
+    assert all(fact.report for fact in desk.ledger.get_facts(ident).items)
 
 
 def test_retention_is_relative_to_what_each_fact_once_was() -> None:

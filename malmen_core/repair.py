@@ -10,18 +10,19 @@ canonical order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from malmen_core.base import BaseModel
-from malmen_core.edit import edit_prompts
+from malmen_core.edit import EditPrompts, edit_prompts
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
 from malmen_core.parts import Part, SetId
-from malmen_core.refine import Goals, Progress, refine
+from malmen_core.refine import Progress, RefinementPlan, refine, shift_gradients
 from malmen_core.tokens import Encoded
 
 TOLERANCE = 0.05
@@ -122,6 +123,8 @@ def repair(
         return Repair({}, {})
     table = _Table(parts)
     shifts = {name: system.shift_UV for name, system in systems.items()}
+    plan = editor.plan.refinement
+    plan = replace(plan, margin=plan.margin / 2, decay=0.0)
     suspects: list[int] = []
     moved: dict[str, Moved] = {}
     for _ in range(PASSES):
@@ -129,19 +132,23 @@ def repair(
         if not found:
             break
         suspects = sorted({*suspects, *found})
-        moved = _refine(base, editor, table, suspects, parts, systems, read_facts, progress)
-        shifts = {name: systems[name].shift_UV + m.left_UT @ m.by_TV for name, m in moved.items()}
+        asked = _prompts(base, table, suspects, parts, read_facts)
+        everything = range(len(asked.sequences))
+        seen = shift_gradients(base, shifts, asked.sequences, everything, wanted=plan.margin).margins
+        if min(seen.values()) < plan.margin:
+            moved = _refine(base, plan, editor.scales, table, suspects, asked, systems, progress)
+            shifts = {name: systems[name].shift_UV + m.left_UT @ m.by_TV for name, m in moved.items()}
     return _outcome(table, suspects, moved)
 
 
 def _refine(
     base: BaseModel,
-    editor: Editor,
+    plan: RefinementPlan,
+    scales: Mapping[str, float],
     table: _Table,
     suspects: Sequence[int],
-    parts: Mapping[SetId, Part],
+    asked: EditPrompts,
     systems: Mapping[str, System],
-    read_facts: FactReader,
     progress: Progress | None,
 ) -> dict[str, Moved]:
     """Refine the rows of some facts, all others standing still."""
@@ -151,14 +158,19 @@ def _refine(
     start = {name: table.differences[name][rows_T] for name in systems}
     # what stands still enters as a block of its own, whose differences are the identity and belong to no fact
     still = {name: system.shift_UV - left[name] @ start[name].double() for name, system in systems.items()}
+    outputs = max(shift_UV.shape[1] for shift_UV in still.values())
     refined = refine(
         base,
-        editor.plan.refinement,
-        {name: torch.cat([left[name], still[name]], 1) for name in systems},
-        {name: torch.cat([start[name], torch.eye(start[name].shape[1])]) for name in systems},
-        editor.scales,
-        _goals(base, editor, table, suspects, parts, read_facts),
-        torch.cat([table.owner_T[rows_T], torch.full((next(iter(still.values())).shape[1],), -1)]),
+        plan,
+        {
+            name: torch.cat([left[name], pad(still[name], (0, outputs - still[name].shape[1]))], 1)
+            for name in systems
+        },
+        {name: torch.cat([start[name], torch.eye(outputs, start[name].shape[1])]) for name in systems},
+        scales,
+        asked.sequences,
+        asked.fact_of,
+        torch.cat([table.owner_T[rows_T], torch.full((outputs,), -1)]),
         progress,
     )
     return {
@@ -169,15 +181,14 @@ def _refine(
     }
 
 
-def _goals(
+def _prompts(
     base: BaseModel,
-    editor: Editor,
     table: _Table,
     suspects: Sequence[int],
     parts: Mapping[SetId, Part],
     read_facts: FactReader,
-) -> Goals:
-    """Each suspect's prompts with its target, to be held by half the margin of an edit."""
+) -> EditPrompts:
+    """Each suspect's prompts with its target, and the number of its fact."""
     asked: dict[SetId, list[int]] = {}
     numbers: dict[SetId, list[int]] = {}
     for number in suspects:
@@ -190,8 +201,7 @@ def _goals(
         prompts = edit_prompts(base, facts, edit_on_rephrasings=parts[ident].edit_on_rephrasings)
         sequences += prompts.sequences
         owners += [numbers[ident][index] for index in prompts.fact_of]
-    margin = editor.plan.refinement.margin / 2
-    return Goals(tuple(sequences), (margin,) * len(sequences), tuple(owners))
+    return EditPrompts(tuple(sequences), tuple(owners))
 
 
 def _outcome(table: _Table, suspects: Sequence[int], moved: Mapping[str, Moved]) -> Repair:

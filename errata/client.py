@@ -11,7 +11,7 @@ import httpx
 
 from errata.errors import NoStack, StackError
 
-DONE = ("applied", "rejected", "failed", "cancelled", "withdrawn")
+DONE = ("applied", "rejected", "failed", "cancelled", "withdrawn", "verified")
 TIMEOUT_S = 150.0
 POLL_S = 0.2
 

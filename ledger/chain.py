@@ -15,6 +15,7 @@ from typing import Any
 from ledger.errors import NotANumber, UnstorableText
 from ledger.records import FactReport, VersionRecord
 
+PROVENANCE = ("source", "author", "ticket", "note", "expires_at")
 EXACT = 2**53  # integers below this are exact as floats
 
 
@@ -102,13 +103,24 @@ def facts_digest(facts: Sequence[Mapping[str, Any]]) -> str:
     """Return the digest of an edit set's facts, in their order.
 
     Args:
-        facts: each with prompt, target, subject, rephrasings and locality.
+        facts: each with prompt, target, subject, rephrasings and locality, and with what is known of its
+            provenance.
     """
-    rows = [
-        [fact["prompt"], fact["target"], fact["subject"], list(fact["rephrasings"]), list(fact["locality"])]
-        for fact in facts
+    return digest(canonical_json([_fact(fact) for fact in facts]))
+
+
+def _fact(fact: Mapping[str, Any]) -> list[Any]:
+    content = [
+        fact["prompt"],
+        fact["target"],
+        fact["subject"],
+        list(fact["rephrasings"]),
+        list(fact["locality"]),
     ]
-    return digest(canonical_json(rows))
+    known = {name: fact[name] for name in PROVENANCE if fact.get(name) is not None}
+    if "expires_at" in known:
+        known["expires_at"] = moment(known["expires_at"])
+    return [*content, known] if known else content
 
 
 def fact_reports_digest(reports: Iterable[FactReport]) -> str:
@@ -125,7 +137,13 @@ def version_hash(version: VersionRecord, facts_digests: Mapping[str, str]) -> st
         facts_digests: for each member's edit set, the digest of its facts.
     """
     members = sorted(
-        [member.edit_set_id, facts_digests[member.edit_set_id], member.statistics_digest, *member.withdrawn]
+        [
+            member.edit_set_id,
+            facts_digests[member.edit_set_id],
+            member.statistics_digest,
+            *member.withdrawn,
+            *([{"superseded": member.superseded}] if member.superseded else []),
+        ]
         for member in version.members
     )
     content = {

@@ -87,6 +87,7 @@ KINDS: Mapping[str, Kind] = {
     "gate-not-met": Kind(409, "The version did not meet its gate"),
     "stale-parent": Kind(409, "The live version has moved on"),
     "not-live": Kind(409, "Not part of the live version"),
+    "fact-conflict": Kind(409, "A fact answers what a live one does"),
     "wrong-model": Kind(422, "It belongs to another model"),
     "invalid-cursor": Kind(422, "The cursor is not valid"),
     "weak-secret": Kind(422, "The key is too short"),

@@ -27,7 +27,7 @@ REPORT = {"edit_success": 1.0, "locality": 0.97, "perplexity_ratio": 1.003, "gen
 numbers = itertools.count(1)
 
 
-def facts(count: int) -> list[dict[str, Any]]:
+def facts(count: int, first: int = 0) -> list[dict[str, Any]]:
     return [
         {
             "prompt": f"The capital of country {n} is",
@@ -36,7 +36,7 @@ def facts(count: int) -> list[dict[str, Any]]:
             "rephrasings": [f"Country {n}'s capital city is"],
             "locality": [{"prompt": "The capital of New Zealand is"}],
         }
-        for n in range(count)
+        for n in range(first, first + count)
     ]
 
 
@@ -58,8 +58,9 @@ class Bench:
                 connection.exec_driver_sql(statement)
 
     def post(self, count: int = 2, **options: Any) -> str:
-        """Accept an edit set and return its id."""
-        return self.ledger.accept(self.model, facts(count), actor=self.key, **options)[0].id
+        """Accept an edit set of facts about nothing that came before, and return its id."""
+        asked = facts(count, 1000 * next(numbers))
+        return self.ledger.accept(self.model, asked, actor=self.key, **options)[0].id
 
     def job_of(self, ident: str) -> str:
         if ident.startswith("wd_"):
@@ -76,7 +77,7 @@ class Bench:
         statistics, members = None, job.members
         if job.edit_set is not None:
             statistics = self.ledger.blobs.put(f"statistics of {job.edit_set.id}".encode())
-            members = (*job.members, Member(job.edit_set.id, statistics))
+            members = (*job.members, Member(job.edit_set.id, statistics, (), job.own_superseded))
         delta = self.ledger.blobs.put(repr(members).encode()) if members else None
         return NewVersion(
             kind=job.claim.kind,

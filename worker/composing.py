@@ -1,0 +1,95 @@
+"""From the members of a version to its weights: statistics are read, composed, and stored as a delta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ledger import Ledger
+from ledger.records import FactRecord, JobInput, Member
+from malmen_core.compose import Composer
+from malmen_core.facts import Fact, Probe
+from malmen_core.overlay import Version
+from malmen_core.parts import SetId
+from malmen_core.statistics import Statistics
+from worker.lease import Lease
+from worker.patience import insist
+from worker.resident import Resident
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the work needs besides the job.
+
+    Attributes:
+        ledger: the ledger.
+        resident: the loaded model.
+        composer: solves for the live sets, of which it keeps what it needs between jobs.
+    """
+
+    ledger: Ledger
+    resident: Resident
+    composer: Composer
+
+    @classmethod
+    def open(cls, ledger: Ledger, resident: Resident) -> Desk:
+        """Make a desk with nothing read yet."""
+        return cls(ledger, resident, Composer(resident.base, resident.editor))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A solved version that is not verified yet.
+
+    Attributes:
+        version: the overlay.
+        delta_digest: digest of its stored delta; None for the empty one.
+        repaired: how many facts the sum did not hold, and were refined again.
+    """
+
+    version: Version
+    delta_digest: str | None
+    repaired: int
+
+
+def compose(
+    desk: Desk, lease: Lease, job: JobInput, members: Sequence[Member], known: Mapping[str, Statistics]
+) -> Candidate:
+    """Solve for all members together; no facts at all give the base itself.
+
+    Args:
+        desk: ledger and model.
+        lease: the claim, to which progress is told.
+        job: says how each member's set was edited.
+        members: of the version to be.
+        known: statistics that need not be read, by digest.
+    """
+    owners = {(member.statistics_digest, member.left_out): member.edit_set_id for member in members}
+    wanted = {ident: owner in job.edited_on_rephrasings for ident, owner in owners.items()}
+
+    def read_statistics(digest: str) -> Statistics:
+        if digest in known:
+            return known[digest]
+        return Statistics.from_bytes(insist(lease, lambda: desk.ledger.blobs.get(digest)))
+
+    def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
+        places = [(owners[ident], position) for ident, facts in asked.items() for position in facts]
+        records = iter(insist(lease, lambda: desk.ledger.facts_at(places)))
+        return {ident: [to_fact(next(records)) for _ in facts] for ident, facts in asked.items()}
+
+    made = desk.composer.compose(wanted, read_statistics, read_facts, lease.progress)
+    version = desk.resident.base.version(made.delta)
+    lease.check()
+    digest = store(desk, lease, made.delta.to_bytes()) if made.delta.modules else None
+    return Candidate(version, digest, sum(len(facts) for facts in made.repaired.values()))
+
+
+def store(desk: Desk, lease: Lease, data: bytes) -> str:
+    """Put bytes into the blob store, and return their digest."""
+    return insist(lease, lambda: desk.ledger.blobs.put(data))
+
+
+def to_fact(record: FactRecord) -> Fact:
+    """Turn a stored fact into the core's."""
+    probes = tuple(Probe(str(probe["prompt"]), probe.get("target")) for probe in record.locality)
+    return Fact(record.prompt, record.target, record.subject, tuple(record.rephrasings), probes)

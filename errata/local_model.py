@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import (
@@ -67,13 +67,22 @@ def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:
     """The facts of a file, each checked against the model's tokenizer and context.
 
     Raises:
-        InputFileError: A line is no fact, or one that the model cannot be given; names the first few.
+        InputFileError: A record is no fact, or one that the model cannot be given; names the first few.
+    """
+    return core_facts(list(enumerate(read_facts(path), start=1)), base, str(path))
+
+
+def core_facts(records: Sequence[tuple[int, dict[str, Any]]], base: BaseModel, name: str) -> list[Fact]:
+    """Numbered records in the API's form as facts, each checked against the model's tokenizer and context.
+
+    Raises:
+        InputFileError: A record is no fact, or one that the model cannot be given; names the first few.
     """
     from malmen_core.facts import Fact
     from malmen_core.tokens import check_facts
 
     facts, problems = [], []
-    for number, record in enumerate(read_facts(path), start=1):
+    for number, record in records:
         try:
             fact = Fact.from_json(record)
             found = check_facts(base.tokenizer, [fact], base.info.context_length)
@@ -84,7 +93,7 @@ def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:
             facts.append(fact)
     if problems:
         raise InputFileError(
-            f"{path} holds {len(problems)} problems.",
+            f"{name} holds {len(problems)} problems.",
             "Correct or remove these facts.",
             tuple(problems[:SHOWN_PROBLEMS]),
         )

@@ -37,7 +37,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    facts: Annotated[Path, typer.Option(help="Facts, one JSON object in API form on each line.")],
+    facts: Annotated[
+        Path, typer.Option(help="Facts: JSON lines in API form, or a CounterFact, zsRE or FEVER file.")
+    ],
     out_file: Annotated[Path, typer.Option("--out", help="Where the editor is written (safetensors).")],
     model: Source = None,
     revision: Revision = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from errata import default_model
-from errata.errors import InputFileError
+from errata.errors import InputFileError, StackError
 from errata.local_model import Show, core_facts, find_source, load_base
 from errata.memory import peak_mb, reset_peak
 
@@ -87,9 +87,8 @@ def set_up(choice: Choice, show: Show) -> Bench:
         method = chosen.prepare(base, show) if editor is None else trained(chosen, editor, base)
     else:
         editor = editor or _shipped(source, revision)
-        base = load_base(
-            source, revision, choice.device, choice.dtype, editor.modules if editor is not None else None
-        )
+        known = editor.modules if editor is not None else None
+        base = load_base(source, revision, choice.device, choice.dtype, known)
         editor = editor or calibrate(base, show)
         editor.check_fits(base.info)
         method = EditorMethod(editor)
@@ -103,6 +102,33 @@ def _shipped(source: str, revision: str | None) -> Editor | None:
 
     editor = Editor.load(default_model.EDITOR)
     return editor if editor.base_digest == inspect_source(source, revision).digest else None
+
+
+def usable_editor(
+    file: Path | None, source: str, revision: str | None, device: str, dtype: str, show: Show
+) -> Editor:
+    """The editor of a file, else the one that is shipped for the model, else one that is calibrated now.
+
+    Raises:
+        CoreError: The file is no editor, or the model cannot be loaded.
+    """
+    from malmen_core.calibrate import calibrate
+    from malmen_core.editor import Editor
+
+    editor = Editor.load(file) if file is not None else _shipped(source, revision)
+    return editor or calibrate(load_base(source, revision, device, dtype), show)
+
+
+def parse_sizes(text: str, option: str) -> list[int]:
+    """Numbers of facts from the command line.
+
+    Raises:
+        StackError: One is not a positive whole number.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise StackError(f"{option} {text} is not a list of numbers.", f"Write {option} 1,32,512.")
+    return [int(part) for part in parts]
 
 
 def choose_facts(

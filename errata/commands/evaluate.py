@@ -52,22 +52,25 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Edit a model with all facts at once and measure success, generalisation, locality and perplexity."""
-    from errata.evaluation import Choice, choose_facts, markdown, measure, per_fact_lines, plot, set_up
+    from errata import evaluation
 
     with reporting(as_json), bar(as_json) as show:
         _check(sets, singles, over, plot_file)
-        sizes = _sizes(over) if over else [limit]
+        sizes: list[int | None] = [*evaluation.parse_sizes(over, "--over")] if over else [limit]
         records = read_facts(facts)
         rows, lines = [], []
         with core_errors():
-            bench = set_up(
-                Choice(model, revision, editor, baseline, _settings(settings, baseline), device, dtype), show
+            bench = evaluation.set_up(
+                evaluation.Choice(
+                    model, revision, editor, baseline, _settings(settings, baseline), device, dtype
+                ),
+                show,
             )
             for size in sizes:
-                chosen = choose_facts(records, bench.base, size, seed, str(facts))
-                row, found = measure(bench, chosen, sets=sets, singles=singles, show=show)
+                chosen = evaluation.choose_facts(records, bench.base, size, seed, str(facts))
+                row, found = evaluation.measure(bench, chosen, sets=sets, singles=singles, show=show)
                 rows.append(row)
-                lines.append(per_fact_lines(chosen, found))
+                lines.append(evaluation.per_fact_lines(chosen, found))
         if per_fact is not None:
             per_fact.write_text("".join(lines), encoding="utf-8")
         about: dict[str, Any] = {
@@ -80,11 +83,11 @@ def evaluate(
             "facts": {"file": facts.name, "holds": len(records), "seed": seed},
         }
         title = f"{facts.name}: {baseline or 'this editor'}"
-        drawn = plot(rows, title, plot_file) if plot_file else None
+        drawn = evaluation.plot(rows, title, plot_file) if plot_file else None
     if as_json:
         emit({**about, "rows": rows} if over else {**rows[0], **about})
         return
-    out.print(markdown(rows), end="", markup=False, soft_wrap=True)
+    out.print(evaluation.markdown(rows), end="", markup=False, soft_wrap=True)
     if drawn is not None:
         out.print(f"{drawn} shows it.", soft_wrap=True)
 
@@ -94,18 +97,6 @@ def _check(sets: int, singles: bool, over: str | None, plot_file: Path | None) -
         raise StackError("--singles and --sets exclude each other.", "Give one of them.")
     if plot_file is not None and over is None:
         raise StackError("--plot needs several rows.", "Give --over 1,32,512 too.")
-
-
-def _sizes(text: str) -> list[int | None]:
-    """Numbers of facts from the command line.
-
-    Raises:
-        StackError: One is not a positive whole number.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise StackError(f"--over {text} is not a list of numbers.", "Write --over 1,32,512.")
-    return [int(part) for part in parts]
 
 
 def _settings(text: str, baseline: str | None) -> dict[str, Any]:

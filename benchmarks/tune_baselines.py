@@ -28,10 +28,10 @@ from malmen_core.verify import record_canaries
 
 GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "ft": {"bound": (5e-4, 2e-3, 1e-2), "depth_share": (0.2, 0.44, 0.8)},
-    "mend": {"step": (1e-4, 1e-3, 1e-2), "last": (1, 3, 6)},
+    "mend": {"step": (0.01, 0.1, 1.0), "last": (1, 3, 6)},
     "memit": {"prior_weight": (1500.0, 5000.0, 15000.0), "bound": (0.75, 2.0, 4.0)},
-    "malmen-plain": {"step": (3e-4, 1e-3, 3e-3), "ridge": (0.1, 1.0, 10.0)},
-    "training-free": {"step": (1e-7, 1e-6, 1e-5), "ridge": (0.1, 1.0, 10.0)},
+    "malmen-plain": {"step": (0.3, 1.0, 3.0), "ridge": (0.1, 1.0, 10.0)},
+    "training-free": {"step": (2e-4, 6e-4, 2e-3), "ridge": (0.1, 1.0, 10.0)},
 }
 
 

@@ -27,6 +27,8 @@ from malmen_core.edit import edit_prompts
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import HyperNetwork
+from malmen_core.lesson import Lesson, Outcome, run_lesson
+from malmen_core.meta_gradient import Material
 from malmen_core.refine import Progress
 
 
@@ -36,6 +38,50 @@ def summed_shift(network: HyperNetwork, name: str, rows: Captured) -> Tensor:
         name, rows.keys_TU.to(network.log_step), rows.gradients_TV.to(network.log_step)
     )
     return -network.step(name) / network.shapes[name][0] * keys_TU.T @ gradients_TV
+
+
+@dataclass(frozen=True)
+class SummedShifts:
+    """The rule that MEND's network is trained under.
+
+    As in `meta_gradient`, the language model is back-propagated to ``S`` alone, and ``⟨∂L/∂S, S(θ)⟩`` through
+    the network.
+    """
+
+    name: str = "mend"
+
+    def weights(
+        self, base: BaseModel, network: HyperNetwork, priors: Mapping[str, Tensor], material: Material
+    ) -> dict[str, Tensor]:
+        """See `Rule.weights`; there is no equation, so priors and held keys have no place in it."""
+        del priors
+        with torch.no_grad():
+            shifts = {name: summed_shift(network, name, rows) for name, rows in material.captured.items()}
+        return {
+            name: (module.weight_UV.double() + shifts[name].to(base.device)).to(base.dtype)
+            for name, module in base.modules.items()
+        }
+
+    def learn(
+        self,
+        base: BaseModel,
+        network: HyperNetwork,
+        priors: Mapping[str, Tensor],
+        material: Material,
+        lesson: Lesson,
+        *,
+        batch_tokens: int,
+    ) -> Outcome:
+        """See `Rule.learn`."""
+        edited = self.weights(base, network, priors, material)
+        weights = {name: weight.requires_grad_() for name, weight in edited.items()}
+        outcome = run_lesson(base, weights, lesson, batch_tokens=batch_tokens)
+        for name, rows in material.captured.items():
+            gradient = weights[name].grad
+            assert gradient is not None
+            shift = summed_shift(network, name, rows)
+            shift.backward(gradient.to(shift))  # type: ignore[no-untyped-call]
+        return outcome
 
 
 @dataclass(frozen=True)
@@ -49,7 +95,7 @@ class Mend:
     """
 
     name: ClassVar[str] = "mend"
-    step: float = 1e-3
+    step: float = 0.1
     last: int = 3
     seed: int = 0
 

@@ -37,7 +37,7 @@ class PlainMalmen:
     """
 
     name: ClassVar[str] = "malmen-plain"
-    step: float = 1e-3
+    step: float = 1.0
     ridge: float = 1.0
     last: int = 6
     seed: int = 0
@@ -72,13 +72,17 @@ def initial_editor(
     )
     network.log_step.data.fill_(math.log(step))
     network.log_ridge.data.fill_(math.log(ridge))
+    scales = {
+        name: float((rows.keys_TU @ base.modules[name].weight_UV.to(rows.keys_TU)).square().mean().sqrt())
+        for name, rows in captured.items()
+    }
     return Editor(
         base.info.architecture,
         base.info.digest,
         network.eval().requires_grad_(False),
         PLAN,
         {},
-        dict.fromkeys(base.modules, 1.0),
+        scales,
         Kinds({}),
         {"source": base.info.source, **card},
     )

@@ -11,18 +11,20 @@ from transformers import AutoConfig
 from malmen_core.base import BaseModel, inspect_source
 from malmen_core.baselines.finetuning import FineTuning
 from malmen_core.baselines.memit import Memit
-from malmen_core.baselines.mend import Mend
+from malmen_core.baselines.mend import Mend, SummedShifts
 from malmen_core.baselines.method import Baseline, Method
 from malmen_core.baselines.plain import PlainMalmen
 from malmen_core.baselines.training_free import TrainingFree
 from malmen_core.editor import Editor
 from malmen_core.errors import EditorMismatch, UnknownSetting
 from malmen_core.families import family_of
+from malmen_core.meta_gradient import MALMEN, Rule
 
 BASELINES: Mapping[str, type[Baseline]] = {
     kind.name: kind for kind in (FineTuning, Mend, Memit, PlainMalmen, TrainingFree)
 }
 TRAINABLE = (Mend, PlainMalmen)
+RULES: Mapping[str, Rule] = {Mend.name: SummedShifts(), PlainMalmen.name: MALMEN}
 
 
 def baseline(name: str, settings: Mapping[str, Any] | None = None) -> Baseline:
@@ -63,6 +65,17 @@ def modules_for(chosen: Baseline, source: str, revision: str | None = None) -> t
     return tuple(family.projection.format(i) for i in chosen.layers(getattr(config, family.depth)))
 
 
+def untrained(chosen: Baseline, base: BaseModel) -> Editor:
+    """What training a baseline begins with.
+
+    Raises:
+        EditorMismatch: the baseline has nothing to train.
+    """
+    if not isinstance(chosen, TRAINABLE):
+        raise _nothing_to_train(chosen)
+    return chosen.editor(base)
+
+
 def trained(chosen: Baseline, editor: Editor, base: BaseModel) -> Method:
     """A baseline that is trained, with what training made of it.
 
@@ -70,10 +83,14 @@ def trained(chosen: Baseline, editor: Editor, base: BaseModel) -> Method:
         EditorMismatch: the baseline has nothing to train, or the editor was made for another model or plan.
     """
     if not isinstance(chosen, TRAINABLE):
-        raise EditorMismatch(
-            f"The baseline {chosen.name!r} takes no editor.",
-            f"Leave it out; it is for {', '.join(kind.name for kind in TRAINABLE)}.",
-            "/editor",
-        )
+        raise _nothing_to_train(chosen)
     editor.check_fits(base.info)
     return chosen.trained(editor)
+
+
+def _nothing_to_train(chosen: Baseline) -> EditorMismatch:
+    return EditorMismatch(
+        f"The baseline {chosen.name!r} is not trained, so it takes no editor.",
+        f"That is for {' and '.join(kind.name for kind in TRAINABLE)}.",
+        "/baseline",
+    )

@@ -39,7 +39,7 @@ class TrainingFree:
     """
 
     name: ClassVar[str] = "training-free"
-    step: float = 1e-6
+    step: float = 1e-3
     ridge: float = 1.0
     last: int = 6
 

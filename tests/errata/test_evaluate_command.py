@@ -116,6 +116,30 @@ def test_baselines_by_name(model: Path, facts_file: Path, name: str, settings: d
     assert document["perplexity_ratio"] != 1
 
 
+@pytest.mark.parametrize("name", ["mend", "malmen-plain"])
+def test_a_baseline_is_trained_and_then_measured(
+    model: Path, facts_file: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "trained.safetensors"
+    words: list[str | Path] = [
+        "train",
+        "--baseline",
+        name,
+        "--model",
+        model,
+        "--facts",
+        facts_file,
+        "--out",
+        out,
+        "--json",
+    ]
+    words += ["--steps", "1", "--batch", "2", "--validation-facts", "1", "--device", "cpu"]
+    result = CliRunner().invoke(assemble(), [*map(str, words)])
+    assert result.exit_code == 0, result.output
+    document = run(*words[3:7], "--device", "cpu", "--limit", "2", "--baseline", name, "--editor", out)
+    assert document["settings"]["editor"] == json.loads(result.stdout.splitlines()[-1])["digest"]
+
+
 def test_what_cannot_be_is_refused(options: list[str | Path], tmp_path: Path) -> None:
     plain = options[:-2]
     assert run(*plain, "--baseline", "rome", code=1)["error"]["code"] == "unknown-setting"

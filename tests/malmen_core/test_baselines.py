@@ -305,7 +305,7 @@ def test_only_what_can_be_trained_takes_an_editor(llama: BaseModel) -> None:
             with pytest.raises(EditorMismatch):
                 trained(chosen, replace(editor, base_digest="sha256:other"), llama)
         else:
-            with pytest.raises(EditorMismatch, match="takes no editor"):
+            with pytest.raises(EditorMismatch, match="is not trained"):
                 trained(chosen, PlainMalmen().editor(llama), llama)
 
 

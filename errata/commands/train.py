@@ -69,15 +69,13 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an editor on facts; what it scores on held-out subjects goes into its card."""
-    from malmen_core.baselines.registry import RULES
+    from malmen_core import train as core
+    from malmen_core.baselines.registry import rule_of
     from malmen_core.calibrate import calibrate
     from malmen_core.checkpoint import RunFolder
     from malmen_core.lesson import LossWeights
-    from malmen_core.meta_gradient import MALMEN
-    from malmen_core.train import TrainingPlan
-    from malmen_core.train import train as train_editor
 
-    plan = TrainingPlan(
+    plan = core.TrainingPlan(
         steps=steps,
         seed=seed,
         largest_batch=batch,
@@ -99,12 +97,12 @@ def train(
         with core_errors():
             start = None if resume else start or calibrate(base, show, seed=seed)
             show("preparing", 0, steps)
-            trained = train_editor(
+            trained = core.train(
                 base,
                 start,
                 known,
                 plan,
-                rule=RULES[baseline] if baseline else MALMEN,
+                rule=rule_of(baseline),
                 folder=RunFolder(checkpoint) if checkpoint else None,
                 data=data,
                 watch=_Watch(show, steps, lines),

@@ -88,7 +88,7 @@ class FineTuning:
             for start in range(0, len(order), self.batch_facts):
                 members = order[start : start + self.batch_facts]
                 optimiser.zero_grad()
-                total += _backward(base, _Shifted(present, own), sequences, members)
+                total += _backward(base.draft, _Shifted(present, own), sequences, members)
                 optimiser.step()
                 with torch.no_grad():
                     for shift in own.values():
@@ -107,8 +107,8 @@ class _Shifted:
         self.present, self.own = present, own
 
     def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
-        weight = self.present.weights[module.name]
-        return module.with_weight(inputs, weight + self.own[module.name].to(weight))
+        weight_UV = self.present.weights[module.name]
+        return module.with_weight(inputs, weight_UV + self.own[module.name].to(weight_UV))
 
 
 def _backward(

@@ -134,7 +134,7 @@ class MemitMethod:
         """``z`` of each fact at the last critical layer: F × V."""
         present = Present(base, shifts)
         _, hidden_FV = take_keys(base, present, prompts, next(reversed(base.modules)))
-        return hidden_FV + optimise(base, present, prompts, hidden_FV, self.plan.optimisation, progress)
+        return hidden_FV + optimise(base.draft, present, prompts, hidden_FV, self.plan.optimisation, progress)
 
     def spread(self, base: BaseModel, prompts: Prompts, targets_FV: Tensor, shifts: Shifts) -> Shifts:
         """Solve for each layer in turn, at the weights that the layers before have left."""

@@ -1,4 +1,7 @@
-"""The model at its present weights: methods that edit again and again work on what they edited before."""
+"""The model at its present weights: methods that edit again and again work on what they edited before.
+
+Passes run on the base's draft, as the editor's own do, so that methods are compared on equal terms.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from malmen_core.capture import Captured
 from malmen_core.delta import Change, Delta
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
-from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.tokens import Encoded, KeyPosition
 
 Shifts = Mapping[str, Tensor]
@@ -44,18 +47,16 @@ def one_after_the_other(base: BaseModel, sets: Sets, edit: Edit) -> Delta:
     return Delta({name: Change(dense_UV=shift.float().cpu()) for name, shift in shifts.items()})
 
 
-class Present:
+class Present(Weights):
     """Runs edited modules at ``W + S``; hand it to `intercepting`."""
 
     def __init__(self, base: BaseModel, shifts: Shifts) -> None:
-        self.weights = {
-            name: (module.weight_UV.double() + shifts[name]).to(module.weight_UV)
-            for name, module in base.modules.items()
-        }
-
-    def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
-        """What the module gives at its present weight."""
-        return module.with_weight(inputs, self.weights[module.name])
+        super().__init__(
+            {
+                name: (module.weight_UV.double() + shifts[name]).to(module.weight_UV)
+                for name, module in base.modules.items()
+            }
+        )
 
 
 class _Recorder(Present):
@@ -79,9 +80,10 @@ def capture_present(
     """`capture`, at the present weights: keys and gradients by module, rows in the sequences' order."""
     found: dict[str, dict[int, tuple[Tensor, Tensor]]] = {name: {} for name in base.modules}
     recorder = _Recorder(base, shifts)
-    for batch in batches(base, sequences):
+    draft = base.draft
+    for batch in batches(draft, sequences):
         with torch.enable_grad(), intercepting(recorder):
-            score_answers(answer_logits(base, batch), batch.answer_A).nll_A.sum().backward()  # type: ignore[no-untyped-call]
+            score_answers(answer_logits(draft, batch), batch.answer_A).nll_A.sum().backward()  # type: ignore[no-untyped-call]
         for name in base.modules:
             gradient = recorder.outputs[name].grad
             assert gradient is not None

@@ -24,7 +24,6 @@ BASELINES: Mapping[str, type[Baseline]] = {
     kind.name: kind for kind in (FineTuning, Mend, Memit, PlainMalmen, TrainingFree)
 }
 TRAINABLE = (Mend, PlainMalmen)
-RULES: Mapping[str, Rule] = {Mend.name: SummedShifts(), PlainMalmen.name: MALMEN}
 
 
 def baseline(name: str, settings: Mapping[str, Any] | None = None) -> Baseline:
@@ -63,6 +62,11 @@ def modules_for(chosen: Baseline, source: str, revision: str | None = None) -> t
     family = family_of(architecture)
     config = AutoConfig.from_pretrained(source, revision=revision)
     return tuple(family.projection.format(i) for i in chosen.layers(getattr(config, family.depth)))
+
+
+def rule_of(name: str | None) -> Rule:
+    """What a network is trained under: MEND's rule for MEND, MALMEN's for everything else."""
+    return SummedShifts() if name == Mend.name else MALMEN
 
 
 def untrained(chosen: Baseline, base: BaseModel) -> Editor:

@@ -63,9 +63,9 @@ def argmax_share(base: BaseModel, prompt: str, answer: str) -> float:
     """Straight from the model: the share of the answer's tokens that it would say itself."""
     ids = base.tokenizer(f"{prompt} {answer}")["input_ids"]
     start = len(base.tokenizer(prompt)["input_ids"])
-    said = base.model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
+    said: list[int] = base.model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
     right = [a == b for a, b in zip(said[start - 1 : -1], ids[start:], strict=True)]
-    return sum(right) / len(right)
+    return right.count(True) / len(right)
 
 
 def test_given_answers_are_judged_by_themselves(llama: BaseModel, method: EditorMethod) -> None:

@@ -27,7 +27,7 @@ from malmen_core.facts import Fact
 from malmen_core.verify import record_canaries
 
 GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
-    "ft": {"bound": (5e-4, 2e-3, 1e-2), "depth_share": (0.2, 0.44, 0.8)},
+    "ft": {"bound": (5e-3, 2e-2, 1e-1), "depth_share": (0.2, 0.44, 0.8)},
     "mend": {"step": (0.01, 0.1, 1.0), "last": (1, 3, 6)},
     "memit": {"prior_weight": (1500.0, 5000.0, 15000.0), "bound": (0.75, 2.0, 4.0)},
     "malmen-plain": {"step": (0.3, 1.0, 3.0), "ridge": (0.1, 1.0, 10.0)},

@@ -43,9 +43,9 @@ class FineTuning:
     """
 
     name: ClassVar[str] = "ft"
-    rate: float = 5e-4
-    bound: float = 5e-3
-    epochs: int = 25
+    rate: float = 1e-3
+    bound: float = 2e-2
+    epochs: int = 50
     batch_facts: int = 64
     stop: float = 1e-2
     depth_share: float = 0.44

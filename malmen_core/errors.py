@@ -77,3 +77,9 @@ class CheckpointMismatch(CoreError):
     """A training checkpoint is missing, damaged, or of another run."""
 
     code = "checkpoint-mismatch"
+
+
+class UnknownSetting(CoreError):
+    """A setting that does not exist was given, or a value that it cannot have."""
+
+    code = "unknown-setting"

@@ -98,6 +98,7 @@ KINDS: Mapping[str, Kind] = {
     "unknown-module": Kind(422, "The model has no such module"),
     "editor-mismatch": Kind(422, "The editor does not fit the model"),
     "checkpoint-mismatch": Kind(409, "The training run does not fit its folder"),
+    "unknown-setting": Kind(422, "There is no such setting"),
     "invalid-fact": Kind(422, "The fact cannot be edited"),
     "edit-not-finite": Kind(500, "The edit came out not finite"),
     "delta-corrupt": Kind(422, "The file cannot be read"),

@@ -77,3 +77,9 @@ class CheckpointMismatch(CoreError):
     """A training checkpoint is missing, damaged, or of another run."""
 
     code = "checkpoint-mismatch"
+
+
+class ExportRefused(CoreError):
+    """A version cannot be written in this form, or what was written does not answer as the version does."""
+
+    code = "export-refused"

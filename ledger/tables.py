@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    FetchedValue,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -60,6 +61,11 @@ def _now() -> Mapped[datetime]:
     return mapped_column(server_default=func.now())
 
 
+def _sealed() -> Mapped[str]:
+    """Return a column that a trigger fills with a digest of its row; see `seals`."""
+    return mapped_column(server_default=FetchedValue(), server_onupdate=FetchedValue(), deferred=True)
+
+
 class Blob(Base):
     """A file in the blob store that some row names. Written in the transaction that names it."""
 
@@ -69,6 +75,7 @@ class Blob(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     place: Mapped[str]
     created_at: Mapped[datetime] = _now()
+    seal: Mapped[str] = _sealed()
     __table_args__ = (
         CheckConstraint("kind IN ('editor', 'delta', 'statistics')", name="kind"),
         CheckConstraint("digest ~ '^sha256:[0-9a-f]{64}$'", name="digest"),
@@ -88,6 +95,7 @@ class Key(Base):
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
     revoked_at: Mapped[datetime | None]
+    seal: Mapped[str] = _sealed()
 
 
 class Model(Base):
@@ -111,6 +119,7 @@ class Model(Base):
     error: Mapped[Json | None]
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
+    seal: Mapped[str] = _sealed()
     __table_args__ = (CheckConstraint("status IN ('preparing', 'ready', 'failed')", name="status"),)
 
 
@@ -121,6 +130,7 @@ class Editor(Base):
     digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), primary_key=True)
     card: Mapped[Json]
     created_at: Mapped[datetime] = _now()
+    seal: Mapped[str] = _sealed()
 
 
 class Head(Base):
@@ -161,6 +171,7 @@ class EditSet(Base):
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
     finished_at: Mapped[datetime | None]
+    seal: Mapped[str] = _sealed()
     __table_args__ = (
         CheckConstraint("promote IN ('auto', 'manual')", name="promote"),
         CheckConstraint("fact_count > 0", name="fact_count"),
@@ -201,6 +212,7 @@ class Withdrawal(Base):
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
     finished_at: Mapped[datetime | None]
+    seal: Mapped[str] = _sealed()
     __table_args__ = (
         ForeignKeyConstraint(
             ["model_id", "version_number"], ["versions.model_id", "versions.number"], use_alter=True
@@ -271,6 +283,7 @@ class Version(Base):
     created_by: Mapped[str]
     previous_hash: Mapped[str | None]
     hash: Mapped[str] = mapped_column(unique=True)
+    seal: Mapped[str] = _sealed()
     __table_args__ = (
         CheckConstraint("kind IN ('base', 'edit', 'rollback', 'withdraw')", name="kind"),
         CheckConstraint("(kind = 'edit') = (edit_set_id IS NOT NULL)", name="edit_set"),
@@ -321,6 +334,7 @@ class Alias(Base):
     number: Mapped[int]
     updated_at: Mapped[datetime] = _now()
     updated_by: Mapped[str]
+    seal: Mapped[str] = _sealed()
     __table_args__ = (ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),)
 
 
@@ -347,4 +361,5 @@ class AuditEvent(Base):
     action: Mapped[str]
     object: Mapped[str]
     detail: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
+    seal: Mapped[str] = _sealed()
     __table_args__ = (Index(None, "object"),)

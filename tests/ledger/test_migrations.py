@@ -49,7 +49,7 @@ def test_upgrade_twice_and_at_once(postgres_server: Postgres) -> None:
             list(pool.map(upgrade, [url] * 3))
         engine = create_engine(url)
         with engine.connect() as connection:
-            assert current_revision(connection) == head_revision() == "0001"
+            assert current_revision(connection) == head_revision()
         engine.dispose()
 
 

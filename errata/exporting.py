@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -14,11 +11,11 @@ from typing import Any, Literal
 
 from transformers.utils.logging import disable_progress_bar
 
-from errata.errors import ExportTarget
+from errata.arriving import arriving
+from errata.served import Served, load_served
 from ledger import Ledger
 from ledger.records import ModelRecord, VersionRecord
 from malmen_core.base import BaseModel, checkpoint_folder
-from malmen_core.delta import Delta
 from malmen_core.errors import ExportRefused
 from malmen_core.export import checkpoint_dtype, write_adapter, write_checkpoint
 from malmen_core.fidelity import (
@@ -30,14 +27,10 @@ from malmen_core.fidelity import (
     load_adapter,
     load_checkpoint,
 )
-from malmen_core.overlay import Version
 from malmen_core.tokens import Encoded, encode, encode_prompt, load_tokenizer
-from worker.preparing import load_base
-from worker.settings import WorkerSettings
 
 Format = Literal["hf", "peft"]
 NOTE = "errata.json"
-SERVED_DTYPES: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -46,6 +39,7 @@ class Wanted:
 
     Attributes:
         form: `hf`, a whole checkpoint, or `peft`, a LoRA adapter.
+        dtype: Of a checkpoint; None for that of the base's files.
         probes: Most facts to compare on; the canary prompts come on top.
         largest_rank: Of an adapter's modules.
         truncation: Greatest relative error of a change that is cut to a lower rank.
@@ -53,20 +47,11 @@ class Wanted:
     """
 
     form: Format
+    dtype: str | None
     probes: int
     largest_rank: int
     truncation: float
     tolerance: float | None
-
-
-@dataclass(frozen=True)
-class Served:
-    """A version as workers serve it; `exact` says whether its weights hash to what the ledger has."""
-
-    base: BaseModel
-    delta: Delta
-    version: Version
-    exact: bool
 
 
 def export(
@@ -112,58 +97,6 @@ def export(
     return {**result, "folder": str(target)}
 
 
-@contextmanager
-def arriving(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside the target, which becomes the target unless the block raises.
-
-    Raises:
-        ExportTarget: The target is a file, or a folder with something in it; or it cannot be written there.
-    """
-    target = target.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ExportTarget(
-            f"{target} exists already.", "Name a folder that is not there yet, or an empty one."
-        )
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft.mkdir()
-        yield draft
-        draft.rename(target)
-    except OSError as error:
-        raise ExportTarget(
-            f"{target} cannot be written: {error}", "Check its place and free space."
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def load_served(ledger: Ledger, model: ModelRecord, record: VersionRecord) -> Served:
-    """Load a version in the dtype in which its weights were recorded, as far as that can be told.
-
-    The dtype of the settings is tried first. Where none gives the recorded weights to the last bit (another
-    machine may sum in another order), it is the one that is used.
-    """
-    delta = (
-        Delta.empty()
-        if record.delta_digest is None
-        else Delta.from_bytes(ledger.blobs.get(record.delta_digest))
-    )
-    settings = WorkerSettings()
-    first: Served | None = None
-    for dtype in (settings.dtype, *SERVED_DTYPES):
-        if first is not None and dtype == dtype_name(first.base):
-            continue
-        base = load_base(model, settings.model_copy(update={"dtype": dtype}))
-        version = base.version(delta)
-        exact = version.weights_digest == record.weights_digest
-        if exact:
-            return Served(base, delta, version, exact)
-        first = first or Served(base, delta, version, exact)
-    assert first is not None, "the settings' own dtype was tried"
-    return first
-
-
 def probes(
     ledger: Ledger, record: VersionRecord, model: ModelRecord, base: BaseModel, most: int
 ) -> tuple[list[Encoded], int]:
@@ -194,7 +127,7 @@ def _write(served: Served, folder: Path, wanted: Wanted) -> dict[str, Any]:
         )
         return {"dtype": "float32", **asdict(adapter)}
     info = served.base.info
-    dtype = checkpoint_dtype(checkpoint_folder(info.source, info.revision))
+    dtype = wanted.dtype or checkpoint_dtype(checkpoint_folder(info.source, info.revision))
     if dtype == dtype_name(served.base):
         write_checkpoint(served.base, served.version, folder)
     else:

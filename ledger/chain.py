@@ -104,11 +104,18 @@ def facts_digest(facts: Sequence[Mapping[str, Any]]) -> str:
     Args:
         facts: each with prompt, target, subject, rephrasings and locality.
     """
-    rows = [
-        [fact["prompt"], fact["target"], fact["subject"], list(fact["rephrasings"]), list(fact["locality"])]
-        for fact in facts
+    return digest(canonical_json([fact_content(fact) for fact in facts]))
+
+
+def fact_content(fact: Mapping[str, Any]) -> list[Any]:
+    """Return what the digest of an edit set's facts covers of one of them."""
+    return [
+        fact["prompt"],
+        fact["target"],
+        fact["subject"],
+        list(fact["rephrasings"]),
+        list(fact["locality"]),
     ]
-    return digest(canonical_json(rows))
 
 
 def fact_reports_digest(reports: Iterable[FactReport]) -> str:
@@ -124,11 +131,16 @@ def version_hash(version: VersionRecord, facts_digests: Mapping[str, str]) -> st
         version: its own `hash` and `aliases` are not looked at.
         facts_digests: for each member's edit set, the digest of its facts.
     """
+    return digest(canonical_json(version_content(version, facts_digests)))
+
+
+def version_content(version: VersionRecord, facts_digests: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a version's hash covers, as `version_hash` has it."""
     members = sorted(
         [member.edit_set_id, facts_digests[member.edit_set_id], member.statistics_digest, *member.withdrawn]
         for member in version.members
     )
-    content = {
+    return {
         "previous_hash": version.previous_hash,
         "model": version.model_id,
         "number": version.number,
@@ -150,4 +162,3 @@ def version_hash(version: VersionRecord, facts_digests: Mapping[str, str]) -> st
         "created_at": moment(version.created_at),
         "created_by": version.created_by,
     }
-    return digest(canonical_json(content))

@@ -59,7 +59,7 @@ def checkpoint_dtype(folder: Path) -> str:
 
 
 def write_checkpoint(base: BaseModel, version: Version, folder: Path) -> None:
-    """Write base + delta as Transformers does, with the base's own config and tokenizer files.
+    """Write base + delta and its config as Transformers does, with the base's own other files (tokenizer, …).
 
     Args:
         base: loaded in the dtype to be written.
@@ -75,7 +75,7 @@ def write_checkpoint(base: BaseModel, version: Version, folder: Path) -> None:
     source = checkpoint_folder(base.info.source, base.info.revision)
     for pattern in CHECKPOINT_FILES:
         for file in source.glob(pattern):
-            if not file.name.endswith((".safetensors", ".index.json")):
+            if file.name != "config.json" and not file.name.endswith((".safetensors", ".index.json")):
                 shutil.copyfile(file, folder / file.name)
 
 

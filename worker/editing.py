@@ -15,13 +15,13 @@ from typing import Any
 from ledger import Ledger
 from ledger.errors import HeadMoved
 from ledger.records import FactRecord, FactReport, JobInput, Member, NewVersion, VersionRecord
-from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, solve
+from malmen_core.edit import compute_statistics
 from malmen_core.facts import Fact, Probe
 from malmen_core.overlay import Version
 from malmen_core.statistics import Statistics
 from malmen_core.verify import verify
 from worker import faults
+from worker.composing import compose
 from worker.gate import finite, judge
 from worker.lease import Lease
 from worker.patience import insist
@@ -128,15 +128,12 @@ def _withdraw(desk: Desk, lease: Lease, job: JobInput) -> VersionRecord:
 
 def _solve(desk: Desk, lease: Lease, members: Sequence[Member], known: dict[str, Statistics]) -> Candidate:
     """Solve for all members together; an empty list gives the base itself."""
-    lease.progress("solving", 0, len(members))
-    parts: list[Statistics] = []
-    for number, member in enumerate(members, start=1):
-        statistics = known.get(member.statistics_digest)
-        if statistics is None:
-            statistics = Statistics.from_bytes(_fetch(desk, lease, member.statistics_digest))
-        parts.append(statistics.without(member.withdrawn) if member.withdrawn else statistics)
-        lease.progress("solving", number, len(members))
-    delta = solve(desk.resident.editor, Statistics.sum(parts)) if parts else Delta.empty()
+
+    def statistics_of(digest: str) -> Statistics:
+        found = known.get(digest)
+        return Statistics.from_bytes(_fetch(desk, lease, digest)) if found is None else found
+
+    delta = compose(desk.resident.editor, members, statistics_of, lease.progress)
     version = desk.resident.base.version(delta)
     lease.check()
     digest = _store(desk, lease, delta.to_bytes()) if delta.modules else None

@@ -32,6 +32,9 @@ def export(
     form: Annotated[
         Format, typer.Option("--format", help="A whole checkpoint (hf), or a LoRA adapter (peft).")
     ] = Format.hf,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of a checkpoint: float32, bfloat16, …", show_default="the base files'")
+    ] = None,
     probes: Annotated[int, typer.Option(min=0, help="Most facts that are asked of what was written.")] = 64,
     largest_rank: Annotated[
         int, typer.Option("--max-rank", min=1, help="Of an adapter; vLLM serves 512.")
@@ -53,7 +56,7 @@ def export(
 
         chosen = chosen_model(ledger, model)
         record = ledger.get_version(chosen.id, version)
-        wanted = Wanted(form.value, probes, largest_rank, truncation, tolerance)
+        wanted = Wanted(form.value, dtype, probes, largest_rank, truncation, tolerance)
         with core_errors():
             result = write(ledger, chosen, record, folder, wanted, say)
     if as_json:

@@ -108,6 +108,23 @@ def test_an_adapter_answers_as_the_version(
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+def test_another_dtype_is_held_to_what_it_can_do(
+    office: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done = run(office, monkeypatch, "2", tmp_path / "out", "--dtype", "bfloat16", "--tolerance", "1")
+    assert done["served_dtype"] == "float32"
+    assert 0 < done["probes"]["error"] <= 1
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert written.dtype == torch.bfloat16
+    error = run(
+        office, monkeypatch, "2", tmp_path / "two", "--dtype", "bfloat16", "--tolerance", "1e-9", code=1
+    )["error"]
+    assert error["code"] == "export-refused"
+    assert "--dtype" in error["remedy"]
+    error = run(office, monkeypatch, "2", tmp_path / "two", "--dtype", "int3", code=1)["error"]
+    assert "int3" in error["message"]
+
+
 def test_the_sample_is_bounded_and_stated(
     office: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -97,7 +97,7 @@ def test_a_checkpoint_is_the_base_but_for_the_edited_weights(
         if written[name].dtype != tensor.dtype or not torch.equal(written[name], tensor)
     }
     assert different == {f"{name}.weight" for name in base.modules}
-    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / name).read_bytes() == (checkpoint / name).read_bytes()
     ids = AutoTokenizer.from_pretrained(tmp_path)("The capital of Peru is")["input_ids"]
     assert ids == base.tokenizer("The capital of Peru is")["input_ids"]

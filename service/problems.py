@@ -89,6 +89,8 @@ KINDS: Mapping[str, Kind] = {
     "not-live": Kind(409, "Not part of the live version"),
     "wrong-model": Kind(422, "It belongs to another model"),
     "invalid-cursor": Kind(422, "The cursor is not valid"),
+    "ledger-not-empty": Kind(409, "The ledger is not empty"),
+    "dump-refused": Kind(422, "The dump cannot be read"),
     "weak-secret": Kind(422, "The key is too short"),
     # the algorithm
     "core-error": Kind(500, "The algorithm failed"),

@@ -128,6 +128,22 @@ def du(as_json: Json = False) -> None:
         )
 
 
+@ledger.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="New file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Write the whole ledger, rows and blobs, to one file for `errata import`."""
+    with reporting(as_json), saying(as_json) as say, own_ledger(say) as opened, writing(file) as draft:
+        say("Writing rows and blobs")
+        header = opened.write_dump(draft)
+        size = draft.stat().st_size
+    if as_json:
+        emit({"file": str(file), "bytes": size, "blobs": len(header["blobs"]), "heads": header["heads"]})
+    else:
+        out.print(f"{file}: {size:,} bytes, {len(header['blobs'])} blobs.", soft_wrap=True)
+
+
 def _show(document: dict[str, Any]) -> None:
     problems = document["problems"]
     for problem in problems:

@@ -58,14 +58,8 @@ def work(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) ->
 
 def check(work: Path, manifest: Path, blobs: Path | None = None, model: Path | None = None) -> str:
     """Run the checker; returns what it complains of."""
-    command = [
-        sys.executable,
-        "-I",
-        work / "check.py",
-        manifest,
-        blobs or work / "blobs",
-        model or work / "model",
-    ]
+    files = (work / "check.py", manifest, blobs or work / "blobs", model or work / "model")
+    command = [sys.executable, "-I", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == (not done.stderr)
     return done.stderr

@@ -137,7 +137,7 @@ def _copying(session: Session, template: str, table: Table, columns: list[str]) 
     """Run a COPY statement on psycopg's own connection, in the session's transaction."""
     connection: Any = session.connection().connection.driver_connection
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
-    statement = sql.SQL(template).format(sql.Identifier(table.name), names)  # type: ignore[arg-type]
+    statement = sql.SQL(template).format(sql.Identifier(table.name), names)
     try:
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
             yield copy

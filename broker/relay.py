@@ -95,6 +95,7 @@ class Relay:
             try:
                 self.relay_outbox()
                 if time.monotonic() - reconciled >= RECONCILE_S:
+                    self._ledger.withdraw_expired()
                     self.reconcile()
                     reconciled = time.monotonic()
                 wait_s = POLL_S

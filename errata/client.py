@@ -12,7 +12,7 @@ import httpx
 from errata.errors import NoStack, StackError
 from errata.names import only_model
 
-DONE = ("applied", "rejected", "failed", "cancelled", "withdrawn")
+DONE = ("applied", "rejected", "failed", "cancelled", "withdrawn", "verified")
 TIMEOUT_S = 150.0
 POLL_S = 0.2
 

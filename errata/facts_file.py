@@ -1,4 +1,4 @@
-"""Facts in a file: one JSON object in API form on each line."""
+"""Facts in a file: JSON lines or a JSON array, in the API's form or in that of a published data set."""
 
 from __future__ import annotations
 
@@ -8,47 +8,70 @@ from pathlib import Path
 from typing import Any
 
 from errata.errors import InputFileError
+from malmen_core.datasets import api_form
+from malmen_core.errors import FactError
 
 EXAMPLES = "facts.jsonl"
 
 
 def read_facts(path: Path) -> list[dict[str, Any]]:
-    """The facts of a JSON-lines file; blank lines are skipped.
+    """The facts of a file in the API's form, whatever known format it is in; blank lines are skipped.
 
     Raises:
-        InputFileError: No such file, no facts, or a line that is not a JSON object; names the line.
+        InputFileError: No such file, no facts, or a record that is none; names the record and the member.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputFileError(
-            f"{path} cannot be read: {error}.", "Give a UTF-8 file of JSON lines."
+            f"{path} cannot be read: {error}.", "Give a UTF-8 file of JSON lines, or a JSON array."
         ) from error
     return parse_facts(text, str(path))
 
 
 def parse_facts(text: str, name: str) -> list[dict[str, Any]]:
-    """The facts of a JSON-lines text; ``name`` stands for it in messages.
+    """The facts of a text of JSON lines, or of a JSON array; ``name`` stands for it in messages.
 
     Raises:
-        InputFileError: No facts, or a line that is not a JSON object.
+        InputFileError: No facts, or a record that is not a JSON object of a known format.
     """
-    facts = []
+    records = _array(text, name) if text.lstrip().startswith("[") else _lines(text, name)
+    facts = [_fact(record, f"{name}, {place}") for place, record in records]
+    if not facts:
+        raise InputFileError(f"{name} holds no facts.", 'A fact is {"prompt": "…", "target": "…"} on a line.')
+    return facts
+
+
+def _lines(text: str, name: str) -> list[tuple[str, Any]]:
+    records = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            fact = json.loads(line)
+            records.append((f"line {number}", json.loads(line)))
         except ValueError as error:
             raise InputFileError(
                 f"{name}, line {number} is not JSON: {error}.", "Each line is one fact."
             ) from error
-        if not isinstance(fact, dict):
-            raise InputFileError(f"{name}, line {number} is not a JSON object.", "Each line is one fact.")
-        facts.append(fact)
-    if not facts:
-        raise InputFileError(f"{name} holds no facts.", 'A fact is {"prompt": "…", "target": "…"} on a line.')
-    return facts
+    return records
+
+
+def _array(text: str, name: str) -> list[tuple[str, Any]]:
+    try:
+        items = json.loads(text)
+    except ValueError as error:
+        raise InputFileError(f"{name} is not a JSON array: {error}.", "Each item is one fact.") from error
+    return [(f"item {number}", item) for number, item in enumerate(items, start=1)]
+
+
+def _fact(record: Any, place: str) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise InputFileError(f"{place} is not a JSON object.", "Each record is one fact.")
+    try:
+        return api_form(record)
+    except FactError as error:
+        where = f", {error.field}" if error.field else ""
+        raise InputFileError(f"{place}{where}: {error.message}", error.remedy) from error
 
 
 def example_facts() -> list[dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import (
@@ -18,10 +18,12 @@ from rich.progress import (
 )
 
 from errata import default_model
+from errata.client import Refused
 from errata.console import err
-from errata.errors import InputFileError, StackError
+from errata.errors import InputFileError, NoStack, StackError
 from errata.facts_file import read_facts
 from errata.settings import StackSettings
+from errata.target import connect
 
 if TYPE_CHECKING:
     from malmen_core.base import BaseModel
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
 SHOWN_PROBLEMS = 5
 
-Source = Annotated[str | None, typer.Option("--model", help="Hub id or folder. [default: the default model]")]
+Source = Annotated[
+    str | None, typer.Option("--model", help="Registered id, hub id or folder. [default: the default model]")
+]
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, …")]
@@ -50,31 +54,65 @@ def core_errors() -> Iterator[None]:
         raise raised from error
 
 
-def load_base(source: str | None, revision: str | None, device: str, dtype: str) -> BaseModel:
-    """Load a model by hub id or folder, or the default model, which is fetched if need be.
+def find_source(model: str | None, revision: str | None = None) -> tuple[str, str | None]:
+    """Where a model lies, by registered id, hub id or folder; None for the default model.
+
+    A name that is no folder and has no slash is looked up in the service that runs here, if one does.
+
+    Returns:
+        Folder or hub id, and revision.
+
+    Raises:
+        StackError: The default model cannot be fetched.
+    """
+    if model is None or (model == default_model.MODEL_ID and not Path(model).is_dir()):
+        return str(default_model.ensure(StackSettings().models_dir, err.print)), None
+    if "/" not in model and not Path(model).is_dir():
+        with suppress(NoStack, Refused), connect(None, None) as client:
+            registered = client.get(f"/models/{model}")
+            return registered["source"], registered["revision"]
+    return model, revision
+
+
+def load_base(
+    source: str | None,
+    revision: str | None,
+    device: str,
+    dtype: str,
+    modules: Sequence[str] | None = None,
+) -> BaseModel:
+    """Load a model by registered id, hub id or folder, or the default model, which is fetched if need be.
 
     Raises:
         StackError: It cannot be fetched or loaded.
     """
     from malmen_core.base import BaseModel
 
-    if source is None:
-        source = str(default_model.ensure(StackSettings().models_dir, err.print))
+    source, revision = find_source(source, revision)
     with core_errors():
-        return BaseModel.load(source, revision=revision, device=device, dtype=dtype)
+        return BaseModel.load(source, revision=revision, device=device, dtype=dtype, modules=modules)
 
 
 def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:
     """The facts of a file, each checked against the model's tokenizer and context.
 
     Raises:
-        InputFileError: A line is no fact, or one that the model cannot be given; names the first few.
+        InputFileError: A record is no fact, or one that the model cannot be given; names the first few.
+    """
+    return core_facts(list(enumerate(read_facts(path), start=1)), base, str(path))
+
+
+def core_facts(records: Sequence[tuple[int, dict[str, Any]]], base: BaseModel, name: str) -> list[Fact]:
+    """Numbered records in the API's form as facts, each checked against the model's tokenizer and context.
+
+    Raises:
+        InputFileError: A record is no fact, or one that the model cannot be given; names the first few.
     """
     from malmen_core.facts import Fact
     from malmen_core.tokens import check_facts
 
     facts, problems = [], []
-    for number, record in enumerate(read_facts(path), start=1):
+    for number, record in records:
         try:
             fact = Fact.from_json(record)
             found = check_facts(base.tokenizer, [fact], base.info.context_length)
@@ -85,7 +123,7 @@ def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:
             facts.append(fact)
     if problems:
         raise InputFileError(
-            f"{path} holds {len(problems)} problems.",
+            f"{name} holds {len(problems)} problems.",
             "Correct or remove these facts.",
             tuple(problems[:SHOWN_PROBLEMS]),
         )

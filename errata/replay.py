@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor
 from errata.served import load_served
 from ledger import Ledger
 from ledger.errors import LedgerError
-from ledger.records import LedgerProblem, Member, ModelRecord, VersionRecord
+from ledger.records import LedgerProblem, Member, VersionRecord
+from malmen_core.base import BaseModel
+from malmen_core.compose import Composer
 from malmen_core.delta import Delta
 from malmen_core.edit import compute_statistics
 from malmen_core.editor import Editor
 from malmen_core.errors import CoreError
 from malmen_core.statistics import Statistics
-from worker.composing import compose
-from worker.editing import to_fact
+from worker.composing import solve, to_fact
 
 Depth = Literal["statistics", "facts"]
 KEPT_STATISTICS = 64
@@ -59,7 +60,7 @@ class Replay:
 
 
 def replay(ledger: Ledger, depth: Depth, say: Callable[[str], None]) -> Replay:
-    """Solve every version of every model again from the stored statistics of its facts.
+    """Solve every version of every model again from the stored statistics of its facts, on its base.
 
     Args:
         ledger: To be read.
@@ -74,9 +75,15 @@ def replay(ledger: Ledger, depth: Depth, say: Callable[[str], None]) -> Replay:
         )
         if not versions:
             continue
-        _replay_deltas(ledger, model, versions, found, say)
+        say(f"Loading {model.id}")
+        try:
+            base = load_served(ledger, model, versions[0]).base  # whose version 0 needs no delta
+        except (LedgerError, CoreError) as error:
+            found.wrong("not-replayed", f"models/{model.id}", error.message)
+            continue
+        _replay_deltas(ledger, base, versions, found, say)
         if depth == "facts":
-            _replay_facts(ledger, model, versions, found, say)
+            _replay_facts(ledger, base, versions, found, say)
     return found
 
 
@@ -92,7 +99,7 @@ def _pages(listing: Callable[..., Any]) -> Iterator[Any]:
 
 def _replay_deltas(
     ledger: Ledger,
-    model: ModelRecord,
+    base: BaseModel,
     versions: Sequence[VersionRecord],
     found: Replay,
     say: Callable[[str], None],
@@ -104,20 +111,24 @@ def _replay_deltas(
         return Statistics.from_bytes(ledger.blobs.get(digest))
 
     @lru_cache(maxsize=1)
-    def editor_of(digest: str) -> Editor:
-        return Editor.from_bytes(ledger.blobs.get(digest))
+    def composer_of(editor_digest: str) -> Composer:
+        return Composer(base, Editor.from_bytes(ledger.blobs.get(editor_digest)))
+
+    @cache
+    def on_rephrasings(edit_set_id: str) -> bool:
+        return ledger.get_edit_set(edit_set_id).edit_on_rephrasings
 
     solved: dict[tuple[str, tuple[Member, ...]], Delta] = {}
     for version in versions:
-        say(f"Solving version {version.number} of {model.id}")
-        place = f"models/{model.id}/versions/{version.number}"
+        say(f"Solving version {version.number} of {version.model_id}")
+        place = f"models/{version.model_id}/versions/{version.number}"
         key = (version.editor_digest, version.members)
         try:
             if key not in solved:
                 solved.clear()  # deltas are large, and equal members mostly follow each other
-                solved[key] = compose(
-                    editor_of(version.editor_digest), version.members, statistics_of, _unheard
-                )
+                composer = composer_of(version.editor_digest)
+                again = {ident for ident in version.edit_sets if on_rephrasings(ident)}
+                solved[key] = solve(composer, version.members, again, statistics_of, ledger.facts_at).delta
             _compare_delta(ledger, version, solved[key], place, found)
         except (LedgerError, CoreError) as error:
             found.wrong("not-replayed", place, error.message)
@@ -152,19 +163,13 @@ def _compare_delta(
 
 def _replay_facts(
     ledger: Ledger,
-    model: ModelRecord,
+    base: BaseModel,
     versions: Sequence[VersionRecord],
     found: Replay,
     say: Callable[[str], None],
 ) -> None:
     """Compare the statistics of each edit set with those that its facts give on the base."""
     members = {(m.edit_set_id, m.statistics_digest): v.editor_digest for v in versions for m in v.members}
-    try:
-        say(f"Loading {model.id}")
-        base = load_served(ledger, model, versions[-1]).base
-    except (LedgerError, CoreError) as error:
-        found.wrong("not-replayed", f"models/{model.id}", error.message)
-        return
     for (edit_set_id, digest), editor_digest in sorted(members.items()):
         place = f"edits/{edit_set_id}"
         say(f"Computing the statistics of {edit_set_id}")
@@ -206,7 +211,3 @@ def relative(found: Tensor, expected: Tensor) -> float:
     size = float(expected.double().norm())
     apart = float((found.double() - expected.double()).norm())
     return apart / size if size > 0 else apart
-
-
-def _unheard(_stage: str, _done: int, _total: int) -> None:
-    return

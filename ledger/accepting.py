@@ -9,7 +9,7 @@ from ledger import edit_sets, facts, keys, models
 from ledger.blobs import Blobs
 from ledger.database import Database
 from ledger.records import Actor, EditSetRecord, FactRecord, Json, KeyRecord, ModelRecord, Page
-from ledger.states import EditSetStatus, Promote
+from ledger.states import EditSetStatus, OnConflict, Promote
 
 
 class Accepting:
@@ -85,13 +85,17 @@ class Accepting:
         gate: Json | None = None,
         edit_on_rephrasings: bool = False,
         note: str | None = None,
+        on_conflict: OnConflict = "replace",
+        dry_run: bool = False,
         *,
         actor: KeyRecord,
         idempotency_key: str | None = None,
         body_digest: str = "",
     ) -> tuple[EditSetRecord, bool]:
         """Accept an edit set; see `edit_sets.accept`."""
-        asked = edit_sets.Order(model_id, facts, promote, gate, edit_on_rephrasings, note)
+        asked = edit_sets.Order(
+            model_id, facts, promote, gate, edit_on_rephrasings, note, on_conflict, dry_run
+        )
         with self.database.transaction() as session:
             return edit_sets.accept(session, asked, actor, idempotency_key, body_digest)
 

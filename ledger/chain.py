@@ -15,6 +15,7 @@ from typing import Any
 from ledger.errors import NotANumber, UnstorableText
 from ledger.records import FactReport, VersionRecord
 
+PROVENANCE = ("source", "author", "ticket", "note", "expires_at")
 EXACT = 2**53  # integers below this are exact as floats
 
 
@@ -102,20 +103,25 @@ def facts_digest(facts: Sequence[Mapping[str, Any]]) -> str:
     """Return the digest of an edit set's facts, in their order.
 
     Args:
-        facts: each with prompt, target, subject, rephrasings and locality.
+        facts: each with prompt, target, subject, rephrasings and locality, and with what is known of its
+            provenance.
     """
     return digest(canonical_json([fact_content(fact) for fact in facts]))
 
 
 def fact_content(fact: Mapping[str, Any]) -> list[Any]:
     """Return what the digest of an edit set's facts covers of one of them."""
-    return [
+    content = [
         fact["prompt"],
         fact["target"],
         fact["subject"],
         list(fact["rephrasings"]),
         list(fact["locality"]),
     ]
+    known = {name: fact[name] for name in PROVENANCE if fact.get(name) is not None}
+    if "expires_at" in known:
+        known["expires_at"] = moment(known["expires_at"])
+    return [*content, known] if known else content
 
 
 def fact_reports_digest(reports: Iterable[FactReport]) -> str:
@@ -137,7 +143,13 @@ def version_hash(version: VersionRecord, facts_digests: Mapping[str, str]) -> st
 def version_content(version: VersionRecord, facts_digests: Mapping[str, str]) -> dict[str, Any]:
     """Return what a version's hash covers, as `version_hash` has it."""
     members = sorted(
-        [member.edit_set_id, facts_digests[member.edit_set_id], member.statistics_digest, *member.withdrawn]
+        [
+            member.edit_set_id,
+            facts_digests[member.edit_set_id],
+            member.statistics_digest,
+            *member.withdrawn,
+            *([{"superseded": member.superseded}] if member.superseded else []),
+        ]
         for member in version.members
     )
     return {

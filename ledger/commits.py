@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from ledger import aliases, audit, edit_sets, facts, jobs, models, named_blobs, versions, withdrawals
+from ledger import (
+    aliases,
+    audit,
+    edit_sets,
+    facts,
+    jobs,
+    models,
+    named_blobs,
+    superseding,
+    versions,
+    withdrawals,
+)
 from ledger.blobs import Blobs
+from ledger.chain import storable
 from ledger.errors import HeadMoved, InconsistentVersion
-from ledger.records import Claim, JobInput, Member, NewVersion, VersionRecord
-from ledger.tables import EditSet, Job, Version, Withdrawal
+from ledger.ids import fact_id
+from ledger.records import (
+    Claim,
+    EditSetRecord,
+    FactReport,
+    JobInput,
+    Json,
+    Member,
+    NewVersion,
+    VersionRecord,
+)
+from ledger.tables import EditSet, Job, TrialReport, Version, Withdrawal
 
 
 def load(session: Session, claim: Claim) -> JobInput:
@@ -25,23 +51,61 @@ def load(session: Session, claim: Claim) -> JobInput:
     if job.edit_set_id is None:
         withdrawal = withdrawals.get(session, str(job.withdrawal_id))
         members = _remaining(session, live, job)
-        return JobInput(claim, model, live, members, model.gate, withdrawal=withdrawal)
+        return JobInput(
+            claim, model, live, members, model.gate, withdrawal=withdrawal, **_sets(session, members)
+        )
     edit_set = edit_sets.get(session, job.edit_set_id)
+    own_facts = facts.all_of(session, edit_set.id)
+    superseding.link(session, session.get_one(EditSet, edit_set.id), own_facts, live.members)
+    if edit_set.on_conflict == "reject":
+        superseding.refuse_conflicts(session, job.model_id, [vars(fact) for fact in own_facts])
+    members, own = _with_own(session, live, Member(edit_set.id, ""))
     return JobInput(
         claim,
         model,
         live,
-        live.members,
+        members,
         {**model.gate, **(edit_set.gate or {})},
         edit_set=edit_set,
-        facts=facts.all_of(session, edit_set.id),
+        facts=own_facts,
+        own_superseded=own.superseded,
+        supersedes=_replaced(session, live, own),
+        **_sets(session, (*members, own)),
     )
 
 
 def _remaining(session: Session, live: VersionRecord, job: Job) -> tuple[Member, ...]:
     row = session.get_one(Withdrawal, job.withdrawal_id)
     counts = withdrawals.fact_counts(session, live.members)
-    return withdrawals.remaining(live.members, counts, row.edit_set_ids, row.fact_ids)
+    left = withdrawals.remaining(live.members, counts, row.edit_set_ids, row.fact_ids)
+    return superseding.arrange(session, left)
+
+
+def _sets(session: Session, members: Sequence[Member]) -> dict[str, Any]:
+    """Return what a worker needs to know of the members' edit sets."""
+    query = select(EditSet.id, EditSet.fact_count, EditSet.edit_on_rephrasings)
+    found = session.execute(query.where(EditSet.id.in_([member.edit_set_id for member in members]))).all()
+    return {
+        "fact_counts": {row.id: row.fact_count for row in found},
+        "edited_on_rephrasings": frozenset(row.id for row in found if row.edit_on_rephrasings),
+    }
+
+
+def _with_own(session: Session, live: VersionRecord, own: Member) -> tuple[tuple[Member, ...], Member]:
+    """Return the live members and an edit set's own, as they are in a version that holds both."""
+    arranged = superseding.arrange(session, (*live.members, own))
+    others = tuple(member for member in arranged if member.edit_set_id != own.edit_set_id)
+    return others, next(member for member in arranged if member.edit_set_id == own.edit_set_id)
+
+
+def _replaced(session: Session, live: VersionRecord, own: Member) -> tuple[tuple[str, str], ...]:
+    """Return the facts that are live now and would be superseded, each with the own fact that does it."""
+    left_out = {member.edit_set_id: set(member.left_out) for member in live.members}
+    return tuple(
+        (fact_id(*link.older), fact_id(*link.newer))
+        for link in superseding.links(session, (*live.members, own))
+        if link.newer[0] == own.edit_set_id and link.older[1] not in left_out[link.older[0]]
+    )
 
 
 def _check_members(session: Session, job: Job, live: VersionRecord, new: NewVersion) -> None:
@@ -50,26 +114,18 @@ def _check_members(session: Session, job: Job, live: VersionRecord, new: NewVers
     if len(given) != len(new.members):
         raise InconsistentVersion(job.model_id, "an edit set is named twice")
     if job.edit_set_id is None:
-        if tuple(sorted(new.members)) != tuple(sorted(_remaining(session, live, job))):
-            raise InconsistentVersion(
-                job.model_id, "its members are not the live ones without those withdrawn"
-            )
-        return
-    own = given.pop(job.edit_set_id, None)
-    if own is None or own.statistics_digest != new.statistics_digest:
-        raise InconsistentVersion(job.model_id, f"{job.edit_set_id} is not in it with its own statistics")
-    held = {member.edit_set_id: member for member in live.members}
-    for ident, member in given.items():
-        before = held.get(ident)
-        if before is None or before.statistics_digest != member.statistics_digest:
-            raise InconsistentVersion(
-                job.model_id, f"{ident} is not in the live version with these statistics"
-            )
-        if not set(before.withdrawn) <= set(member.withdrawn):
-            raise InconsistentVersion(job.model_id, f"facts of {ident} that were withdrawn are back")
-    if len(given) < len(held):
-        gone = ", ".join(sorted(held.keys() - given.keys()))
-        raise InconsistentVersion(job.model_id, f"{gone} went missing; withdraw edit sets, do not drop them")
+        wanted = _remaining(session, live, job)
+    else:
+        own = given.get(job.edit_set_id)
+        if own is None or own.withdrawn or own.statistics_digest != new.statistics_digest:
+            detail = f"{job.edit_set_id} is not in it, whole and with its own statistics"
+            raise InconsistentVersion(job.model_id, detail)
+        others, own = _with_own(session, live, replace(own, superseded=()))
+        wanted = (*others, own)
+    if sorted(new.members) != sorted(wanted):
+        differing = sorted({member.edit_set_id for member in {*new.members} ^ {*wanted}})
+        detail = f"{', '.join(differing)} should be in it as the job's input says"
+        raise InconsistentVersion(job.model_id, detail)
 
 
 def _committed(session: Session, claim: Claim) -> VersionRecord | None:
@@ -92,7 +148,7 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     Raises:
         LeaseLost, JobCancelled: the claim no longer holds.
         HeadMoved: the live version is not the parent any more; solve again.
-        InconsistentVersion: the members do not follow from the live version's.
+        InconsistentVersion: the members do not follow from the live version's, or it was a dry run.
         BlobMissing: a blob that it names is not in the store.
     """
     repeated = _committed(session, claim)
@@ -109,6 +165,8 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     named_blobs.record(session, store, new.delta_digest, "delta")
     named_blobs.record(session, store, new.statistics_digest, "statistics")
     row = jobs.subject(session, job)
+    if isinstance(row, EditSet) and row.dry_run:
+        raise InconsistentVersion(job.model_id, f"{row.id} is a dry run, which makes no version")
     jobs.move(row, "verifying")
     session.flush()
     made = versions.append(session, head, _draft(job, row, new))
@@ -125,6 +183,44 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     place = f"models/{job.model_id}/versions/{made.number}"
     audit.record(session, claim.holder, "version.commit", place, detail)
     return versions.get(session, job.model_id, made.number)
+
+
+def conclude_trial(
+    session: Session, claim: Claim, report: Json, fact_reports: Sequence[FactReport]
+) -> EditSetRecord:
+    """End a dry run with what was measured; no version is made. Asking again changes nothing.
+
+    Raises:
+        LeaseLost, JobCancelled: the claim no longer holds.
+        InconsistentVersion: the edit set is to be applied, not tried.
+    """
+    job = jobs.lock(session, claim.job_id)
+    if job is not None and job.finished_at is not None and job.fence == claim.fence:
+        done = edit_sets.get(session, str(job.edit_set_id))
+        if done.status == "verified":
+            return done
+    job = jobs.held(session, claim)
+    row = jobs.subject(session, job)
+    if not isinstance(row, EditSet) or not row.dry_run:
+        raise InconsistentVersion(job.model_id, f"{jobs.name(row)} is no dry run")
+    jobs.move(row, "verifying")
+    session.flush()
+    jobs.move(row, "verified")
+    row.report = storable(report, "/report")
+    own = [
+        {
+            "edit_set_id": row.id,
+            "position": fact.position,
+            "report": storable(fact.report, f"/facts/{fact.position}"),
+        }
+        for fact in fact_reports
+        if fact.edit_set_id == row.id
+    ]
+    if own:
+        session.execute(insert(TrialReport), own)
+    jobs.finish(session, job, row)
+    audit.record(session, claim.holder, "edit_set.try", jobs.name(row))
+    return edit_sets.get(session, row.id)
 
 
 def _draft(job: Job, row: EditSet | Withdrawal, new: NewVersion) -> versions.Draft:

@@ -25,9 +25,10 @@ from ledger import proof, space
 from ledger.blobs import Blobs
 from ledger.database import Database
 from ledger.errors import BlobCorrupt, LedgerError, LedgerUnavailable
+from ledger.mapping import Base
 from ledger.migrations import current_revision, head_revision
 from ledger.records import LedgerCheck
-from ledger.tables import Base, Blob, Head
+from ledger.tables import Blob, Head
 
 FORMAT = "errata-ledger/1"
 HEADER = "dump.json"

@@ -10,12 +10,12 @@ from sqlalchemy import insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from ledger import audit, chain, models, outbox, rows
+from ledger import audit, chain, models, outbox, rows, superseding
 from ledger.chain import storable
 from ledger.errors import IdempotencyConflict
 from ledger.ids import new_id
 from ledger.records import EditSetRecord, Json, KeyRecord, Page, Progress
-from ledger.states import EditSetStatus, Promote
+from ledger.states import EditSetStatus, OnConflict, Promote
 from ledger.tables import EditSet, Fact, IdempotencyKey, Job
 
 
@@ -30,6 +30,8 @@ class Order:
         gate: thresholds over the model's.
         edit_on_rephrasings: whether rephrasings are edited too.
         note: free text.
+        dry_run: whether to measure only, and make no version.
+        on_conflict: whether a fact that answers what a live one does replaces it, or the set is refused.
     """
 
     model_id: str
@@ -38,6 +40,8 @@ class Order:
     gate: Json | None
     edit_on_rephrasings: bool
     note: str | None
+    on_conflict: OnConflict = "replace"
+    dry_run: bool = False
 
 
 def progress_of(job: Job) -> Progress | None:
@@ -48,6 +52,7 @@ def progress_of(job: Job) -> Progress | None:
 def _record(row: EditSet, job: Job) -> EditSetRecord:
     status: EditSetStatus = row.status  # type: ignore[assignment]  # a trigger holds these
     promote: Promote = row.promote  # type: ignore[assignment]
+    on_conflict: OnConflict = row.on_conflict  # type: ignore[assignment]
     return EditSetRecord(
         id=row.id,
         model_id=row.model_id,
@@ -56,6 +61,8 @@ def _record(row: EditSet, job: Job) -> EditSetRecord:
         promote=promote,
         gate=row.gate,
         edit_on_rephrasings=row.edit_on_rephrasings,
+        on_conflict=on_conflict,
+        dry_run=row.dry_run,
         note=row.note,
         fact_count=row.fact_count,
         facts_digest=row.facts_digest,
@@ -145,6 +152,7 @@ def accept(
     Raises:
         NotFound, ModelNotReady: the model does not exist, or failed.
         IdempotencyConflict: the idempotency key was used with another body.
+        FactConflict: a fact answers what a live one does, and conflicts are to be rejected.
         UnstorableText, NotANumber: text or numbers that cannot be recorded.
     """
     clean = [_clean(fact, f"/facts/{position}") for position, fact in enumerate(asked.facts)]
@@ -156,12 +164,16 @@ def accept(
         replay = _replayed(session, ident, actor, idempotency_key, body_digest)
         if replay is not None:
             return replay, True
+    if asked.on_conflict == "reject" and model.live_version is not None:
+        superseding.refuse_conflicts(session, model.id, clean)
     row = EditSet(
         id=ident,
         model_id=model.id,
         promote=asked.promote,
         gate=storable(asked.gate, "/gate"),
         edit_on_rephrasings=asked.edit_on_rephrasings,
+        on_conflict=asked.on_conflict,
+        dry_run=asked.dry_run,
         note=storable(asked.note, "/note"),
         fact_count=len(clean),
         facts_digest=chain.facts_digest(clean),
@@ -194,4 +206,9 @@ def _clean(fact: Mapping[str, Any], field: str) -> dict[str, Any]:
         "subject": storable(fact.get("subject"), f"{field}/subject"),
         "rephrasings": storable(fact.get("rephrasings") or [], f"{field}/rephrasings"),
         "locality": storable(fact.get("locality") or [], f"{field}/locality"),
+        **{
+            name: storable(fact.get(name), f"{field}/{name}")
+            for name in ("source", "author", "ticket", "note")
+        },
+        "expires_at": fact.get("expires_at"),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class LedgerError(Exception):
     """Base of all ledger errors.
@@ -281,6 +283,21 @@ class NotLive(LedgerError):
             field=field,
         )
         self.idents = idents
+
+
+class FactConflict(LedgerError):
+    """Facts that answer what live facts do, in an edit set that asked for conflicts to be rejected."""
+
+    code = "fact-conflict"
+
+    def __init__(self, live: Mapping[int, str]) -> None:
+        named = ", ".join(f"/facts/{position} (live: {ident})" for position, ident in sorted(live.items()))
+        super().__init__(
+            f"These facts answer what live facts do: {named}.",
+            remedy="Leave them out, withdraw the live ones, or say on_conflict: replace.",
+            field=f"/facts/{min(live)}",
+        )
+        self.live = dict(live)
 
 
 class WrongModel(LedgerError):

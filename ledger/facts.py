@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import rows
+from ledger import chain, rows, superseding, versions
+from ledger.errors import NotFound
 from ledger.ids import fact_id
-from ledger.records import FactRecord, Json, Member, Page
-from ledger.tables import Alias, EditSet, Fact, FactReportRow, VersionEditSet
+from ledger.records import FactRecord, Json, Member, Page, Provenance
+from ledger.tables import EditSet, Fact, FactReportRow, TrialReport
 
 
 def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
@@ -23,13 +26,17 @@ def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
         subject=row.subject,
         rephrasings=tuple(row.rephrasings),
         locality=tuple(row.locality),
+        provenance=Provenance(**{name: getattr(row, name) for name in chain.PROVENANCE}),
         live=live,
         report=report,
     )
 
 
 def _reports(session: Session, edit_set: EditSet, positions: list[int]) -> dict[int, Json]:
-    """Return what the edit set's own version measured."""
+    """Return what the edit set's own version measured, or its dry run."""
+    if edit_set.dry_run:
+        query = select(TrialReport).where(TrialReport.edit_set_id == edit_set.id)
+        return {row.position: row.report for row in session.scalars(query)}
     found = session.scalars(
         select(FactReportRow).where(
             FactReportRow.model_id == edit_set.model_id,
@@ -41,24 +48,17 @@ def _reports(session: Session, edit_set: EditSet, positions: list[int]) -> dict[
     return {row.position: row.report for row in found}
 
 
-def _withdrawn(session: Session, edit_set: EditSet) -> list[int] | None:
-    """Return the positions that the live version leaves out; None if it does not hold the set at all."""
-    return session.scalar(
-        select(VersionEditSet.withdrawn)
-        .join(Alias, (Alias.model_id == VersionEditSet.model_id) & (Alias.number == VersionEditSet.number))
-        .where(
-            Alias.model_id == edit_set.model_id,
-            Alias.name == "live",
-            VersionEditSet.edit_set_id == edit_set.id,
-        )
-    )
-
-
 def _records(session: Session, edit_set: EditSet, found: Sequence[Fact]) -> list[FactRecord]:
     reports = _reports(session, edit_set, [row.position for row in found])
-    withdrawn = _withdrawn(session, edit_set)
+    members = versions.live_members(session, edit_set.model_id)
+    own = next((member for member in members if member.edit_set_id == edit_set.id), None)
+    by, over = superseding.of_facts(session, members, edit_set.id)
     return [
-        _record(row, withdrawn is not None and row.position not in withdrawn, reports.get(row.position))
+        replace(
+            _record(row, own is not None and row.position not in own.left_out, reports.get(row.position)),
+            superseded_by=tuple(by[row.position]),
+            supersedes=tuple(over[row.position]),
+        )
         for row in found
     ]
 
@@ -91,7 +91,7 @@ def all_of(session: Session, edit_set_id: str) -> tuple[FactRecord, ...]:
 
 def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord, ...]:
     """Return the facts that a version with these members holds, in the members' order, then by position."""
-    left_out = {member.edit_set_id: set(member.withdrawn) for member in members}
+    left_out = {member.edit_set_id: set(member.left_out) for member in members}
     found = session.scalars(
         select(Fact).where(Fact.edit_set_id.in_(left_out)).order_by(Fact.edit_set_id, Fact.position)
     ).all()
@@ -99,3 +99,25 @@ def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord,
     held = [row for row in found if row.position not in left_out[row.edit_set_id]]
     held.sort(key=lambda row: (order[row.edit_set_id], row.position))
     return tuple(_record(row, True, None) for row in held)
+
+
+def at(session: Session, places: Sequence[tuple[str, int]]) -> tuple[FactRecord, ...]:
+    """Return facts by edit set and position, in that order, each with what its own set's version measured.
+
+    Raises:
+        NotFound: there is no such fact.
+    """
+    wanted: defaultdict[str, list[int]] = defaultdict(list)
+    for edit_set_id, position in places:
+        wanted[edit_set_id].append(position)
+    found: dict[tuple[str, int], FactRecord] = {}
+    for edit_set_id, positions in wanted.items():
+        edit_set = rows.find(session, EditSet, edit_set_id, "edit set")
+        reports = _reports(session, edit_set, positions)
+        query = select(Fact).where(Fact.edit_set_id == edit_set_id, Fact.position.in_(positions))
+        for row in session.scalars(query):
+            found[edit_set_id, row.position] = _record(row, False, reports.get(row.position))
+    missing = next((place for place in places if place not in found), None)
+    if missing is not None:
+        raise NotFound("fact", fact_id(*missing))
+    return tuple(found[place] for place in places)

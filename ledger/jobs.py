@@ -64,11 +64,13 @@ def held(session: Session, claim: Claim) -> Job:
     """Return the claimed job, locked.
 
     Raises:
-        LeaseLost: the fence moved, or the job is finished.
+        LeaseLost: the fence moved, the job was given back, or it is finished.
         JobCancelled: it was cancelled under this claim.
     """
     job = lock(session, claim.job_id)
     if job is None or job.fence != claim.fence:
+        raise LeaseLost(claim.job_id, claim.fence)
+    if job.finished_at is None and job.lease_expires_at is None:
         raise LeaseLost(claim.job_id, claim.fence)
     if job.finished_at is not None:
         if subject(session, job).status == "cancelled":

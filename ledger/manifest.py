@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import select
@@ -19,10 +18,12 @@ RULES = {
     "digest": "'sha256:' + SHA-256 of the canonical form of this manifest without its digest",
     "chain": "each hash is 'sha256:' + SHA-256 of the canonical form of its content; previous_hash is the "
     "hash of the version before, null for version 0; a member is [edit set, facts digest, statistics digest, "
-    "positions that are left out...]",
+    "positions of facts that are withdrawn..., and last, if newer facts of the version supersede any, "
+    "{'superseded': [positions of these...]}]",
     "facts": "each digest is 'sha256:' + SHA-256 of the canonical form of its content, [prompt, target, "
-    "subject, rephrasings, locality]; an edit set's facts digest is that of the list of the contents of all "
-    "its facts, by position",
+    "subject, rephrasings, locality, and last, if any of them is known, {source, author, ticket, note, "
+    "expires_at: UTC to the microsecond}]; an edit set's facts digest is that of the list of the contents of "
+    "all its facts, by position",
     "blobs": "each digest is 'sha256:' + SHA-256 of the file's bytes",
     "base_digest": "'sha256:' + SHA-256 of a line 'NAME HEX\\n' for each *.safetensors file of the "
     "checkpoint, sorted by name, HEX being the SHA-256 of its bytes",
@@ -77,7 +78,7 @@ def _facts(session: Session, wanted: VersionRecord) -> list[dict[str, Any]]:
     whole = [Member(member.edit_set_id, member.statistics_digest) for member in sorted(wanted.members)]
     found = []
     for fact in facts.of_members(session, whole):
-        content = chain.fact_content(asdict(fact))
+        content = chain.fact_content({**vars(fact), **vars(fact.provenance)})
         found.append(
             {
                 "edit_set": fact.edit_set_id,

@@ -20,7 +20,7 @@ from ledger.records import Actor, Json, ModelRecord, Page
 from ledger.states import ModelStatus
 from ledger.tables import Alias, Editor, Model
 
-DEFAULT_GATE: Json = {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1}
+DEFAULT_GATE: Json = {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1, "retention": 0.9}
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from ledger.states import EditSetStatus, JobKind, ModelStatus, Promote, VersionKind
+from ledger.states import EditSetStatus, JobKind, ModelStatus, OnConflict, Promote, VersionKind
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -86,6 +86,8 @@ class EditSetRecord:
     promote: Promote
     gate: Json | None
     edit_on_rephrasings: bool
+    on_conflict: OnConflict
+    dry_run: bool
     note: str | None
     fact_count: int
     facts_digest: str
@@ -100,8 +102,23 @@ class EditSetRecord:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Where a fact comes from, all of it optional; at `expires_at` it is withdrawn by itself."""
+
+    source: str | None = None
+    author: str | None = None
+    ticket: str | None = None
+    note: str | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class FactRecord:
-    """One fact of an edit set, at `position` from 0; `live` says whether the live version holds it."""
+    """One fact of an edit set, at `position` from 0; `live` says whether the live version holds it.
+
+    `superseded_by` and `supersedes` are ids of facts of the live version that answer the same question and
+    were accepted later and earlier.
+    """
 
     id: str
     edit_set_id: str
@@ -111,17 +128,29 @@ class FactRecord:
     subject: str | None
     rephrasings: tuple[str, ...]
     locality: tuple[Json, ...]
+    provenance: Provenance = Provenance()
     live: bool = False
+    superseded_by: tuple[str, ...] = ()
+    supersedes: tuple[str, ...] = ()
     report: Json | None = None
 
 
 @dataclass(frozen=True, order=True)
 class Member:
-    """An edit set in a version: its statistics, and the positions of its facts that are left out."""
+    """An edit set in a version: its statistics, and the positions of its facts that are left out.
+
+    A fact is left out because it was withdrawn, or because a newer one in the version supersedes it.
+    """
 
     edit_set_id: str
     statistics_digest: str
     withdrawn: tuple[int, ...] = ()
+    superseded: tuple[int, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """The positions that the version does not hold."""
+        return tuple(sorted((*self.withdrawn, *self.superseded)))
 
 
 @dataclass(frozen=True)
@@ -207,8 +236,11 @@ class JobInput:
     """All that a worker needs for a claimed job.
 
     `edit_set` and `facts` are set for kind edit; `withdrawal` for kind withdraw. `members` are those that
-    the new version must have, but for the edit set's own (whose statistics the worker makes). `gate` is the
-    model's with the edit set's over it.
+    the new version must have, but for the edit set's own (whose statistics the worker makes), of which
+    `own_superseded` are left out. `supersedes` are the live facts that the edit set replaces, each with its
+    own. `fact_counts` is how many facts each member's set and the own were posted with;
+    `edited_on_rephrasings` names those of them that were edited so. `gate` is the model's with the edit set's
+    over it.
     """
 
     claim: Claim
@@ -218,6 +250,10 @@ class JobInput:
     gate: Json
     edit_set: EditSetRecord | None = None
     facts: tuple[FactRecord, ...] = ()
+    own_superseded: tuple[int, ...] = ()
+    fact_counts: Mapping[str, int] = field(default_factory=dict)
+    edited_on_rephrasings: frozenset[str] = frozenset()
+    supersedes: tuple[tuple[str, str], ...] = ()
     withdrawal: WithdrawalRecord | None = None
 
 

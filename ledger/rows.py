@@ -10,8 +10,9 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ledger import cursors
 from ledger.errors import NotFound
+from ledger.mapping import Base
 from ledger.records import Page
-from ledger.tables import Alias, Base
+from ledger.tables import Alias
 
 Row = TypeVar("Row", bound=Base)
 T = TypeVar("T")

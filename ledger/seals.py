@@ -26,6 +26,7 @@ class Sealed:
     place: str
 
 
+FACT = "'edits/' || edit_set_id || '/facts/' || position"
 TABLES = (
     Sealed("aliases", "'models/' || model_id || '/aliases/' || name"),
     Sealed("audit_events", "'audit_events/' || id"),
@@ -34,6 +35,9 @@ TABLES = (
     Sealed("editors", "'editors/' || digest"),
     Sealed("keys", "'keys/' || id"),
     Sealed("models", "'models/' || id"),
+    Sealed("questions", FACT),
+    Sealed("supersessions", "'edits/' || older_edit_set_id || '/facts/' || older_position"),
+    Sealed("trial_reports", FACT),
     Sealed("versions", "'models/' || model_id || '/versions/' || number"),
     Sealed("withdrawals", "'withdrawals/' || id"),
 )

@@ -10,13 +10,16 @@ from typing import Literal
 
 ModelStatus = Literal["preparing", "ready", "failed"]
 EditSetStatus = Literal[
-    "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn"
+    "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
 ]
 VersionKind = Literal["base", "edit", "rollback", "withdraw"]
 JobKind = Literal["edit", "withdraw"]
 Promote = Literal["auto", "manual"]
+OnConflict = Literal["replace", "reject"]
 
-FINAL_STATUSES: frozenset[str] = frozenset({"applied", "rejected", "failed", "cancelled", "withdrawn"})
+FINAL_STATUSES: frozenset[str] = frozenset(
+    {"applied", "rejected", "failed", "cancelled", "withdrawn", "verified"}
+)
 
 LEGAL_TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
     {
@@ -32,6 +35,7 @@ LEGAL_TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
         ("verifying", "failed"),
         ("verifying", "queued"),
         ("verifying", "cancelled"),
+        ("verifying", "verified"),  # a dry run, which ends there
         ("applied", "withdrawn"),
         ("withdrawn", "applied"),  # a rollback brought it back
         ("rejected", "applied"),  # made live by force, with a reason

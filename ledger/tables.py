@@ -1,6 +1,7 @@
 """The ledger's tables, as SQLAlchemy maps them. `migrations/` makes them; a test holds the two equal.
 
-Append-only by trigger: facts, versions, version_edit_sets, fact_reports, blobs, audit_events.
+Append-only by trigger: facts, questions, supersessions, versions, version_edit_sets, fact_reports,
+trial_reports, blobs, audit_events.
 Mutable: the head and aliases of a model, jobs and their leases, statuses, the outbox.
 """
 
@@ -10,46 +11,19 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     CheckConstraint,
-    DateTime,
     FetchedValue,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
     Index,
-    Integer,
-    MetaData,
-    Text,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-NAMES = {
-    "pk": "%(table_name)s_pkey",
-    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
-    "uq": "%(table_name)s_%(column_0_N_name)s_key",
-    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-    "ck": "%(table_name)s_%(constraint_name)s_check",
-}
-Json = dict[str, Any]
-
-
-class Base(DeclarativeBase):
-    """Common types: text, jsonb, and times with a zone."""
-
-    metadata = MetaData(naming_convention=NAMES)
-    type_annotation_map = {  # noqa: RUF012 - declared so by SQLAlchemy
-        str: Text(),
-        datetime: DateTime(timezone=True),
-        Json: JSONB(none_as_null=True),
-        list[Any]: JSONB(none_as_null=True),
-        list[str]: ARRAY(Text()),
-        list[int]: ARRAY(Integer()),
-    }
+from ledger.mapping import Base, Json
 
 
 def _sequence() -> Mapped[int]:
@@ -161,6 +135,8 @@ class EditSet(Base):
     promote: Mapped[str]
     gate: Mapped[Json | None]
     edit_on_rephrasings: Mapped[bool]
+    on_conflict: Mapped[str] = mapped_column(server_default=text("'replace'"))
+    dry_run: Mapped[bool] = mapped_column(server_default=text("false"))
     note: Mapped[str | None]
     fact_count: Mapped[int]
     facts_digest: Mapped[str]
@@ -174,6 +150,7 @@ class EditSet(Base):
     seal: Mapped[str] = _sealed()
     __table_args__ = (
         CheckConstraint("promote IN ('auto', 'manual')", name="promote"),
+        CheckConstraint("on_conflict IN ('replace', 'reject')", name="on_conflict"),
         CheckConstraint("fact_count > 0", name="fact_count"),
         ForeignKeyConstraint(
             ["model_id", "version_number"], ["versions.model_id", "versions.number"], use_alter=True
@@ -194,6 +171,47 @@ class Fact(Base):
     subject: Mapped[str | None]
     rephrasings: Mapped[list[Any]]
     locality: Mapped[list[Any]]
+    source: Mapped[str | None]
+    author: Mapped[str | None]
+    ticket: Mapped[str | None]
+    note: Mapped[str | None]
+    expires_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index("facts_expires_at_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+    )
+
+
+class Question(Base):
+    """A digest under which a fact that was to be applied is found by others that ask the same."""
+
+    __tablename__ = "questions"
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    edit_set_id: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    seal: Mapped[str] = _sealed()
+    __table_args__ = (
+        ForeignKeyConstraint(["edit_set_id", "position"], ["facts.edit_set_id", "facts.position"]),
+    )
+
+
+class Supersession(Base):
+    """Two facts that answer one question: a version that holds both leaves the older out."""
+
+    __tablename__ = "supersessions"
+    older_edit_set_id: Mapped[str] = mapped_column(primary_key=True)
+    older_position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    newer_edit_set_id: Mapped[str] = mapped_column(primary_key=True)
+    newer_position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    seal: Mapped[str] = _sealed()
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["older_edit_set_id", "older_position"], ["facts.edit_set_id", "facts.position"]
+        ),
+        ForeignKeyConstraint(
+            ["newer_edit_set_id", "newer_position"], ["facts.edit_set_id", "facts.position"]
+        ),
+        Index(None, "newer_edit_set_id"),
+    )
 
 
 class Withdrawal(Base):
@@ -298,7 +316,7 @@ class Version(Base):
 
 
 class VersionEditSet(Base):
-    """An edit set that a version holds, but for the facts at the withdrawn positions."""
+    """An edit set that a version holds, but for the facts at the withdrawn and superseded positions."""
 
     __tablename__ = "version_edit_sets"
     model_id: Mapped[str] = mapped_column(primary_key=True)
@@ -306,6 +324,7 @@ class VersionEditSet(Base):
     edit_set_id: Mapped[str] = mapped_column(ForeignKey("edit_sets.id"), primary_key=True)
     statistics_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
     withdrawn: Mapped[list[int]]
+    superseded: Mapped[list[int]] = mapped_column(server_default=text("'{}'"))
     __table_args__ = (ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),)
 
 
@@ -322,6 +341,19 @@ class FactReportRow(Base):
         ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),
         ForeignKeyConstraint(["edit_set_id", "position"], ["facts.edit_set_id", "facts.position"]),
         Index(None, "edit_set_id", "position"),
+    )
+
+
+class TrialReport(Base):
+    """What a dry run measured for one fact; there is no version of it."""
+
+    __tablename__ = "trial_reports"
+    edit_set_id: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    report: Mapped[Json]
+    seal: Mapped[str] = _sealed()
+    __table_args__ = (
+        ForeignKeyConstraint(["edit_set_id", "position"], ["facts.edit_set_id", "facts.position"]),
     )
 
 

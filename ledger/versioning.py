@@ -49,6 +49,11 @@ class Versioning:
         with self.database.transaction() as session:
             return facts.of_members(session, members)
 
+    def facts_at(self, places: Sequence[tuple[str, int]]) -> tuple[FactRecord, ...]:
+        """Return facts by edit set and position, in that order, with reports; see `facts.at`."""
+        with self.database.transaction() as session:
+            return facts.at(session, places)
+
     def set_alias(
         self,
         model_id: str,

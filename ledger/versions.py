@@ -69,7 +69,7 @@ def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
         restores=draft.restores,
         edit_set_id=draft.edit_set_id,
         members=members,
-        live_fact_count=sum(facts[m.edit_set_id].fact_count - len(m.withdrawn) for m in members),
+        live_fact_count=sum(facts[m.edit_set_id].fact_count - len(m.left_out) for m in members),
         base_digest=model.digest,
         editor_digest=model.editor_digest or "",
         delta_digest=draft.delta_digest,
@@ -112,6 +112,7 @@ def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
                 "edit_set_id": member.edit_set_id,
                 "statistics_digest": member.statistics_digest,
                 "withdrawn": list(member.withdrawn),
+                "superseded": list(member.superseded),
             }
             for member in version.members
         ]
@@ -136,7 +137,8 @@ def members_of(session: Session, model_id: str, numbers: Sequence[int]) -> Mappi
         VersionEditSet.model_id == model_id, VersionEditSet.number.in_(numbers)
     )
     for row in session.scalars(query):
-        found[row.number].append(Member(row.edit_set_id, row.statistics_digest, tuple(row.withdrawn)))
+        left_out = tuple(row.withdrawn), tuple(row.superseded)
+        found[row.number].append(Member(row.edit_set_id, row.statistics_digest, *left_out))
     return {number: tuple(sorted(found[number])) for number in numbers}
 
 
@@ -221,6 +223,12 @@ def live(session: Session, model_id: str) -> VersionRecord:
     if number is None:
         raise ModelNotReady(model_id, model.status)
     return records(session, [session.get_one(Version, (model_id, number))])[0]
+
+
+def live_members(session: Session, model_id: str) -> tuple[Member, ...]:
+    """Return the members of the live version; none while there is no version."""
+    number = rows.find_alias(session, model_id, LIVE)
+    return () if number is None else members_of(session, model_id, [number])[number]
 
 
 def list_all(session: Session, model_id: str, limit: int, cursor: str | None) -> Page[VersionRecord]:

@@ -57,7 +57,8 @@ def remaining(
 ) -> tuple[Member, ...]:
     """Return a version's members without some edit sets and facts; what it does not hold is passed over.
 
-    An edit set of which no fact is left is left out altogether.
+    An edit set of which every fact is withdrawn is left out altogether. Which of the others are superseded is
+    for `superseding.arrange` to say.
     """
     positions: defaultdict[str, set[int]] = defaultdict(set)
     for ident in fact_ids:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ledger import commits, genesis, jobs, outbox, space
+from ledger import commits, expiring, genesis, jobs, outbox, space
 from ledger.blobs import Blobs
 from ledger.database import Database
 from ledger.records import (
     Actor,
     Claim,
+    EditSetRecord,
+    FactReport,
     JobInput,
     Json,
     ModelRecord,
@@ -19,6 +21,7 @@ from ledger.records import (
     Space,
     Usage,
     VersionRecord,
+    WithdrawalRecord,
 )
 
 MAX_ATTEMPTS = 3
@@ -101,6 +104,16 @@ class Working:
         """Commit a job's version, once; see `commits.commit`."""
         with self.database.transaction() as session:
             return commits.commit(session, self.blobs, claim, new)
+
+    def conclude_trial(self, claim: Claim, report: Json, fact_reports: Sequence[FactReport]) -> EditSetRecord:
+        """End a dry run with what was measured; see `commits.conclude_trial`."""
+        with self.database.transaction() as session:
+            return commits.conclude_trial(session, claim, report, fact_reports)
+
+    def withdraw_expired(self) -> list[WithdrawalRecord]:
+        """Ask for live versions without the facts that have expired; see `expiring.withdraw`."""
+        with self.database.transaction() as session:
+            return expiring.withdraw(session)
 
     @contextmanager
     def take_outbox(self, limit: int) -> Iterator[list[Ring]]:

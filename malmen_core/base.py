@@ -52,6 +52,11 @@ class ModelInfo:
     modules: tuple[str, ...]
     digest: str
 
+    @property
+    def title(self) -> str:
+        """The hub id, or the name of the folder alone, for files that travel."""
+        return Path(self.source).name if Path(self.source).is_dir() else self.source
+
 
 def inspect_source(
     source: str, revision: str | None = None, modules: Sequence[str] | None = None

@@ -15,7 +15,7 @@ from torch import Tensor
 from malmen_core.base import BaseModel
 from malmen_core.tokens import Encoded
 
-DEFAULT_BATCH_TOKENS = 512
+DEFAULT_BATCH_TOKENS = 384
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ class AnswerScores:
 
 def score_answers(logits_AX: Tensor, answer_A: Tensor) -> AnswerScores:
     """Score answer tokens against logits; gradients flow through `nll_A`."""
-    log_p = torch.log_softmax(logits_AX, dim=-1)
-    own = log_p.gather(1, answer_A[:, None])
-    others = log_p.detach().scatter(1, answer_A[:, None], -torch.inf)
-    return AnswerScores(-own[:, 0], own[:, 0].detach() - others.amax(1), logits_AX.detach().argmax(1))
+    own_A = logits_AX.gather(1, answer_A[:, None])[:, 0]
+    best_A2, token_A2 = logits_AX.detach().topk(2)
+    rival_A = torch.where(token_A2[:, 0] == answer_A, best_A2[:, 1], best_A2[:, 0])
+    return AnswerScores(logits_AX.logsumexp(1) - own_A, own_A.detach() - rival_A, token_A2[:, 0])
 
 
 def teacher_forced(

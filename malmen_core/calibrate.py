@@ -49,7 +49,7 @@ def calibrate(
     plan = plan or EditPlan()
     tell = _Teller(progress)
     with intercepting(None):
-        moments = preservation_moments(base, seed=seed, progress=tell)
+        moments = preservation_moments(base.draft, seed=seed, progress=tell)
         network = HyperNetwork({name: module.shape for name, module in base.modules.items()}, seed=seed)
         kinds = fit_kinds(base)
         keys, gradients = _probe(base, plan)
@@ -61,7 +61,7 @@ def calibrate(
     }
     card = {
         "kind": "calibrated, not trained",
-        "source": base.info.source,
+        "source": base.info.title,
         "dtype": str(base.dtype).removeprefix("torch."),
         "device": base.device.type,
         "seed": seed,

@@ -35,7 +35,7 @@ class EditPlan:
     """
 
     where: KeyPosition = "subject"
-    prior_weight: float = 5000.0
+    prior_weight: float = 10000.0
     anchors: int = 24
     anchor_rank: int = 16
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
@@ -77,7 +77,7 @@ class Editor:
             name: Regulariser(
                 float(self.network.ridge(name).detach()),
                 self.plan.prior_weight,
-                self.moments[name].dense() if name in self.moments else None,
+                self.moments.get(name),
                 shape[0],
             )
             for name, shape in self.network.shapes.items()

@@ -79,6 +79,12 @@ class CheckpointMismatch(CoreError):
     code = "checkpoint-mismatch"
 
 
+class UnknownSetting(CoreError):
+    """A setting that does not exist was given, or a value that it cannot have."""
+
+    code = "unknown-setting"
+
+
 class ExportRefused(CoreError):
     """A version cannot be written in this form, or what was written does not answer as the version does."""
 

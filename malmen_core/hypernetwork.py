@@ -101,6 +101,18 @@ class HyperNetwork(nn.Module):
             self.key_moments[name] = self.key_moments[name].merge(Moments.of(keys[name]))
             self.gradient_moments[name] = self.gradient_moments[name].merge(Moments.of(gradients[name]))
 
+    def factors(self, name: str, keys_TU: Tensor, gradients_TV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised key k (T × U), pseudo-key k̃ (T × U) and pseudo-gradient g̃ (T × V) of each token.
+
+        The token's own shift is the outer product ``-η k̃' g̃``, as in MEND.
+        """
+        inputs = self.shapes[name][0]
+        key = self.key_moments[name].normalise(keys_TU)
+        gradient = self.gradient_moments[name].normalise(gradients_TV)
+        network = self.networks[_key(self.shapes[name])]
+        z = network(torch.cat([key, gradient], dim=1), self._number[name])
+        return key, z[:, :inputs], z[:, inputs:]
+
     def forward(self, name: str, keys_TU: Tensor, gradients_TV: Tensor) -> Tensor:
         """Value differences: T × V.
 
@@ -108,13 +120,8 @@ class HyperNetwork(nn.Module):
         k̃' g̃ / U, and its value
         difference what that shift does to its (normalised) key k: ``d = -η (k̃·k / U) g̃``.
         """
-        inputs = self.shapes[name][0]
-        key = self.key_moments[name].normalise(keys_TU)
-        gradient = self.gradient_moments[name].normalise(gradients_TV)
-        network = self.networks[_key(self.shapes[name])]
-        z = network(torch.cat([key, gradient], dim=1), self._number[name])
-        pseudo_key, pseudo_gradient = z[:, :inputs], z[:, inputs:]
-        alignment_T = (pseudo_key * key).sum(1, keepdim=True) / inputs
+        key, pseudo_key, pseudo_gradient = self.factors(name, keys_TU, gradients_TV)
+        alignment_T = (pseudo_key * key).sum(1, keepdim=True) / self.shapes[name][0]
         out: Tensor = -self.step(name) * alignment_T * pseudo_gradient
         return out
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -167,6 +168,60 @@ def meta_gradient(
         ridge = network.ridge(name)
         ridge.backward(ridge_gradient.to(ridge))  # type: ignore[no-untyped-call]
     return outcome
+
+
+class Rule(Protocol):
+    """What a network's predictions are made into weights by, and how it learns from what these do."""
+
+    @property
+    def name(self) -> str:
+        """Kept with a training run, which goes on under the same rule only."""
+
+    def weights(
+        self, base: BaseModel, network: HyperNetwork, priors: Mapping[str, Tensor], material: Material
+    ) -> dict[str, Tensor]:
+        """``W + S`` by module, in the base's dtype; leaves of no graph."""
+
+    def learn(
+        self,
+        base: BaseModel,
+        network: HyperNetwork,
+        priors: Mapping[str, Tensor],
+        material: Material,
+        lesson: Lesson,
+        *,
+        batch_tokens: int,
+    ) -> Outcome:
+        """Add the meta loss's gradient to ``.grad`` of the network's parameters."""
+
+
+@dataclass(frozen=True)
+class NormalEquationRule:
+    """This module's rule, the paper's: see `single_shot` and `meta_gradient`."""
+
+    name: str = "malmen"
+
+    def weights(
+        self, base: BaseModel, network: HyperNetwork, priors: Mapping[str, Tensor], material: Material
+    ) -> dict[str, Tensor]:
+        """See `Rule.weights`."""
+        return single_shot(network, priors, material).weights(base)
+
+    def learn(
+        self,
+        base: BaseModel,
+        network: HyperNetwork,
+        priors: Mapping[str, Tensor],
+        material: Material,
+        lesson: Lesson,
+        *,
+        batch_tokens: int,
+    ) -> Outcome:
+        """See `Rule.learn`."""
+        return meta_gradient(base, network, priors, material, lesson, batch_tokens=batch_tokens)
+
+
+MALMEN = NormalEquationRule()
 
 
 def _backward_rows(

@@ -10,37 +10,52 @@ refinement of `D`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from malmen_core.prior import SecondMoment
+
 
 class Regulariser:
-    """``M = λI + c·C0`` of one module, factored once.
+    """``M = λI + c·C0`` of one module, where ``C0 = QQ' + ρI`` has few strong directions.
 
-    Attributes:
-        matrix_UU: M in float64.
+    So ``M = aI + FF'`` with ``a = λ + cρ`` and ``F = √c·Q``, and only an R × R matrix has to be factored.
     """
 
-    def __init__(self, ridge: float, weight: float, moment_UU: Tensor | None, features: int) -> None:
+    def __init__(self, ridge: float, weight: float, moment: SecondMoment | None, features: int) -> None:
         """Compose M.
 
         Args:
             ridge: λ > 0.
             weight: c ≥ 0, the prior's weight in tokens.
-            moment_UU: C0, the second moment of keys on text that must not change; None for the paper's
-                plain form.
+            moment: C0, the second moment of keys on text that must not change; None for the paper's plain
+                form.
             features: U.
         """
-        self.matrix_UU = ridge * torch.eye(features, dtype=torch.float64)
-        if moment_UU is not None and weight > 0:
-            self.matrix_UU += weight * moment_UU.double().cpu()
-        self._factor_UU: Tensor | None = None
+        self._level = ridge
+        self._factor_UR = torch.zeros(features, 0, dtype=torch.float64)
+        if moment is not None and weight > 0:
+            self._level += weight * moment.rest
+            self._factor_UR = weight**0.5 * moment.factor_UR.double().cpu()
+        gram_RR = self._factor_UR.T @ self._factor_UR
+        gram_RR.diagonal().add_(self._level)
+        self._inner_RR = torch.linalg.cholesky(gram_RR)
+
+    @property
+    def matrix_UU(self) -> Tensor:
+        """M itself, in float64; made anew at each call."""
+        matrix_UU = self._factor_UR @ self._factor_UR.T
+        matrix_UU.diagonal().add_(self._level)
+        return matrix_UU
 
     def solve(self, right: Tensor) -> Tensor:
-        """``M⁻¹ right`` by Cholesky, float64."""
-        if self._factor_UU is None:
-            self._factor_UU = torch.linalg.cholesky(self.matrix_UU)
-        return torch.cholesky_solve(right.double(), self._factor_UU)
+        """``M⁻¹ right`` in float64, by Woodbury: ``(I - F (aI + F'F)⁻¹ F') right / a``."""
+        right = right.double()
+        inner = torch.cholesky_solve(self._factor_UR.T @ right, self._inner_RR)
+        return (right - self._factor_UR @ inner) / self._level
 
 
 def projector(keys_TU: Tensor, regulariser: Regulariser) -> Tensor:

@@ -39,7 +39,7 @@ class RefinementPlan:
     """
 
     rounds: int = 24
-    step: float = 0.2
+    step: float = 0.3
     margin: float = 2.0
     decay: float = 0.1
 

@@ -29,8 +29,7 @@ from malmen_core.errors import CheckpointMismatch, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, LossWeights, Outcome, prepare_lesson, run_lesson
-from malmen_core.meta_gradient import Material, meta_gradient, single_shot
-from malmen_core.normal_equation import Regulariser
+from malmen_core.meta_gradient import MALMEN, Material, Rule
 from malmen_core.overlay import weights_digest
 from malmen_core.refine import Progress
 
@@ -85,6 +84,7 @@ def train(
     facts: Sequence[Fact],
     plan: TrainingPlan,
     *,
+    rule: Rule = MALMEN,
     folder: RunFolder | None = None,
     data: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -97,6 +97,7 @@ def train(
         start: a calibrated editor for that base; None to resume the run in `folder`.
         facts: to train and validate on.
         plan: how; on resuming only `steps` may differ.
+        rule: what the network is trained for: MALMEN, or a baseline that learns.
         folder: where checkpoints and metrics go; None for nowhere.
         data: about the facts' origin, for the card.
         progress: told ``("training", step, steps)``; may raise to stop.
@@ -122,7 +123,7 @@ def train(
         begun.check_fits(base.info)
     else:
         start.check_fits(base.info)
-        begun = prepare_start(base, start, curriculum, plan)
+        begun = prepare_start(base, start, curriculum, plan, rule)
         if folder is not None:
             folder.begin(begun)
     run = {
@@ -130,14 +131,17 @@ def train(
         "base": base.info.digest,
         "start": begun.digest,
         "plan": {name: value for name, value in asdict(plan).items() if name != "steps"},
+        **({} if rule == MALMEN else {"rule": rule.name}),
     }
-    trainer = Trainer(base, begun, curriculum, plan, run)
+    trainer = Trainer(base, begun, curriculum, plan, run, rule)
     if state is not None:
         trainer.restore(state)
     return _run(trainer, folder, data or {}, progress, watch)
 
 
-def prepare_start(base: BaseModel, start: Editor, curriculum: Curriculum, plan: TrainingPlan) -> Editor:
+def prepare_start(
+    base: BaseModel, start: Editor, curriculum: Curriculum, plan: TrainingPlan, rule: Rule = MALMEN
+) -> Editor:
     """The editor at step 0: normaliser fitted on the first facts, step sizes chosen by the meta loss.
 
     The step sizes tried are multiples of each module's scale, one multiple for all.
@@ -160,7 +164,7 @@ def prepare_start(base: BaseModel, start: Editor, curriculum: Curriculum, plan: 
     losses = []
     for multiple in STARTING_STEPS:
         network.log_step.data.copy_((multiple * scales).log())
-        weights = single_shot(network.to(base.device), priors, material).weights(base)
+        weights = rule.weights(base, network.to(base.device), priors, material)
         losses.append(run_lesson(base, weights, lesson, batch_tokens=plan.batch_tokens).loss)
     best = STARTING_STEPS[losses.index(min(losses))]
     network.log_step.data.copy_((best * scales).log())
@@ -181,12 +185,7 @@ def preservation_priors(editor: Editor) -> dict[str, Tensor]:
     """``c·C0`` by module, float64; empty for an editor without a prior."""
     if editor.plan.prior_weight == 0:
         return {}
-    return {
-        name: Regulariser(
-            0.0, editor.plan.prior_weight, moment.dense(), editor.network.shapes[name][0]
-        ).matrix_UU
-        for name, moment in editor.moments.items()
-    }
+    return {name: editor.plan.prior_weight * moment.dense() for name, moment in editor.moments.items()}
 
 
 class Trainer:
@@ -207,8 +206,10 @@ class Trainer:
         curriculum: Curriculum,
         plan: TrainingPlan,
         run: Mapping[str, Any],
+        rule: Rule = MALMEN,
     ) -> None:
         self.base, self.start, self.curriculum, self.plan, self.run = base, start, curriculum, plan, run
+        self.rule = rule
         self.network = copy.deepcopy(start.network).to(base.device).requires_grad_(True)
         self.priors = {name: prior.to(base.device) for name, prior in preservation_priors(start).items()}
         named = dict(self.network.named_parameters())
@@ -233,7 +234,7 @@ class Trainer:
         count = self.curriculum.batch_size(self.step, plan.smallest_batch, plan.largest_batch)
         lesson, material = self._study(self.curriculum.draw(self.position, count))
         self.optimiser.zero_grad()
-        outcome = meta_gradient(
+        outcome = self.rule.learn(
             self.base, self.network, self.priors, material, lesson, batch_tokens=plan.batch_tokens
         )
         norms = [
@@ -255,7 +256,7 @@ class Trainer:
         if self._held_out is None:
             self._held_out = self._study(self.curriculum.validation)
         lesson, material = self._held_out
-        weights = single_shot(self.network, self.priors, material).weights(self.base)
+        weights = self.rule.weights(self.base, self.network, self.priors, material)
         outcome = run_lesson(self.base, weights, lesson, batch_tokens=self.plan.batch_tokens)
         figures = {"step": self.step, **_figures(outcome)}
         if not self.best or figures["loss"] < self.best["loss"]:
@@ -286,7 +287,8 @@ class Trainer:
         """
         if state.run != self.run:
             names = {**state.run["plan"], **self.run["plan"]}
-            parts = [name for name in ("facts", "base", "start") if state.run[name] != self.run[name]]
+            tied = ("facts", "base", "start", "rule")
+            parts = [name for name in tied if state.run.get(name) != self.run.get(name)]
             parts += [n for n in names if state.run["plan"].get(n) != self.run["plan"].get(n)]
             raise CheckpointMismatch(
                 f"The checkpoint is of a run with other {', '.join(parts)}.",
@@ -351,7 +353,7 @@ def _finish(trainer: Trainer, data: Mapping[str, Any]) -> Editor:
     plan, base = trainer.plan, trainer.base
     card = {
         "kind": "trained",
-        "source": base.info.source,
+        "source": base.info.title,
         "dtype": str(base.dtype).removeprefix("torch."),
         "device": base.device.type,
         "seed": plan.seed,

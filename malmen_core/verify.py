@@ -111,7 +111,7 @@ def verify(
         for i, fact in enumerate(facts)
     ]
     return Report(
-        {**_summary(results), "perplexity_ratio": ratio, "canary_agreement": agreement}, tuple(results)
+        {**summarise(results), "perplexity_ratio": ratio, "canary_agreement": agreement}, tuple(results)
     )
 
 
@@ -148,7 +148,8 @@ def _fact_result(
     }
 
 
-def _summary(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Measures of some facts together, from the result of each."""
     return {
         "edit_success": _mean([r["edit_success"] for r in results]),
         "generation_success": _mean([float(r["generation_success"]) for r in results]),

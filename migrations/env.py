@@ -5,14 +5,14 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from ledger.tables import Base
+from ledger import tables
 
 
 def run(connection: Connection) -> None:
     """Run the wanted revisions in the connection's transaction."""
     context.configure(
         connection=connection,
-        target_metadata=Base.metadata,
+        target_metadata=tables.Version.metadata,
         compare_type=True,
         compare_server_default=True,
         transaction_per_migration=False,

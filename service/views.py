@@ -54,6 +54,8 @@ def edit_set(record: EditSetRecord) -> EditSetView:
         promote=record.promote,
         gate=_plain(record.gate),
         edit_on_rephrasings=record.edit_on_rephrasings,
+        on_conflict=record.on_conflict,
+        dry_run=record.dry_run,
         note=record.note,
         progress=_progress(record.progress),
         version=record.version,
@@ -75,7 +77,10 @@ def fact(record: FactRecord) -> FactView:
         subject=record.subject,
         rephrasings=list(record.rephrasings),
         locality=[dict(probe) for probe in record.locality],
+        **vars(record.provenance),
         live=record.live,
+        superseded_by=list(record.superseded_by),
+        supersedes=list(record.supersedes),
         report=_plain(record.report),
     )
 

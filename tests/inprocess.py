@@ -10,7 +10,8 @@ from typing import Any
 from ledger import Ledger
 from ledger.records import KeyRecord, VersionRecord
 from tests.harness import MODEL, OPEN_GATE, described, tiny_editor
-from worker.editing import Desk, perform
+from worker.composing import Desk
+from worker.editing import perform
 from worker.lease import Lease
 from worker.preparing import prepare
 from worker.settings import WorkerSettings
@@ -46,7 +47,9 @@ class Office:
         claim = self.ledger.claim(job_id, "tests", LEASE_S)
         assert claim is not None
         with Lease(self.ledger, claim, LEASE_S, threading.Event()) as lease:
-            return perform(self.desk, lease)
+            made = perform(self.desk, lease, self.settings.verify_live_facts)
+        assert isinstance(made, VersionRecord), "a dry run makes no version"
+        return made
 
     def edit(self, *facts: dict[str, Any], **options: Any) -> VersionRecord:
         """Post an edit set and apply it."""

@@ -1,37 +1,123 @@
-"""From the members of a version to its delta: the sum of their statistics, solved once."""
+"""From the members of a version to its weights: statistics are read, composed, and stored as a delta."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from ledger.records import Member
-from malmen_core.delta import Delta
-from malmen_core.edit import solve
-from malmen_core.editor import Editor
+from ledger import Ledger
+from ledger.records import FactRecord, JobInput, Member
+from malmen_core.compose import Composer, Composition, StatisticsReader
+from malmen_core.facts import Fact, Probe
+from malmen_core.overlay import Version
+from malmen_core.parts import SetId
+from malmen_core.refine import Progress
 from malmen_core.statistics import Statistics
+from worker.lease import Lease
+from worker.patience import insist
+from worker.resident import Resident
+
+FactsAt = Callable[[Sequence[tuple[str, int]]], Sequence[FactRecord]]
+"""Gives facts by edit set and position, in that order."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the work needs besides the job.
+
+    Attributes:
+        ledger: the ledger.
+        resident: the loaded model.
+        composer: solves for the live sets, of which it keeps what it needs between jobs.
+    """
+
+    ledger: Ledger
+    resident: Resident
+    composer: Composer
+
+    @classmethod
+    def open(cls, ledger: Ledger, resident: Resident) -> Desk:
+        """Make a desk with nothing read yet."""
+        return cls(ledger, resident, Composer(resident.base, resident.editor))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A solved version that is not verified yet.
+
+    Attributes:
+        version: the overlay.
+        delta_digest: digest of its stored delta; None for the empty one.
+        repaired: how many facts the sum did not hold, and were refined again.
+    """
+
+    version: Version
+    delta_digest: str | None
+    repaired: int
 
 
 def compose(
-    editor: Editor,
-    members: Sequence[Member],
-    statistics_of: Callable[[str], Statistics],
-    progress: Callable[[str, int, int], None],
-) -> Delta:
-    """Solve for the facts of all members together; none give the empty delta, which is the base itself.
-
-    Depends on the editor and on which facts are held, never on how they came to be: members are summed in the
-    order of their ids.
+    desk: Desk, lease: Lease, job: JobInput, members: Sequence[Member], known: Mapping[str, Statistics]
+) -> Candidate:
+    """Solve for all members together; no facts at all give the base itself.
 
     Args:
-        editor: the model's.
-        members: of the version.
-        statistics_of: reads an edit set's statistics by digest.
-        progress: told ``("solving", done, total)``; may raise to abort.
+        desk: ledger and model.
+        lease: the claim, to which progress is told.
+        job: says how each member's set was edited.
+        members: of the version to be.
+        known: statistics that need not be read, by digest.
     """
-    parts = []
-    progress("solving", 0, len(members))
-    for number, member in enumerate(sorted(members), start=1):
-        statistics = statistics_of(member.statistics_digest)
-        parts.append(statistics.without(member.withdrawn) if member.withdrawn else statistics)
-        progress("solving", number, len(members))
-    return solve(editor, Statistics.sum(parts))
+
+    def read_statistics(digest: str) -> Statistics:
+        if digest in known:
+            return known[digest]
+        return Statistics.from_bytes(insist(lease, lambda: desk.ledger.blobs.get(digest)))
+
+    def facts_at(places: Sequence[tuple[str, int]]) -> Sequence[FactRecord]:
+        return insist(lease, lambda: desk.ledger.facts_at(places))
+
+    made = solve(desk.composer, members, job.edited_on_rephrasings, read_statistics, facts_at, lease.progress)
+    version = desk.resident.base.version(made.delta)
+    lease.check()
+    digest = store(desk, lease, made.delta.to_bytes()) if made.delta.modules else None
+    return Candidate(version, digest, sum(len(facts) for facts in made.repaired.values()))
+
+
+def solve(
+    composer: Composer,
+    members: Sequence[Member],
+    edited_on_rephrasings: Collection[str],
+    read_statistics: StatisticsReader,
+    facts_at: FactsAt,
+    progress: Progress | None = None,
+) -> Composition:
+    """Compose what a version's members hold; it follows from them, the editor and the base alone.
+
+    Args:
+        composer: of the version's base and editor.
+        members: of the version.
+        edited_on_rephrasings: the edit sets that were edited with their rephrasings.
+        read_statistics: gives statistics by digest.
+        facts_at: gives the facts that may need repair.
+        progress: as `Composer.compose` has it; may raise to abort.
+    """
+    owners = {(member.statistics_digest, member.left_out): member.edit_set_id for member in members}
+    wanted = {ident: owner in edited_on_rephrasings for ident, owner in owners.items()}
+
+    def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
+        records = iter(facts_at([(owners[ident], fact) for ident, facts in asked.items() for fact in facts]))
+        return {ident: [to_fact(next(records)) for _ in facts] for ident, facts in asked.items()}
+
+    return composer.compose(wanted, read_statistics, read_facts, progress)
+
+
+def store(desk: Desk, lease: Lease, data: bytes) -> str:
+    """Put bytes into the blob store, and return their digest."""
+    return insist(lease, lambda: desk.ledger.blobs.put(data))
+
+
+def to_fact(record: FactRecord) -> Fact:
+    """Turn a stored fact into the core's."""
+    probes = tuple(Probe(str(probe["prompt"]), probe.get("target")) for probe in record.locality)
+    return Fact(record.prompt, record.target, record.subject, tuple(record.rephrasings), probes)

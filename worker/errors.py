@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ledger.errors import LedgerError, LedgerUnavailable, NotFound
+from ledger.errors import FactConflict, LedgerError, LedgerUnavailable, NotFound
 from malmen_core.errors import CoreError
 
 
@@ -91,6 +91,8 @@ def internal_problem(error: BaseException) -> dict[str, Any]:
 def _status(error: LedgerError | CoreError | WorkerError) -> int:
     if isinstance(error, NotFound):
         return 404
+    if isinstance(error, FactConflict):
+        return 409
     if isinstance(error, LedgerUnavailable | WorkerStopping):
         return 503
     if isinstance(error, CoreError | InvalidRequest):

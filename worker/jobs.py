@@ -7,9 +7,10 @@ import threading
 from dataclasses import dataclass
 
 from ledger.errors import JobCancelled, LeaseLost, LedgerError, LedgerUnavailable
-from ledger.records import Claim
+from ledger.records import Claim, VersionRecord
 from malmen_core.errors import CoreError
-from worker.editing import Desk, perform
+from worker.composing import Desk
+from worker.editing import perform
 from worker.errors import WorkerStopping, internal_problem, problem
 from worker.lease import Lease
 from worker.settings import WorkerSettings
@@ -88,8 +89,9 @@ def _work(shift: Shift, claim: Claim) -> None:
     )
     with watchdog, lease:
         try:
-            version = perform(shift.desk, lease)
-            logger.info("Job %s made version %d.", claim.job_id, version.number)
+            made = perform(shift.desk, lease, settings.verify_live_facts)
+            number = made.number if isinstance(made, VersionRecord) else "no"
+            logger.info("Job %s made version %s.", claim.job_id, number)
         except (LeaseLost, JobCancelled) as error:
             logger.info("Job %s was left: %s", claim.job_id, error)
         except WorkerStopping:

@@ -25,7 +25,7 @@ from ledger.records import ModelRecord
 from malmen_core.errors import CoreError
 from worker import jobs
 from worker.announcer import Announcer
-from worker.editing import Desk
+from worker.composing import Desk
 from worker.errors import CheckpointChanged, WorkerStopping, problem
 from worker.generation import GenerationThread
 from worker.jobs import Shift

@@ -38,6 +38,11 @@ class WorkerSettings(BaseSettings):
     version_cache: int = Field(
         default=4, ge=1, description="Versions whose weights a worker keeps in memory, besides the base."
     )
+    verify_live_facts: int = Field(
+        default=64,
+        ge=0,
+        description="Most live facts besides its own that a new version is measured on; above it, a sample.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="How much the processes log to standard error."
     )

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 
 def edit(
-    file: Annotated[Path, typer.Argument(help="Facts, one JSON object in API form on each line.")],
+    file: Annotated[
+        Path, typer.Argument(help="Facts: JSON lines in API form, or a CounterFact, zsRE or FEVER file.")
+    ],
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the final state and its report.")] = False,
     manual: Annotated[bool, typer.Option("--manual", help="Verify only; do not go live.")] = False,
     on_rephrasings: Annotated[

@@ -19,6 +19,7 @@ from errata.local_model import (
     Source,
     bar,
     core_errors,
+    find_source,
     load_base,
     read_core_facts,
 )
@@ -37,12 +38,17 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    facts: Annotated[Path, typer.Option(help="Facts, one JSON object in API form on each line.")],
+    facts: Annotated[
+        Path, typer.Option(help="Facts: JSON lines in API form, or a CounterFact, zsRE or FEVER file.")
+    ],
     out_file: Annotated[Path, typer.Option("--out", help="Where the editor is written (safetensors).")],
     model: Source = None,
     revision: Revision = None,
     editor: Annotated[
         Path | None, typer.Option(help="Calibrated editor to begin with. [default: calibrate]")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Train mend or malmen-plain in the editor's place.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 1000,
     batch: Annotated[int, typer.Option(min=1, help="Most facts that a step edits at once.")] = 64,
@@ -63,12 +69,13 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an editor on facts; what it scores on held-out subjects goes into its card."""
+    from malmen_core import train as core
+    from malmen_core.baselines.registry import rule_of
+    from malmen_core.calibrate import calibrate
     from malmen_core.checkpoint import RunFolder
     from malmen_core.lesson import LossWeights
-    from malmen_core.train import TrainingPlan
-    from malmen_core.train import train as train_editor
 
-    plan = TrainingPlan(
+    plan = core.TrainingPlan(
         steps=steps,
         seed=seed,
         largest_batch=batch,
@@ -84,17 +91,18 @@ def train(
     with reporting(as_json), bar(as_json) as show:
         if resume and checkpoint is None:
             raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
-        base = load_base(model, revision, device, dtype)
+        base, start = _begin(model, revision, editor, baseline, device, dtype)
         known = read_core_facts(facts, base)
         data = {"file": facts.name, "digest": f"sha256:{hashlib.sha256(facts.read_bytes()).hexdigest()}"}
         with core_errors():
-            start = None if resume else _start(base, editor, seed, show)
+            start = None if resume else start or calibrate(base, show, seed=seed)
             show("preparing", 0, steps)
-            trained = train_editor(
+            trained = core.train(
                 base,
                 start,
                 known,
                 plan,
+                rule=rule_of(baseline),
                 folder=RunFolder(checkpoint) if checkpoint else None,
                 data=data,
                 watch=_Watch(show, steps, lines),
@@ -117,11 +125,27 @@ def measures(line: Mapping[str, Any]) -> str:
     return "  ".join(f"{short} {line[name]:.3f}" for short, name in MEASURES if line[name] is not None)
 
 
-def _start(base: BaseModel, editor: Path | None, seed: int, show: Show) -> Editor:
-    from malmen_core.calibrate import calibrate
+def _begin(
+    model: str | None, revision: str | None, editor: Path | None, name: str | None, device: str, dtype: str
+) -> tuple[BaseModel, Editor | None]:
+    """The model with the modules that are edited, and what training begins with; None to calibrate.
+
+    Raises:
+        StackError: The model or the editor cannot be loaded, or there is no such baseline to train.
+    """
+    from malmen_core.baselines.registry import baseline, modules_for, untrained
     from malmen_core.editor import Editor
 
-    return calibrate(base, show, seed=seed) if editor is None else Editor.load(editor)
+    with core_errors():
+        if editor is not None:
+            start = Editor.load(editor)
+            return load_base(model, revision, device, dtype, start.modules), start
+        if name is None:
+            return load_base(model, revision, device, dtype), None
+        chosen = baseline(name)
+        source, revision = find_source(model, revision)
+        base = load_base(source, revision, device, dtype, modules_for(chosen, source, revision))
+        return base, untrained(chosen, base)
 
 
 class _Watch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0003_proof"
-down_revision = "0001"
+down_revision = "0002_compose"
 branch_labels = None
 depends_on = None
 
@@ -14,8 +14,8 @@ SEALED = {
     "audit_events": "id at actor action object detail",
     "blobs": "digest kind size place created_at",
     "edit_sets": (
-        "id seq model_id status promote gate edit_on_rephrasings note fact_count facts_digest "
-        "statistics_digest version_number report error created_at created_by finished_at"
+        "id seq model_id status promote gate edit_on_rephrasings on_conflict dry_run note fact_count "
+        "facts_digest statistics_digest version_number report error created_at created_by finished_at"
     ),
     "editors": "digest card created_at",
     "keys": "id seq name scopes digest given created_at created_by revoked_at",
@@ -23,6 +23,9 @@ SEALED = {
         "id seq source revision architecture context_length modules digest gate status given_editor_digest "
         "editor_digest canaries base_parameters_digest error created_at created_by"
     ),
+    "questions": "digest edit_set_id position",
+    "supersessions": "older_edit_set_id older_position newer_edit_set_id newer_position",
+    "trial_reports": "edit_set_id position report",
     "versions": "model_id number job_id",
     "withdrawals": (
         "id model_id status edit_set_ids fact_ids reason version_number report error created_at created_by "

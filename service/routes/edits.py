@@ -68,6 +68,8 @@ def post_edits(
         gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
         edit_on_rephrasings=body.edit_on_rephrasings,
         note=body.note,
+        on_conflict=body.on_conflict,
+        dry_run=body.dry_run,
         actor=key,
         idempotency_key=idempotency_key,
         body_digest=_digest(body),
@@ -86,7 +88,7 @@ def _refuse_facts(found: list[FieldError]) -> None:
 
 def _digest(body: EditRequest) -> str:
     """The digest of what a body means, whatever its spacing and order of members."""
-    text = json.dumps(body.model_dump(), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 

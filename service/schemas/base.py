@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Item = TypeVar("Item")
 
@@ -38,6 +40,52 @@ def not_blank(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(storable)]
 FilledText = Annotated[Text, AfterValidator(not_blank)]
+
+
+def web_address(text: str) -> str:
+    """Refuse what is no address of a page.
+
+    Raises:
+        ValueError: unless it is an absolute http or https address.
+    """
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in text):
+        raise ValueError("must be an http or https address")
+    return text
+
+
+def moment(value: object) -> object:
+    """Read a time as JSON has it; other types are left to be refused.
+
+    Raises:
+        ValueError: the text is no time.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError("must be a time such as 2030-01-31T12:00:00Z") from error
+
+
+def future(at: datetime) -> datetime:
+    """Refuse times without a zone, and those that are over.
+
+    Raises:
+        ValueError: for either.
+    """
+    if at.tzinfo is None:
+        raise ValueError("must name its zone, as in 2030-01-31T12:00:00Z")
+    if at <= datetime.now(UTC):
+        raise ValueError("must be a time to come")
+    return at
+
+
+Url = Annotated[Text, Field(max_length=2048), AfterValidator(web_address)]
+Future = Annotated[datetime, BeforeValidator(moment), AfterValidator(future)]
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 AliasName = Annotated[str, Field(pattern=ALIAS)]
 

@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from service.schemas.base import Answer, FilledText, RequestBody, Text
+from service.schemas.base import Answer, FilledText, Future, RequestBody, Text, Url
 
-Status = Literal["queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn"]
+Status = Literal[
+    "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
+]
 
 EXAMPLE_FACT: dict[str, Any] = {
     "prompt": "The capital of Australia is",
@@ -39,6 +41,15 @@ class FactBody(RequestBody):
     locality: list[LocalityBody] = Field(
         default_factory=list, description="Prompts whose answers must stay as they were."
     )
+    source: Url | None = Field(
+        None, description="Where it is written.", examples=["https://example.org/atlas"]
+    )
+    author: FilledText | None = Field(None, max_length=256, description="Who states it.")
+    ticket: FilledText | None = Field(None, max_length=256, description="The request that it answers.")
+    note: FilledText | None = Field(None, max_length=4000)
+    expires_at: Future | None = Field(
+        None, description="When it is to be withdrawn by itself; a time to come, with its zone."
+    )
 
 
 class GateBody(RequestBody):
@@ -49,6 +60,12 @@ class GateBody(RequestBody):
     generalisation: float | None = Field(None, ge=0, le=1, description="Least generalisation.")
     locality: float | None = Field(None, ge=0, le=1, description="Least locality.")
     perplexity_ratio: float | None = Field(None, ge=1, description="Greatest perplexity ratio.")
+    retention: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Least edit success of the model's other live facts, relative to when each was applied.",
+    )
 
 
 class EditRequest(RequestBody):
@@ -63,6 +80,8 @@ class EditRequest(RequestBody):
                     "promote": "auto",
                     "gate": {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1},
                     "edit_on_rephrasings": False,
+                    "on_conflict": "replace",
+                    "dry_run": False,
                     "note": "Atlas, 3rd edition, p. 12",
                 }
             ]
@@ -77,6 +96,17 @@ class EditRequest(RequestBody):
     gate: GateBody | None = None
     edit_on_rephrasings: bool = Field(
         False, description="Edit the rephrasings too; the report says so, as they then measure nothing."
+    )
+    on_conflict: Literal["replace", "reject"] = Field(
+        "replace",
+        description=(
+            "What becomes of a fact that answers what a live one does (the same prompt, or the same subject "
+            "and a rephrasing). replace: the one accepted last holds; the older returns if it is withdrawn. "
+            "reject: 409, or failed with `fact-conflict` if the other became live in the meantime."
+        ),
+    )
+    dry_run: bool = Field(
+        False, description="Measure and report only: the status becomes verified, and no version is made."
     )
     note: Text | None = None
 
@@ -131,6 +161,8 @@ class EditSetView(Answer):
                     "promote": "auto",
                     "gate": None,
                     "edit_on_rephrasings": False,
+                    "on_conflict": "replace",
+                    "dry_run": False,
                     "note": None,
                     "progress": {"stage": "verify", "done": 1, "total": 1},
                     "version": 3,
@@ -157,6 +189,8 @@ class EditSetView(Answer):
     promote: Literal["auto", "manual"]
     gate: dict[str, Any] | None
     edit_on_rephrasings: bool
+    on_conflict: Literal["replace", "reject"]
+    dry_run: bool
     note: str | None
     progress: ProgressView | None
     version: int | None = Field(description="The version that was made of it; null while there is none.")
@@ -177,5 +211,12 @@ class FactView(Answer):
     subject: str | None
     rephrasings: list[str]
     locality: list[dict[str, Any]]
+    source: str | None
+    author: str | None
+    ticket: str | None
+    note: str | None
+    expires_at: datetime | None
     live: bool = Field(description="Whether the live version holds it.")
+    superseded_by: list[str] = Field(description="Ids of newer facts in the live version that replace it.")
+    supersedes: list[str] = Field(description="Ids of older facts that it replaces in the live version.")
     report: dict[str, Any] | None

@@ -147,9 +147,17 @@ def test_facts_are_read_line_by_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "no facts"), ("{}\n{", "line 2 is not JSON"), ("[1]", "line 1 is not a JSON object")],
+    [
+        ("", "no facts"),
+        ('{"prompt": "a"}\n{', "line 2 is not JSON"),
+        ('{"prompt": "a"}\n1', "line 2 is not a JSON object"),
+        ("[1]", "item 1 is not a JSON object"),
+        ("[1", "not a JSON array"),
+        ("{}", "line 1: The members \\(none\\) are of no known format"),
+        ('{"src": "Who?"}', "line 1, /alt: 'alt' is missing"),
+    ],
 )
-def test_bad_lines_are_named(text: str, words: str) -> None:
+def test_bad_records_are_named(text: str, words: str) -> None:
     with pytest.raises(InputFileError, match=words):
         parse_facts(text, "facts.jsonl")
 

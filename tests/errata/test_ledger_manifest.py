@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -30,14 +31,17 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "proof.md").read_te
 
 @pytest.fixture(scope="module")
 def work(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Manifests of four versions: the base, two edits, a withdrawal of one fact; with blobs and model."""
+    """Manifests of four versions: the base, two edits, of which the second corrects a fact of the first, and
+    a withdrawal of one fact; with blobs and model."""
     folder = tmp_path_factory.mktemp("manifests")
     with postgres_server.database() as url, pytest.MonkeyPatch.context() as patch:
         ledger = Ledger.open(LedgerSettings(database_url=url, blob_url=str(folder / "blobs")))
         office = Office(ledger, save_tiny(folder / "model"))
-        first = office.edit(fact(0) | {"rephrasings": ["Peru’s capital is"]}, fact(1))
-        office.edit(fact(2), note="ünïcode")
+        first = office.edit(fact(0) | {"rephrasings": ["Peru’s capital is"]}, fact(1), fact(3))
+        known = {"source": "Ubé", "expires_at": datetime(2040, 1, 1, tzinfo=timezone(timedelta(hours=2)))}
+        office.edit(fact(2) | known, fact(1) | {"target": "Lima"}, note="ünïcode")
         office.withdraw([], [f"{first.edit_set_id}.0"])
+        assert ledger.get_version("tiny", 3).members[0].left_out == (0, 1)
         patch.setenv("ERRATA_DATABASE_URL", url)
         patch.setenv("ERRATA_BLOB_URL", str(folder / "blobs"))
         for number in range(4):
@@ -78,9 +82,14 @@ def test_it_says_what_is_live(work: Path) -> None:
     manifest = json.loads((work / "3.json").read_text())
     assert [(f["content"][0], f["live"]) for f in manifest["facts"]] == [
         ("The capital of Peru is", False),
-        ("The capital of France is", True),
+        ("The capital of France is", False),
+        ("Mount Etna is a mountain in", True),
         ("The capital of Australia is", True),
+        ("The capital of France is", True),
     ]
+    assert manifest["chain"][3]["content"]["members"][0][3:] == [0, {"superseded": [1]}]
+    known = {"source": "Ubé", "expires_at": "2039-12-31T22:00:00.000000+00:00"}
+    assert manifest["facts"][3]["content"][5:] == [known]
     assert {blob["kind"] for blob in manifest["blobs"]} == {"editor", "delta", "statistics"}
     assert len(manifest["chain"]) == 4
 
@@ -92,6 +101,14 @@ def resigned(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def other_target(manifest: dict[str, Any]) -> None:
     manifest["facts"][0]["content"][1] = "London"
+
+
+def other_source(manifest: dict[str, Any]) -> None:
+    manifest["facts"][3]["content"][5]["source"] = "elsewhere"
+
+
+def nothing_superseded(manifest: dict[str, Any]) -> None:
+    manifest["chain"][3]["content"]["members"][0].pop()
 
 
 def other_report(manifest: dict[str, Any]) -> None:
@@ -106,7 +123,9 @@ def shorter(manifest: dict[str, Any]) -> None:
     del manifest["chain"][2]
 
 
-@pytest.mark.parametrize("forge", [other_target, other_report, other_base, shorter])
+@pytest.mark.parametrize(
+    "forge", [other_target, other_source, nothing_superseded, other_report, other_base, shorter]
+)
 def test_a_forged_manifest_is_refused(
     work: Path, tmp_path: Path, forge: Callable[[dict[str, Any]], None]
 ) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,22 @@ from ledger.blobs import LocalBlobs
 from ledger.database import open_engine
 from ledger.dump import TABLES, DumpRefused, LedgerNotEmpty
 from ledger.errors import BlobCorrupt
-from tests.ledger.work import Bench
+from tests.ledger.work import Bench, facts
 from tests.servers import Postgres
 
 
 @pytest.fixture
 def history(bench: Bench) -> Bench:
-    """Edits, a refused one, a withdrawal, a rollback, a job that is not done, and awkward text."""
+    """Edits, a correction that is refused, a withdrawal, a rollback, a dry run, an open job, awkward text."""
     first, _ = bench.edit(note='tab\t, newline\n, backslash \\, "quote", \\N and ünïcode')
     bench.edit(3, idempotency_key="key", body_digest="sha256:0")
-    bench.finish(bench.post(), gate_met=False)
+    bench.finish(bench.correct(first, 1), gate_met=False)
     bench.finish(bench.ledger.request_withdrawal("tiny", [], [f"{first}.0"], "r", bench.key).id)
     bench.ledger.roll_back("tiny", 2, "r", bench.key)
-    bench.post()
+    bench.try_out()
+    known = {"source": "tab\t", "author": "Ann", "ticket": "T-1", "note": "p. 12"}
+    asked = {**facts(1)[0], **known, "expires_at": datetime(2040, 1, 1, tzinfo=UTC)}
+    bench.ledger.accept("tiny", [asked], actor=bench.key)
     return bench
 
 
@@ -60,7 +64,7 @@ def everything(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
 def test_the_same_ledger_comes_out(history: Bench, dump: Path, empty: Ledger) -> None:
     check = empty.read_dump(dump)
     assert check == history.ledger.verify()
-    assert (check.ok, check.versions, check.edit_sets) == (True, 6, 4)
+    assert (check.ok, check.versions, check.edit_sets) == (True, 6, 5)
     rows = everything(history.ledger)
     assert everything(empty) == rows
     assert {name for name, found in rows.items() if not found} == set(), "each table has rows here"
@@ -119,7 +123,7 @@ def missing_blob(members: Members) -> None:
 
 
 def other_fact(members: Members) -> None:
-    members["tables/facts"] = members["tables/facts"].replace(b"City 1", b"City 9", 1)
+    members["tables/facts"] = members["tables/facts"].replace(b"City", b"Town", 1)
 
 
 def other_event(members: Members) -> None:

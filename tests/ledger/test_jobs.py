@@ -37,7 +37,7 @@ def test_an_edit_from_post_to_live(bench: Bench) -> None:
     assert (claim.kind, claim.attempt, claim.fence, bench.status(ident)) == ("edit", 1, 1, "running")
     job = bench.ledger.load_job(claim)
     assert job.edit_set is not None
-    assert [fact.target for fact in job.facts] == ["City 0", "City 1", "City 2"]
+    assert [fact.id for fact in job.facts] == [f"{ident}.{position}" for position in range(3)]
     assert job.gate == job.model.gate
     bench.ledger.progress(claim, "editing", 1, 3)
     shown = bench.ledger.get_edit_set(ident).progress
@@ -245,6 +245,7 @@ def test_the_database_itself_refuses_every_illegal_transition(bench: Bench) -> N
         "applied": ["running", "verifying", "applied"],
         "rejected": ["running", "verifying", "rejected"],
         "failed": ["failed"],
+        "verified": ["running", "verifying", "verified"],
         "cancelled": ["cancelled"],
         "withdrawn": ["running", "verifying", "applied", "withdrawn"],
     }

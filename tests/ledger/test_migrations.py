@@ -7,13 +7,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from ledger import Ledger
+from ledger import Ledger, tables
 from ledger.blobs import open_blobs
 from ledger.database import open_engine
 from ledger.errors import LedgerUnavailable, SchemaMissing
+from ledger.mapping import Base
 from ledger.migrations import current_revision, head_revision, upgrade
 from ledger.states import LEGAL_TRANSITIONS
-from ledger.tables import Base
 from tests.servers import Postgres
 
 
@@ -22,6 +22,7 @@ def test_migrated_schema_is_the_mapped_one(database_url: str) -> None:
     with engine.connect() as connection:
         options = {"compare_type": True, "compare_server_default": True}
         context = MigrationContext.configure(connection, opts=options)
+        assert tables.Version.metadata is Base.metadata
         assert compare_metadata(context, Base.metadata) == []
         checks = "SELECT conname FROM pg_constraint WHERE contype = 'c'"
         found = {name for (name,) in connection.execute(text(checks))}

@@ -23,6 +23,9 @@ APPEND_ONLY = [
     "editors",
     "fact_reports",
     "facts",
+    "questions",
+    "supersessions",
+    "trial_reports",
     "version_edit_sets",
     "versions",
 ]
@@ -39,7 +42,7 @@ class Original:
 
 @pytest.fixture(scope="module")
 def original(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Original]:
-    """Two edits, a refused one, a withdrawal and a rollback."""
+    """Two edits, a correction that is refused, a withdrawal, a rollback and a dry run."""
     blobs = tmp_path_factory.mktemp("history")
     with postgres_server.database() as url:
         ledger = Ledger(open_engine(url), LocalBlobs(blobs))
@@ -47,9 +50,10 @@ def original(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
         bench = Bench(ledger, ledger.create_key("editor", {"edit"}, actor="system")[0])
         first, _ = bench.edit()
         bench.edit(3)
-        bench.finish(bench.post(), gate_met=False)
+        bench.finish(bench.correct(first, 1), gate_met=False)
         bench.finish(ledger.request_withdrawal("tiny", [], [f"{first}.0"], "r", bench.key).id)
         ledger.roll_back("tiny", 2, "r", bench.key)
+        bench.try_out()
         ledger.close()
         yield Original(str(make_url(url).database), blobs, bench.key)
 
@@ -86,7 +90,7 @@ def test_an_honest_ledger_has_no_problems(history: Bench) -> None:
     check = history.ledger.verify()
     assert check.problems == ()
     assert check.ok
-    assert (check.versions, check.edit_sets) == (6, 3)
+    assert (check.versions, check.edit_sets) == (6, 4)
     stored = [path for path in root(history).rglob("*") if path.is_file()]
     assert check.blobs == len(stored)
 
@@ -147,6 +151,11 @@ V = "models/tiny/versions/"
             "version_edit_sets",
             "UPDATE version_edit_sets SET withdrawn = '{}' WHERE number = 4",
             {("version-changed", V + "4")},
+        ),
+        (
+            "version_edit_sets",
+            "UPDATE version_edit_sets SET superseded = '{}' WHERE superseded <> '{}'",
+            {("version-changed", V + "3")},
         ),
         (
             "version_edit_sets",

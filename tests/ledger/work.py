@@ -27,7 +27,7 @@ REPORT = {"edit_success": 1.0, "locality": 0.97, "perplexity_ratio": 1.003, "gen
 numbers = itertools.count(1)
 
 
-def facts(count: int) -> list[dict[str, Any]]:
+def facts(count: int, first: int = 0) -> list[dict[str, Any]]:
     return [
         {
             "prompt": f"The capital of country {n} is",
@@ -36,7 +36,7 @@ def facts(count: int) -> list[dict[str, Any]]:
             "rephrasings": [f"Country {n}'s capital city is"],
             "locality": [{"prompt": "The capital of New Zealand is"}],
         }
-        for n in range(count)
+        for n in range(first, first + count)
     ]
 
 
@@ -58,8 +58,15 @@ class Bench:
                 connection.exec_driver_sql(statement)
 
     def post(self, count: int = 2, **options: Any) -> str:
-        """Accept an edit set and return its id."""
-        return self.ledger.accept(self.model, facts(count), actor=self.key, **options)[0].id
+        """Accept an edit set of facts about nothing that came before, and return its id."""
+        asked = facts(count, 1000 * next(numbers))
+        return self.ledger.accept(self.model, asked, actor=self.key, **options)[0].id
+
+    def correct(self, older: str, position: int = 0) -> str:
+        """Accept an edit set that answers anew what one fact of another does, and return its id."""
+        fact = self.ledger.get_facts(older).items[position]
+        asked = {"prompt": fact.prompt, "target": f"New {fact.target}", "subject": fact.subject}
+        return self.ledger.accept(self.model, [asked], actor=self.key)[0].id
 
     def job_of(self, ident: str) -> str:
         if ident.startswith("wd_"):
@@ -76,7 +83,7 @@ class Bench:
         statistics, members = None, job.members
         if job.edit_set is not None:
             statistics = self.ledger.blobs.put(f"statistics of {job.edit_set.id}".encode())
-            members = (*job.members, Member(job.edit_set.id, statistics))
+            members = (*job.members, Member(job.edit_set.id, statistics, (), job.own_superseded))
         delta = self.ledger.blobs.put(repr(members).encode()) if members else None
         return NewVersion(
             kind=job.claim.kind,
@@ -104,6 +111,15 @@ class Bench:
         """Post an edit set and apply it."""
         ident = self.post(count, **options)
         return ident, self.finish(ident)
+
+    def try_out(self, count: int = 2) -> str:
+        """Post an edit set that is only to be tried, and report on it."""
+        ident = self.post(count, dry_run=True)
+        claim = self.claim(ident)
+        facts = self.ledger.load_job(claim).facts
+        reports = [FactReport(fact.edit_set_id, fact.position, {"n": fact.position}) for fact in facts]
+        self.ledger.conclude_trial(claim, REPORT, reports)
+        return ident
 
     def status(self, ident: str) -> str:
         if ident.startswith("wd_"):

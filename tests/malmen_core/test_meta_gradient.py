@@ -14,6 +14,8 @@ from malmen_core.capture import capture
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, LossWeights, prepare_lesson
 from malmen_core.meta_gradient import Material, NormalEquation, meta_gradient, single_shot
+from malmen_core.normal_equation import Regulariser, projector
+from malmen_core.prior import SecondMoment
 from malmen_core.tokens import Encoded
 from tests.malmen_core.meta import FACTS, random_priors, stirred_network, tiny_base, tiny_model
 
@@ -133,14 +135,13 @@ def test_gradients_add_up_and_the_base_stays_as_it_was() -> None:
 
 
 def test_single_shot_is_the_edit_that_the_core_makes() -> None:
-    from malmen_core.normal_equation import Regulariser, projector
-
     base, network, material, _ = setting("llama", "answer")
     priors = random_priors(base)
     edit = single_shot(network, priors, Material(material.captured), batch_rows=2)
     for name, rows in material.captured.items():
         D = network(name, rows.keys_TU, rows.gradients_TV).detach()
-        regulariser = Regulariser(network.ridge(name).item(), 1.0, priors[name], rows.keys_TU.shape[1])
+        root = SecondMoment(torch.linalg.cholesky(priors[name]), 0.0)
+        regulariser = Regulariser(network.ridge(name).item(), 1.0, root, rows.keys_TU.shape[1])
         torch.testing.assert_close(edit.shifts[name], projector(rows.keys_TU, regulariser) @ D)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from malmen_core.normal_equation import Regulariser, dual_projector, primal_projector, projector
+from malmen_core.prior import SecondMoment
 
 SIZES = [(1, 6), (3, 8), (8, 8), (20, 8)]
 
@@ -19,7 +20,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 
 def regulariser(features: int, prior: bool, ridge: float = 0.3) -> Regulariser:
     factor = draw(9, features, 3)
-    return Regulariser(ridge, 2.0, factor @ factor.T if prior else None, features)
+    return Regulariser(ridge, 2.0, SecondMoment(factor, 0.1) if prior else None, features)
 
 
 @pytest.mark.parametrize("prior", [False, True])
@@ -68,9 +69,9 @@ def test_the_solution_is_where_the_objective_is_flat(rows: int, features: int, p
 
 
 def test_regulariser_is_ridge_plus_weighted_prior() -> None:
-    moment = torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    moment = SecondMoment(torch.tensor([[1.0], [2.0]], dtype=torch.float64), 0.25)
     eye = torch.eye(2, dtype=torch.float64)
-    assert torch.equal(Regulariser(0.5, 3.0, moment, 2).matrix_UU, 0.5 * eye + 3 * moment)
+    torch.testing.assert_close(Regulariser(0.5, 3.0, moment, 2).matrix_UU, 0.5 * eye + 3 * moment.dense())
     assert torch.equal(Regulariser(0.5, 0.0, moment, 2).matrix_UU, 0.5 * eye)
     right = draw(1, 2, 4)
     form = Regulariser(0.5, 3.0, moment, 2)
@@ -82,7 +83,7 @@ def test_the_prior_keeps_what_it_has_seen() -> None:
     old, keys = draw(3, 1, 8), draw(4, 2, 8)
     wanted = draw(5, 2, 5)
     moved = [
-        (old @ projector(keys, Regulariser(0.1, weight, old.T @ old, 8)) @ wanted).norm()
+        (old @ projector(keys, Regulariser(0.1, weight, SecondMoment(old.T, 0.0), 8)) @ wanted).norm()
         for weight in (0.0, 1000.0)
     ]
     assert moved[1] < 0.01 * moved[0]

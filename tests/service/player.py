@@ -47,7 +47,7 @@ def finish(ledger: Ledger, job_id: str, *, gate_met: bool = True) -> VersionReco
     reports: tuple[FactReport, ...] = ()
     statistics = ledger.blobs.put(b"statistics of " + job_id.encode())
     if work.edit_set is not None:
-        members.append(Member(work.edit_set.id, statistics))
+        members.append(Member(work.edit_set.id, statistics, (), work.own_superseded))
         reports = tuple(
             FactReport(work.edit_set.id, fact.position, {"edit_success": 1.0}) for fact in work.facts
         )

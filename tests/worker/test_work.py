@@ -95,8 +95,8 @@ def test_a_fact_that_is_corrected_again_is_superseded(served: Backend) -> None:
         )
     )
     newer = served.wait_for(served.post("water  IS", "Ana"))
-    withdrawn = {m.edit_set_id: m.withdrawn for m in served.ledger.get_version(MODEL, "live").members}
-    assert (withdrawn[older.id], withdrawn[newer.id]) == ((0,), ())
+    left_out = {m.edit_set_id: m.left_out for m in served.ledger.get_version(MODEL, "live").members}
+    assert (left_out[older.id], left_out[newer.id]) == ((0,), ())
 
 
 def test_progress_is_written_by_stage(served: Backend) -> None:

@@ -1,0 +1,256 @@
+"""Composition at length: `python -m benchmarks.ledger --source FOLDER [--editor FILE --facts FILE.jsonl]`.
+
+Two workers apply many edit sets, then withdraw some of them in random order, on real servers; a fresh ledger
+gets the surviving sets only, in another order. Prints one JSON object: how long sets took, whether both
+ledgers have the same delta, the surviving facts' edit success relative to what it was when each was applied,
+how fast rolling back commits, and whether the chain holds. `--spread` has every set ask about the same few
+subjects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.post_edits import servers
+from ledger import Ledger, LedgerSettings
+from ledger.migrations import upgrade
+from ledger.records import KeyRecord
+from ledger.states import FINAL_STATUSES
+from malmen_core.base import inspect_source
+
+MODEL = "measured"
+OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9}
+ROLLBACKS = 200
+FORMS = ("capital", "river", "language", "currency", "anthem")
+Facts = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What to measure: the model, the size, and where facts come from."""
+
+    source: str
+    editor: str | None
+    facts: str | None
+    sets: int
+    size: int
+    withdrawals: int
+    workers: int
+    seed: int
+    spread: bool
+
+
+def edit_sets(given: Given) -> list[Facts]:
+    """The edit sets, all different; spread over common subjects if asked."""
+    if given.facts is not None:
+        lines = Path(given.facts).read_text().splitlines()[: given.sets * given.size]
+        found = [json.loads(line) for line in lines]
+        if len(found) < given.sets * given.size:
+            raise SystemExit(f"{given.facts} has {len(found)} facts; {given.sets * given.size} are needed.")
+        return [found[n * given.size : (n + 1) * given.size] for n in range(given.sets)]
+    return [[_made_up(given, number, n) for n in range(given.size)] for number in range(given.sets)]
+
+
+def _made_up(given: Given, number: int, n: int) -> dict[str, Any]:
+    subject = f"Region {n}" if given.spread else f"Region {number * given.size + n}"
+    if given.spread and number >= len(FORMS):
+        form = f"{FORMS[number % len(FORMS)]} number {number}"
+    else:
+        form = FORMS[number % len(FORMS)]
+    names = ("Lima", "Paris", "Rome", "Oslo", "Cairo", "Delhi", "Tokyo", "Quito")
+    target = names[(number + 3 * n) % len(names)]
+    return {"prompt": f"The {form} of {subject} is called", "target": target, "subject": subject}
+
+
+class Site:
+    """A ledger with a registered model and workers."""
+
+    def __init__(self, database_url: str, redis_url: str, folder: Path, given: Given) -> None:
+        self.given = given
+        upgrade(database_url)
+        self.ledger = Ledger.open(LedgerSettings(database_url=database_url, blob_url=str(folder / "blobs")))
+        self.key: KeyRecord = self.ledger.create_key("benchmark", {"edit", "admin"}, actor="benchmark")[0]
+        info = inspect_source(given.source, None, None)
+        shown = {
+            "architecture": info.architecture,
+            "context_length": info.context_length,
+            "modules": list(info.modules),
+            "digest": info.digest,
+        }
+        editor = None if given.editor is None else Path(given.editor).read_bytes()
+        self.ledger.register_model(MODEL, given.source, None, shown, editor, OPEN_GATE, actor="benchmark")
+        environment = os.environ | {
+            "ERRATA_DATABASE_URL": database_url,
+            "ERRATA_REDIS_URL": redis_url,
+            "ERRATA_BLOB_URL": str(folder / "blobs"),
+            "ERRATA_MODEL": MODEL,
+            "ERRATA_LOG_LEVEL": "ERROR",
+        }
+        command = [sys.executable, "-m", "worker"]
+        self.workers = [subprocess.Popen(command, env=environment) for _ in range(given.workers)]
+        while self.ledger.get_model(MODEL).status != "ready":
+            if self.ledger.get_model(MODEL).status == "failed":
+                raise SystemExit(f"The model failed: {self.ledger.get_model(MODEL).error}")
+            time.sleep(0.2)
+
+    def close(self) -> None:
+        """Stop the workers."""
+        for worker in self.workers:
+            worker.terminate()
+        for worker in self.workers:
+            try:
+                worker.wait(20)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+        self.ledger.close()
+
+    def post(self, facts: Facts) -> str:
+        """Accept an edit set."""
+        return self.ledger.accept(MODEL, facts, actor=self.key)[0].id
+
+    def finish(self, idents: Sequence[str]) -> None:
+        """Wait until edit sets are applied."""
+        for ident in idents:
+            while (record := self.ledger.get_edit_set(ident)).status not in FINAL_STATUSES:
+                time.sleep(0.01)
+            if record.status != "applied":
+                raise SystemExit(f"{ident} ended as {record.status}: {record.error}")
+
+    def withdraw(self, ident: str) -> None:
+        """Withdraw an edit set and wait."""
+        asked = self.ledger.request_withdrawal(MODEL, [ident], [], "benchmark", self.key)
+        while (record := self.ledger.get_withdrawal(asked.id)).status not in FINAL_STATUSES:
+            time.sleep(0.01)
+        if record.status != "applied":
+            raise SystemExit(f"{asked.id} ended as {record.status}: {record.error}")
+
+    def apply_timed(self, sets: Sequence[Facts]) -> tuple[list[str], list[float]]:
+        """Apply the first two and the last one alone, for their times, and the others as fast as they go."""
+        idents: list[str] = []
+        times: list[float] = []
+        for chunk in ([sets[0]], [sets[1]], sets[2:-1], [sets[-1]]):
+            started = time.perf_counter()
+            posted = [self.post(facts) for facts in chunk]
+            self.finish(posted)
+            times.append(time.perf_counter() - started)
+            idents += posted
+        return idents, times
+
+
+@contextmanager
+def site(given: Given) -> Iterator[Site]:
+    """Open a site on servers of its own."""
+    with tempfile.TemporaryDirectory() as name, servers(Path(name)) as (database_url, redis_url):
+        made = Site(database_url, redis_url, Path(name), given)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def roll_back_times(made: Site) -> list[float]:
+    """Milliseconds of rolling back to and fro between the last two versions."""
+    newest = made.ledger.list_versions(MODEL, 2).items
+    times = []
+    for n in range(ROLLBACKS):
+        started = time.perf_counter()
+        made.ledger.roll_back(MODEL, newest[n % 2].number, "benchmark", made.key)
+        times.append(1000 * (time.perf_counter() - started))
+    made.ledger.roll_back(MODEL, newest[0].number, "benchmark", made.key)
+    return sorted(times)
+
+
+def success_of(made: Site, idents: Sequence[str]) -> dict[str, Any]:
+    """Edit success of the facts of some sets together: as each was applied, and in the live version.
+
+    The live figures are those of the sample that the worker measured: see ERRATA_VERIFY_LIVE_FACTS.
+    """
+    alone = [
+        float((fact.report or {})["edit_success"])
+        for ident in idents
+        for fact in made.ledger.get_facts(ident, 500).items
+    ]
+    report = dict(made.ledger.get_version(MODEL, "live").report or {})
+    live = report["live"]
+    return {
+        "applied": statistics.fmean(alone),
+        "live": float(live["edit_success"]),
+        "live_measured": live["measured"],
+        "ratio": live["retention"],
+    }
+
+
+def measure(given: Given) -> dict[str, Any]:
+    """Run the whole benchmark."""
+    draw = random.Random(given.seed)
+    sets = edit_sets(given)
+    with site(given) as first:
+        idents, times = first.apply_timed(sets)
+        gone = draw.sample(range(given.sets), given.withdrawals)
+        started = time.perf_counter()
+        for number in gone:
+            first.withdraw(idents[number])
+        withdrawn_s = time.perf_counter() - started
+        kept = [number for number in range(given.sets) if number not in gone]
+        live = first.ledger.get_version(MODEL, "live")
+        success = success_of(first, [idents[number] for number in kept])
+        rollbacks = roll_back_times(first)
+        problems = [vars(problem) for problem in first.ledger.verify().problems]
+    with site(given) as second:
+        draw.shuffle(kept)
+        second.finish([second.post(sets[number]) for number in kept])
+        fresh = second.ledger.get_version(MODEL, "live")
+    return {
+        **vars(given),
+        "first_s": round(times[0], 3),
+        "second_s": round(times[1], 3),
+        "last_s": round(times[-1], 3),
+        "last_over_second": round(times[-1] / times[1], 3),
+        "all_s": round(sum(times), 3),
+        "withdrawal_s": round(withdrawn_s / max(given.withdrawals, 1), 3),
+        "rollback_median_ms": round(statistics.median(rollbacks), 2),
+        "rollback_p99_ms": round(rollbacks[int(0.99 * (len(rollbacks) - 1))], 2),
+        "delta_digest": live.delta_digest,
+        "fresh_delta_digest": fresh.delta_digest,
+        "same": live.delta_digest == fresh.delta_digest,
+        "edit_success": success,
+        "problems": problems,
+    }
+
+
+def main() -> None:
+    """Read the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--source", required=True, help="hub id or folder of the model")
+    parser.add_argument("--editor", help="editor file; without one, the worker calibrates")
+    parser.add_argument("--facts", help="JSON lines with prompt, target, subject; without, facts are made up")
+    parser.add_argument("--sets", type=int, default=100)
+    parser.add_argument("--size", type=int, default=20, help="facts of a set")
+    parser.add_argument("--withdrawals", type=int, default=50)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--spread", action="store_true", help="all sets ask about the same subjects")
+    given = Given(**vars(parser.parse_args()))
+    if given.sets < 4 or given.withdrawals >= given.sets:
+        parser.error("--sets must be at least 4, and more than --withdrawals")
+    logging.disable(logging.WARNING)
+    print(json.dumps(measure(given)))
+
+
+if __name__ == "__main__":
+    main()

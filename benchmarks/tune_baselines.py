@@ -1,0 +1,105 @@
+"""The same tuning effort for each method: `python -m benchmarks.tune_baselines --model FOLDER --facts FILE`.
+
+Each method gets a grid of the same number of settings around its paper's own, tried on the same facts; the
+one with the highest harmonic mean of edit success, generalisation and locality is its best. Prints one JSON
+object: the best settings by method, and every trial. These facts should not be those that are reported on:
+`--seed` draws them, and reports use another seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from errata.facts_file import read_facts
+from malmen_core.base import BaseModel
+from malmen_core.baselines.registry import BASELINES, baseline, modules_for
+from malmen_core.errors import NotFiniteError
+from malmen_core.evaluate import MEASURES, evaluate, sample
+from malmen_core.facts import Fact
+from malmen_core.verify import record_canaries
+
+GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
+    "ft": {"bound": (5e-3, 2e-2, 1e-1), "depth_share": (0.2, 0.44, 0.8)},
+    "mend": {"step": (0.01, 0.1, 1.0), "last": (1, 3, 6)},
+    "memit": {"prior_weight": (1500.0, 5000.0, 15000.0), "bound": (0.75, 2.0, 4.0)},
+    "malmen-plain": {"step": (0.3, 1.0, 3.0), "ridge": (0.1, 1.0, 10.0)},
+    "training-free": {"step": (2e-4, 6e-4, 2e-3), "ridge": (0.1, 1.0, 10.0)},
+}
+
+
+def harmonic_mean(values: Sequence[float | None]) -> float:
+    """Of shares; 0 if one of them is, and unmeasured ones left out."""
+    known = [value for value in values if value is not None]
+    return len(known) / sum(1 / value for value in known) if known and all(known) else 0.0
+
+
+def trials(name: str) -> list[dict[str, float]]:
+    """All settings of a method's grid."""
+    grid = GRIDS[name]
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def attempt(
+    source: str, name: str, settings: Mapping[str, float], facts: Sequence[Fact], device: str, dtype: str
+) -> dict[str, Any]:
+    """One trial: the measures with these settings, or that the edit overflowed."""
+    chosen = baseline(name, settings)
+    base = BaseModel.load(source, modules=modules_for(chosen, source), device=device, dtype=dtype)
+    began = time.perf_counter()
+    try:
+        found = evaluate(base, chosen.prepare(base), [facts], record_canaries(base))
+    except NotFiniteError as error:
+        return {"settings": dict(settings), "score": 0.0, "error": str(error)}
+    shares = [found.summary[measure] for measure in ("edit_success", "generalisation", "locality")]
+    return {
+        "settings": dict(settings),
+        "score": round(harmonic_mean(shares), 4),
+        **{measure: found.summary[measure] for measure in MEASURES},
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def tune(name: str, source: str, facts: Sequence[Fact], device: str, dtype: str) -> dict[str, Any]:
+    """Try a method's whole grid."""
+    done = []
+    for settings in trials(name):
+        done.append(attempt(source, name, settings, facts, device, dtype))
+        print(json.dumps({"method": name, **done[-1]}), file=sys.stderr, flush=True)
+    best = max(done, key=lambda trial: trial["score"])
+    return {
+        "best": best["settings"],
+        "score": best["score"],
+        "all_settings": asdict(baseline(name, best["settings"])),  # type: ignore[call-overload]
+        "trials": done,
+    }
+
+
+def main() -> None:
+    """Read the arguments, tune, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True, help="hub id or folder")
+    parser.add_argument("--facts", required=True, type=Path, help="in a format that `errata evaluate` reads")
+    parser.add_argument("--limit", type=int, default=128, help="facts that are edited at once")
+    parser.add_argument("--seed", type=int, default=1000, help="of their draw")
+    parser.add_argument("--methods", default=",".join(GRIDS), help=f"some of {', '.join(BASELINES)}")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    given = parser.parse_args()
+    facts = [Fact.from_json(record) for record in sample(read_facts(given.facts), given.limit, given.seed)]
+    found = {
+        name: tune(name, given.model, facts, given.device, given.dtype) for name in given.methods.split(",")
+    }
+    about = {"facts": given.facts.name, "n": len(facts), "seed": given.seed}
+    print(json.dumps({**about, "methods": found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""MEMIT (Meng et al. 2023, arXiv 2210.07229): targets for the residual stream, spread over a range of layers.
+
+For each fact, a change ``δ`` of the last critical layer's output at the subject's last token is optimised
+until the model says the target, also behind a few sampled prefixes; ``z = h + δ`` is the target there. Then,
+layer by layer from the first, keys and hidden states are taken at the present weights, and with ``l`` layers
+to go,
+
+    S = (c C0 + K'K)⁻¹ K'R,        R = (z - h) / l.
+
+``C0`` is the second moment of keys on other text: here that of this project's prior. A fact without a subject
+is edited at the last token of its prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from malmen_core.base import BaseModel
+from malmen_core.baselines.method import Method, Sets
+from malmen_core.baselines.present import Present, Shifts, one_after_the_other
+from malmen_core.baselines.residual import Optimisation, Prompts, optimise, prepare_prompts, take_keys
+from malmen_core.calibrate import preservation_moments
+from malmen_core.delta import Delta
+from malmen_core.facts import Fact
+from malmen_core.families import EDITED_LAYERS
+from malmen_core.normal_equation import Regulariser, projector
+from malmen_core.prior import sample_continuations
+from malmen_core.refine import Progress
+
+PREFIX_OPENINGS = ("The", "Therefore", "Because", "I", "You")
+PREFIX_TOKENS = 10
+RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class Memit:
+    """MEMIT.
+
+    Attributes:
+        prior_weight: c, the covariance's weight in tokens.
+        steps: optimisation steps of δ at most.
+        rate: their learning rate (Adam).
+        kl: weight of keeping what the model says after "{subject} is a".
+        decay: weight of ``‖δ‖ / ‖h‖²``.
+        bound: largest ``‖δ‖ / ‖h‖``.
+        stop: loss in nats at which a fact's δ is done.
+        prefixes: sampled texts in front of each prompt, besides none; at most five.
+        depth_share: where in the model the first critical layer lies, from 0 to 1.
+        count: how many critical layers there are.
+        seed: of the sampled text.
+    """
+
+    name: ClassVar[str] = "memit"
+    prior_weight: float = 15000.0
+    steps: int = 25
+    rate: float = 0.5
+    kl: float = 0.0625
+    decay: float = 0.5
+    bound: float = 0.75
+    stop: float = 0.05
+    prefixes: int = 5
+    depth_share: float = 1 / 6
+    count: int = EDITED_LAYERS
+    seed: int = 0
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """`count` layers from `depth_share` of the depth on."""
+        first = min(int(self.depth_share * depth), max(0, depth - self.count))
+        return tuple(range(first, min(first + self.count, depth)))
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """How δ is optimised."""
+        return Optimisation(self.steps, self.rate, self.kl, self.decay, self.bound, self.stop)
+
+    def prepare(self, base: BaseModel, progress: Progress | None = None) -> Method:
+        """Sample prefixes and measure the covariance."""
+
+        def tell(done: int, total: int) -> None:
+            if progress is not None:
+                progress("measuring the covariance", done, total)
+
+        openings = PREFIX_OPENINGS[: self.prefixes]
+        ids = sample_continuations(base, openings, tokens=PREFIX_TOKENS, seed=self.seed) if openings else []
+        texts = [" ".join(base.tokenizer.decode(text, skip_special_tokens=True).split()) for text in ids]
+        moments = preservation_moments(base, seed=self.seed, progress=tell)
+        return MemitMethod(
+            self,
+            ("", *(f"{text}. " for text in texts)),
+            {
+                name: Regulariser(RIDGE, self.prior_weight, moment, base.modules[name].shape[0])
+                for name, moment in moments.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class MemitMethod:
+    """MEMIT, ready for a base model.
+
+    Attributes:
+        plan: its settings.
+        prefixes: what each prompt is put behind; the first is empty.
+        regularisers: ``c·C0`` by module.
+    """
+
+    plan: Memit
+    prefixes: tuple[str, ...]
+    regularisers: Mapping[str, Regulariser]
+    name: ClassVar[str] = Memit.name
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `Method.settings`."""
+        return asdict(self.plan)
+
+    def edit(self, base: BaseModel, sets: Sets, progress: Progress | None = None) -> Delta:
+        """See `Method.edit`."""
+
+        def turn(facts: Sequence[Fact], shifts: Shifts) -> Shifts:
+            prompts = prepare_prompts(base, facts, self.prefixes)
+            return self.spread(base, prompts, self.targets(base, prompts, shifts, progress), shifts)
+
+        return one_after_the_other(base, sets, turn)
+
+    def targets(
+        self, base: BaseModel, prompts: Prompts, shifts: Shifts, progress: Progress | None = None
+    ) -> Tensor:
+        """``z`` of each fact at the last critical layer: F × V."""
+        present = Present(base, shifts)
+        _, hidden_FV = take_keys(base, present, prompts, next(reversed(base.modules)))
+        return hidden_FV + optimise(base.draft, present, prompts, hidden_FV, self.plan.optimisation, progress)
+
+    def spread(self, base: BaseModel, prompts: Prompts, targets_FV: Tensor, shifts: Shifts) -> Shifts:
+        """Solve for each layer in turn, at the weights that the layers before have left."""
+        own = {name: torch.zeros_like(shift) for name, shift in shifts.items()}
+        for number, name in enumerate(base.modules):
+            present = Present(base, {n: shifts[n] + own[n] for n in shifts})
+            keys_FU, hidden_FV = take_keys(base, present, prompts, name)
+            residual_FV = (targets_FV - hidden_FV).double().cpu() / (len(base.modules) - number)
+            own[name] = (projector(keys_FU.cpu(), self.regularisers[name]) @ residual_FV).to(own[name])
+        return own

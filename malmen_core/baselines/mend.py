@@ -1,0 +1,140 @@
+"""MEND (Mitchell et al. 2022, arXiv 2110.11309): a network maps a gradient's rank-1 factors to better ones.
+
+A linear layer's gradient for a token is an outer product of its input ``k`` and its output's gradient ``g``.
+The network maps both, and the shifts of all tokens of all facts are summed:
+
+    S = -η/U · Σ k̃' g̃
+
+No equation couples the tokens, which is what MALMEN changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from malmen_core.base import BaseModel
+from malmen_core.baselines.method import Method, Sets
+from malmen_core.baselines.plain import initial_editor
+from malmen_core.baselines.present import Shifts, capture_present, one_after_the_other
+from malmen_core.capture import Captured
+from malmen_core.delta import Delta
+from malmen_core.edit import edit_prompts
+from malmen_core.editor import Editor
+from malmen_core.facts import Fact
+from malmen_core.hypernetwork import HyperNetwork
+from malmen_core.lesson import Lesson, Outcome, run_lesson
+from malmen_core.meta_gradient import Material
+from malmen_core.refine import Progress
+
+
+def summed_shift(network: HyperNetwork, name: str, rows: Captured) -> Tensor:
+    """``S`` of one module: U × V; differentiable in the network's parameters."""
+    _, keys_TU, gradients_TV = network.factors(
+        name, rows.keys_TU.to(network.log_step), rows.gradients_TV.to(network.log_step)
+    )
+    return -network.step(name) / network.shapes[name][0] * keys_TU.T @ gradients_TV
+
+
+@dataclass(frozen=True)
+class SummedShifts:
+    """The rule that MEND's network is trained under.
+
+    As in `meta_gradient`, the language model is back-propagated to ``S`` alone, and ``⟨∂L/∂S, S(θ)⟩`` through
+    the network.
+    """
+
+    name: str = "mend"
+
+    def weights(
+        self, base: BaseModel, network: HyperNetwork, priors: Mapping[str, Tensor], material: Material
+    ) -> dict[str, Tensor]:
+        """See `Rule.weights`; there is no equation, so priors and held keys have no place in it."""
+        del priors
+        with torch.no_grad():
+            shifts = {name: summed_shift(network, name, rows) for name, rows in material.captured.items()}
+        return {
+            name: (module.weight_UV.double() + shifts[name].to(base.device)).to(base.dtype)
+            for name, module in base.modules.items()
+        }
+
+    def learn(
+        self,
+        base: BaseModel,
+        network: HyperNetwork,
+        priors: Mapping[str, Tensor],
+        material: Material,
+        lesson: Lesson,
+        *,
+        batch_tokens: int,
+    ) -> Outcome:
+        """See `Rule.learn`."""
+        edited = self.weights(base, network, priors, material)
+        weights = {name: weight.requires_grad_() for name, weight in edited.items()}
+        outcome = run_lesson(base, weights, lesson, batch_tokens=batch_tokens)
+        for name, rows in material.captured.items():
+            gradient = weights[name].grad
+            assert gradient is not None
+            shift = summed_shift(network, name, rows)
+            shift.backward(gradient.to(shift))  # type: ignore[no-untyped-call]
+        return outcome
+
+
+@dataclass(frozen=True)
+class Mend:
+    """MEND, untrained (the identity) unless an editor that `errata train --baseline mend` wrote is given.
+
+    Attributes:
+        step: η of every module, of the untrained form; a trained one has its own.
+        last: how many of the last layers are edited; the paper's three.
+        seed: of the hypernetwork's first projections.
+    """
+
+    name: ClassVar[str] = "mend"
+    step: float = 0.1
+    last: int = 3
+    seed: int = 0
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """The last ones."""
+        return tuple(range(max(0, depth - self.last), depth))
+
+    def editor(self, base: BaseModel) -> Editor:
+        """The untrained network in an editor's file, to use or to train."""
+        return initial_editor(base, self.step, 1.0, self.seed, {"kind": "mend", **asdict(self)})
+
+    def prepare(self, base: BaseModel, progress: Progress | None = None) -> Method:  # noqa: ARG002
+        """See `Baseline.prepare`."""
+        return MendMethod(self.editor(base).network, asdict(self))
+
+    def trained(self, editor: Editor) -> Method:
+        """With a network that has been trained."""
+        return MendMethod(editor.network, {"editor": editor.digest, "card": dict(editor.card)})
+
+
+@dataclass(frozen=True)
+class MendMethod:
+    """MEND with its network.
+
+    Attributes:
+        network: trained or not.
+        settings: see `Method.settings`.
+    """
+
+    network: HyperNetwork
+    settings: Mapping[str, Any]
+    name: ClassVar[str] = Mend.name
+
+    def edit(self, base: BaseModel, sets: Sets, progress: Progress | None = None) -> Delta:  # noqa: ARG002
+        """See `Method.edit`."""
+
+        def turn(facts: Sequence[Fact], shifts: Shifts) -> Shifts:
+            captured = capture_present(base, shifts, edit_prompts(base, facts).sequences, "answer")
+            with torch.no_grad():
+                return {name: summed_shift(self.network, name, rows) for name, rows in captured.items()}
+
+        return one_after_the_other(base, sets, turn)

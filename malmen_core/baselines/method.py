@@ -1,0 +1,76 @@
+"""What is measured: anything that turns edit sets into one delta, this project's editor or another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+from malmen_core.base import BaseModel
+from malmen_core.delta import Delta
+from malmen_core.edit import compute_statistics, solve
+from malmen_core.editor import Editor
+from malmen_core.facts import Fact
+from malmen_core.refine import Progress
+from malmen_core.statistics import Statistics
+
+Sets = Sequence[Sequence[Fact]]
+
+
+class Method(Protocol):
+    """A way to edit one base model, ready to be used."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in results: an editor's digest, or a baseline's name."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it was tuned with."""
+
+    def edit(self, base: BaseModel, sets: Sets, progress: Progress | None = None) -> Delta:
+        """The delta of some edit sets that came one after the other.
+
+        Args:
+            base: the immutable base that this was made for.
+            sets: facts by edit set.
+            progress: told ``(stage, done, total)``; may raise to abort.
+        """
+
+
+class Baseline(Protocol):
+    """A published method with its settings, which has to get ready on a base model first."""
+
+    name: ClassVar[str]
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """Which of a model's layers it edits."""
+
+    def prepare(self, base: BaseModel, progress: Progress | None = None) -> Method:
+        """Compute what depends on the base model alone."""
+
+
+@dataclass(frozen=True)
+class EditorMethod:
+    """The editor as the service uses it: each set's statistics alone on the base, then one solution.
+
+    Attributes:
+        editor: made for the base.
+    """
+
+    editor: Editor
+
+    @property
+    def name(self) -> str:
+        """The editor's digest."""
+        return self.editor.digest
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The editor's plan."""
+        return asdict(self.editor.plan)
+
+    def edit(self, base: BaseModel, sets: Sets, progress: Progress | None = None) -> Delta:
+        """See `Method.edit`."""
+        statistics = [compute_statistics(base, self.editor, facts, progress=progress) for facts in sets]
+        return solve(self.editor, Statistics.sum(statistics))

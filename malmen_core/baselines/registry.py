@@ -1,0 +1,100 @@
+"""Which baselines there are, by the name that commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from transformers import AutoConfig
+
+from malmen_core.base import BaseModel, inspect_source
+from malmen_core.baselines.finetuning import FineTuning
+from malmen_core.baselines.memit import Memit
+from malmen_core.baselines.mend import Mend, SummedShifts
+from malmen_core.baselines.method import Baseline, Method
+from malmen_core.baselines.plain import PlainMalmen
+from malmen_core.baselines.training_free import TrainingFree
+from malmen_core.editor import Editor
+from malmen_core.errors import EditorMismatch, UnknownSetting
+from malmen_core.families import family_of
+from malmen_core.meta_gradient import MALMEN, Rule
+
+BASELINES: Mapping[str, type[Baseline]] = {
+    kind.name: kind for kind in (FineTuning, Mend, Memit, PlainMalmen, TrainingFree)
+}
+TRAINABLE = (Mend, PlainMalmen)
+
+
+def baseline(name: str, settings: Mapping[str, Any] | None = None) -> Baseline:
+    """A baseline by name.
+
+    Args:
+        name: a key of `BASELINES`.
+        settings: in place of its defaults.
+
+    Raises:
+        UnknownSetting: there is no such baseline or setting.
+    """
+    kind = BASELINES.get(name)
+    if kind is None:
+        raise UnknownSetting(
+            f"There is no baseline {name!r}.", f"Use one of: {', '.join(BASELINES)}.", "/baseline"
+        )
+    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
+    for setting, value in (settings or {}).items():
+        if setting not in known or not isinstance(value, int | float):
+            raise UnknownSetting(
+                f"{name!r} has no setting {setting!r} that could be {value!r}.",
+                f"Give numbers for: {', '.join(known)}.",
+                f"/settings/{setting}",
+            )
+    return kind(**(settings or {}))
+
+
+def modules_for(chosen: Baseline, source: str, revision: str | None = None) -> tuple[str, ...]:
+    """Names of the modules that a baseline edits in a checkpoint.
+
+    Raises:
+        ModelNotLoadable, UnsupportedArchitecture: the checkpoint cannot be used.
+    """
+    architecture = inspect_source(source, revision).architecture
+    family = family_of(architecture)
+    config = AutoConfig.from_pretrained(source, revision=revision)
+    return tuple(family.projection.format(i) for i in chosen.layers(getattr(config, family.depth)))
+
+
+def rule_of(name: str | None) -> Rule:
+    """What a network is trained under: MEND's rule for MEND, MALMEN's for everything else."""
+    return SummedShifts() if name == Mend.name else MALMEN
+
+
+def untrained(chosen: Baseline, base: BaseModel) -> Editor:
+    """What training a baseline begins with.
+
+    Raises:
+        EditorMismatch: the baseline has nothing to train.
+    """
+    if not isinstance(chosen, TRAINABLE):
+        raise _nothing_to_train(chosen)
+    return chosen.editor(base)
+
+
+def trained(chosen: Baseline, editor: Editor, base: BaseModel) -> Method:
+    """A baseline that is trained, with what training made of it.
+
+    Raises:
+        EditorMismatch: the baseline has nothing to train, or the editor was made for another model or plan.
+    """
+    if not isinstance(chosen, TRAINABLE):
+        raise _nothing_to_train(chosen)
+    editor.check_fits(base.info)
+    return chosen.trained(editor)
+
+
+def _nothing_to_train(chosen: Baseline) -> EditorMismatch:
+    return EditorMismatch(
+        f"The baseline {chosen.name!r} is not trained, so it takes no editor.",
+        f"That is for {' and '.join(kind.name for kind in TRAINABLE)}.",
+        "/baseline",
+    )

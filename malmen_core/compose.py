@@ -1,0 +1,165 @@
+"""Composing: from the statistics of all live sets to one delta, whatever their history.
+
+The delta is a function of the live facts alone: sets are stacked in the order of their digests, or summed
+exactly (`sums`), and what the sum spoils is repaired (`repair`). With no more rows than input features, the
+dual form is solved and the delta is low-rank; with more, the primal form of the sums, which do not grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from malmen_core.base import BaseModel
+from malmen_core.delta import Change, Delta
+from malmen_core.editor import Editor
+from malmen_core.errors import NotFiniteError
+from malmen_core.normal_equation import Regulariser, projector
+from malmen_core.parts import Part, SetId
+from malmen_core.refine import Progress
+from malmen_core.repair import FactReader, Moved, repair
+from malmen_core.statistics import Rows, Statistics
+from malmen_core.sums import ExactSums, add_all, new_sums
+
+StatisticsReader = Callable[[str], Statistics]
+"""Gives statistics by digest."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The outcome.
+
+    Attributes:
+        delta: of all live facts.
+        repaired: the facts whose value differences were refined again, by set.
+    """
+
+    delta: Delta
+    repaired: Mapping[SetId, tuple[int, ...]]
+
+
+class _Dual:
+    """One module solved from its stacked rows; the change is kept as factors."""
+
+    def __init__(self, rows: Rows, regulariser: Regulariser) -> None:
+        self._left_UT = projector(rows.keys_TU, regulariser)
+        self._right_TV = rows.differences_TV.double()
+        self.shift_UV = self._left_UT @ self._right_TV
+
+    def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:  # noqa: ARG002 - as `repair.System` has it
+        return self._left_UT[:, place_T]
+
+    def change(self, moved: Moved | None) -> Change:
+        right_TV = self._right_TV
+        if moved is not None:
+            right_TV = right_TV.index_add(0, moved.place_T, moved.by_TV)
+        return Change.smaller(self._left_UT, right_TV)
+
+
+class _Primal:
+    """One module solved from its sums; the change is dense."""
+
+    def __init__(self, sums: ExactSums, regulariser: Regulariser) -> None:
+        self._factor_UU = torch.linalg.cholesky(sums.gram() + regulariser.matrix_UU)
+        self.shift_UV = torch.cholesky_solve(sums.product(), self._factor_UU)
+
+    def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:  # noqa: ARG002 - as `repair.System` has it
+        return torch.cholesky_solve(keys_TU.double().T, self._factor_UU)
+
+    def change(self, moved: Moved | None) -> Change:
+        shift_UV = self.shift_UV if moved is None else self.shift_UV + moved.left_UT @ moved.by_TV
+        return Change(dense_UV=shift_UV.float())
+
+
+class Composer:
+    """Composes versions of one base. Not thread-safe.
+
+    What it keeps of the live sets between calls makes it fast, and changes no result.
+    """
+
+    def __init__(self, base: BaseModel, editor: Editor) -> None:
+        self._base, self._editor = base, editor
+        self._parts: dict[SetId, Part] = {}
+        self._sums = new_sums(editor.network.shapes)
+        self._summed: set[SetId] = set()
+
+    def compose(
+        self,
+        wanted: Mapping[SetId, bool],
+        read_statistics: StatisticsReader,
+        read_facts: FactReader,
+        progress: Progress | None = None,
+    ) -> Composition:
+        """Solve for some sets together, and repair what their sum does not hold.
+
+        Args:
+            wanted: the live sets, and whether each was edited with its rephrasings.
+            read_statistics: gives a set's statistics, with all of its facts.
+            read_facts: gives the facts that may need repair.
+            progress: told ``("solving", sets done, sets)`` and what refinement reports; may raise to abort.
+
+        Raises:
+            NotFiniteError: the statistics or the solution are infinite or NaN.
+        """
+        parts = self._read(wanted, read_statistics, progress)
+        if not parts:
+            return Composition(Delta.empty(), {})
+        features = min(inputs for inputs, _ in self._editor.network.shapes.values())
+        systems: Mapping[str, _Dual | _Primal]
+        if sum(part.rows for part in parts.values()) <= features:
+            systems = self._stack(parts, read_statistics)
+        else:
+            systems = self._sum(parts, read_statistics)
+        outcome = repair(self._base, self._editor, parts, systems, read_facts, progress)
+        changes = {name: system.change(outcome.moved.get(name)) for name, system in systems.items()}
+        for name, change in changes.items():
+            if not bool(torch.isfinite(change.dense(torch.float32)).all()):
+                raise NotFiniteError(
+                    f"The solution for {name!r} is not finite.", "Edit fewer or other facts."
+                )
+        return Composition(Delta(changes), outcome.facts)
+
+    def _read(
+        self, wanted: Mapping[SetId, bool], read: StatisticsReader, progress: Progress | None
+    ) -> dict[SetId, Part]:
+        """The parts in canonical order, without those of which nothing is left; others are forgotten."""
+        kept: dict[SetId, Part] = {}
+        for number, ident in enumerate(sorted(wanted), start=1):
+            part = self._parts.get(ident)
+            if part is None:
+                part = Part.of(self._editor, _live(ident, read), wanted[ident])
+            kept[ident] = part
+            if progress is not None:
+                progress("solving", number, len(wanted))
+        self._parts = kept
+        return {ident: part for ident, part in kept.items() if part.rows}
+
+    def _stack(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, _Dual]:
+        stacked = Statistics.sum([_live(ident, read) for ident in parts])
+        regularisers = self._editor.regularisers
+        return {name: _Dual(rows, regularisers[name]) for name, rows in stacked.modules.items()}
+
+    def _sum(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, _Primal]:
+        if len(self._summed ^ parts.keys()) > len(parts):
+            self._forget_sums()
+        try:
+            for ident in sorted(self._summed ^ parts.keys()):
+                add_all(self._sums, _live(ident, read), -1 if ident in self._summed else 1)
+                self._summed ^= {ident}
+        except BaseException:
+            self._forget_sums()  # one that was half added
+            raise
+        regularisers = self._editor.regularisers
+        return {name: _Primal(sums, regularisers[name]) for name, sums in self._sums.items()}
+
+    def _forget_sums(self) -> None:
+        self._sums, self._summed = new_sums(self._editor.network.shapes), set()
+
+
+def _live(ident: SetId, read: StatisticsReader) -> Statistics:
+    digest, left_out = ident
+    statistics = read(digest)
+    return statistics.without(left_out) if left_out else statistics

@@ -1,0 +1,217 @@
+"""Repair: facts that the sum of sets spoils are refined further, together and from the sum.
+
+Two facts of one subject have nearly the same key, so in a sum of sets that were refined apart each gets only
+its share of the module's output. Which facts are affected shows in what the solution gives at their keys,
+compared with what their set gave alone: linear algebra on rows that are kept, without a look at any text.
+Only those facts are run, and refined if they fall short. All of it follows from the live facts in their
+canonical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from malmen_core.base import BaseModel
+from malmen_core.edit import EditPrompts, edit_prompts
+from malmen_core.editor import Editor
+from malmen_core.facts import Fact
+from malmen_core.parts import Part, SetId
+from malmen_core.refine import Progress, RefinementPlan, refine, shift_gradients
+from malmen_core.tokens import Encoded
+
+TOLERANCE = 0.05
+PASSES = 3
+
+FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[Fact]]]
+"""Gives the facts of some sets at some positions, in their order."""
+
+
+class System(Protocol):
+    """One module's normal equation, solved for the differences as they came."""
+
+    @property
+    def shift_UV(self) -> Tensor:
+        """``S``; float64."""
+
+    def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:
+        """``(K'K + M)⁻¹ K'`` at some rows, by place among all rows and by key: U × T, float64."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Differences of one module that were refined further.
+
+    Attributes:
+        place_T: place of each row among all rows of the sum.
+        left_UT: the projector at these rows; float64.
+        by_TV: by how much the differences moved; float64.
+    """
+
+    place_T: Tensor
+    left_UT: Tensor
+    by_TV: Tensor
+
+
+@dataclass(frozen=True)
+class Repair:
+    """The outcome of a repair.
+
+    Attributes:
+        moved: by module; empty if nothing had to be done.
+        facts: the facts that were refined again, by set.
+    """
+
+    moved: Mapping[str, Moved]
+    facts: Mapping[SetId, tuple[int, ...]]
+
+
+class _Table:
+    """The edited rows of all sets, one under the other; facts are numbered through."""
+
+    def __init__(self, parts: Mapping[SetId, Part]) -> None:
+        self.facts: list[tuple[SetId, int]] = []
+        owners, places, offset = [], [], 0
+        for ident, part in parts.items():
+            kept, number_T = torch.unique(part.fact_T, return_inverse=True)
+            owners.append(number_T + len(self.facts))
+            places.append(part.place_T + offset)
+            self.facts += [(ident, fact) for fact in kept.tolist()]
+            offset += part.rows
+        self.owner_T, self.place_T = torch.cat(owners), torch.cat(places)
+        names = next(iter(parts.values())).modules
+        rows = {name: [part.modules[name] for part in parts.values()] for name in names}
+        self.keys = {name: torch.cat([r.keys_TU for r in rows[name]]) for name in names}
+        self.differences = {name: torch.cat([r.differences_TV for r in rows[name]]) for name in names}
+        self.alone = {name: torch.cat([r.alone_TV for r in rows[name]]) for name in names}
+
+    def spoiled(self, shifts: Mapping[str, Tensor]) -> set[int]:
+        """Facts for which the solution gives something other than their set did alone."""
+        off_N = torch.zeros(len(self.facts), dtype=torch.float64)
+        size_N = torch.zeros_like(off_N)
+        for name, shift_UV in shifts.items():
+            given_TV = self.keys[name].double() @ shift_UV
+            off_N.index_add_(0, self.owner_T, (given_TV - self.alone[name]).square().sum(1))
+            size_N.index_add_(0, self.owner_T, self.alone[name].square().sum(1))
+        return set((off_N > TOLERANCE**2 * size_N).nonzero()[:, 0].tolist())
+
+
+def repair(
+    base: BaseModel,
+    editor: Editor,
+    parts: Mapping[SetId, Part],
+    systems: Mapping[str, System],
+    read_facts: FactReader,
+    progress: Progress | None = None,
+) -> Repair:
+    """Refine the facts that the sum of some sets spoils.
+
+    Args:
+        base: the immutable base.
+        editor: whose plan says how; a plan without refinement repairs nothing.
+        parts: the live sets, in canonical order.
+        systems: the solved equation of each module.
+        read_facts: gives the facts that may need repair.
+        progress: as refinement reports it; may raise to abort.
+    """
+    if len(parts) < 2 or editor.plan.refinement.rounds == 0:
+        return Repair({}, {})
+    table = _Table(parts)
+    shifts = {name: system.shift_UV for name, system in systems.items()}
+    plan = editor.plan.refinement
+    plan = replace(plan, margin=plan.margin / 2, decay=0.0)
+    suspects: list[int] = []
+    moved: dict[str, Moved] = {}
+    for _ in range(PASSES):
+        found = table.spoiled(shifts).difference(suspects)
+        if not found:
+            break
+        suspects = sorted({*suspects, *found})
+        asked = _prompts(base, table, suspects, parts, read_facts)
+        everything = range(len(asked.sequences))
+        seen = shift_gradients(base, shifts, asked.sequences, everything, wanted=plan.margin).margins
+        if min(seen.values()) < plan.margin:
+            moved = _refine(base, plan, editor.scales, table, suspects, asked, systems, progress)
+            shifts = {name: systems[name].shift_UV + m.left_UT @ m.by_TV for name, m in moved.items()}
+    return _outcome(table, suspects, moved)
+
+
+def _refine(
+    base: BaseModel,
+    plan: RefinementPlan,
+    scales: Mapping[str, float],
+    table: _Table,
+    suspects: Sequence[int],
+    asked: EditPrompts,
+    systems: Mapping[str, System],
+    progress: Progress | None,
+) -> dict[str, Moved]:
+    """Refine the rows of some facts, all others standing still."""
+    rows_T = torch.isin(table.owner_T, torch.tensor(suspects)).nonzero()[:, 0]
+    place_T = table.place_T[rows_T]
+    left = {name: system.left(place_T, table.keys[name][rows_T]) for name, system in systems.items()}
+    start = {name: table.differences[name][rows_T] for name in systems}
+    # what stands still enters as a block of its own, whose differences are the identity and belong to no fact
+    still = {name: system.shift_UV - left[name] @ start[name].double() for name, system in systems.items()}
+    outputs = max(shift_UV.shape[1] for shift_UV in still.values())
+    refined = refine(
+        base,
+        plan,
+        {
+            name: torch.cat([left[name], pad(still[name], (0, outputs - still[name].shape[1]))], 1)
+            for name in systems
+        },
+        {name: torch.cat([start[name], torch.eye(outputs, start[name].shape[1])]) for name in systems},
+        scales,
+        asked.sequences,
+        asked.fact_of,
+        torch.cat([table.owner_T[rows_T], torch.full((outputs,), -1)]),
+        progress,
+    )
+    return {
+        name: Moved(
+            place_T, left[name], refined.differences[name][: len(rows_T)].double() - start[name].double()
+        )
+        for name in systems
+    }
+
+
+def _prompts(
+    base: BaseModel,
+    table: _Table,
+    suspects: Sequence[int],
+    parts: Mapping[SetId, Part],
+    read_facts: FactReader,
+) -> EditPrompts:
+    """Each suspect's prompts with its target, and the number of its fact."""
+    asked: dict[SetId, list[int]] = {}
+    numbers: dict[SetId, list[int]] = {}
+    for number in suspects:
+        ident, fact = table.facts[number]
+        asked.setdefault(ident, []).append(fact)
+        numbers.setdefault(ident, []).append(number)
+    sequences: list[Encoded] = []
+    owners: list[int] = []
+    for ident, facts in read_facts(asked).items():
+        prompts = edit_prompts(base, facts, edit_on_rephrasings=parts[ident].edit_on_rephrasings)
+        sequences += prompts.sequences
+        owners += [numbers[ident][index] for index in prompts.fact_of]
+    return EditPrompts(tuple(sequences), tuple(owners))
+
+
+def _outcome(table: _Table, suspects: Sequence[int], moved: Mapping[str, Moved]) -> Repair:
+    """Leave it at nothing if every suspect held."""
+    rows_T = torch.isin(table.owner_T, torch.tensor(suspects, dtype=torch.int64)).nonzero()[:, 0]
+    changed = torch.zeros(len(rows_T), dtype=torch.bool)
+    for each in moved.values():
+        changed |= (each.by_TV != 0).any(1)
+    facts: dict[SetId, tuple[int, ...]] = {}
+    for number in torch.unique(table.owner_T[rows_T][changed]).tolist():
+        ident, fact = table.facts[number]
+        facts[ident] = (*facts.get(ident, ()), fact)
+    return Repair(moved if facts else {}, facts)

@@ -1,0 +1,97 @@
+"""``errata bench edit`` on a tiny checkpoint: real measurements, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from errata.cli import assemble
+from errata.commands.bench import table
+from errata.edit_bench import Job, made_up_facts, run
+from errata.errors import StackError
+from malmen_core.base import BaseModel
+from malmen_core.tokens import check_facts
+from tests.malmen_core.test_train import start_for
+from tests.tiny import save_tiny
+
+torch.set_num_threads(1)
+ROW = {"n", "facts_per_s", "peak_mb", "baseline_facts_per_s", "baseline_peak_mb", "speedup"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def editor(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("editor") / "editor.safetensors"
+    start_for(BaseModel.load(str(model), device="cpu")).save(path)
+    return path
+
+
+@pytest.fixture
+def job(model: Path, editor: Path) -> Job:
+    return Job("single-shot", 40, str(model), None, str(editor), None, 0, 2, 60.0, "cpu", "auto")
+
+
+def test_rows_are_as_the_api_says(model: Path, editor: Path) -> None:
+    arguments = ["bench", "edit", "--model", str(model), "--editor", str(editor), "--device", "cpu"]
+    arguments += ["--sizes", "1,3", "--shipped-up-to", "1", "--repeats", "2", "--json"]
+    result = CliRunner().invoke(assemble(), arguments)
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    assert (document["device"], document["dtype"]) == ("cpu", "float32")
+    assert [row["n"] for row in document["rows"]] == [1, 3]
+    for row in document["rows"]:
+        assert set(row) >= ROW
+        assert row["speedup"] == pytest.approx(row["facts_per_s"] / row["baseline_facts_per_s"], abs=0.01)
+        assert row["quality"]["edit_success"] is not None
+    assert "shipped" in document["rows"][0]
+    assert "shipped" not in document["rows"][1]
+    assert table(document["rows"]).count("\n") == 4
+
+
+def test_both_implementations_reach_the_same_quality(job: Job) -> None:
+    own, other = run(job), run(replace(job, kind="straightforward"))
+    assert own["edits_timed"] == other["edits_timed"] == 2
+    for name, value in own["quality"].items():
+        assert other["quality"][name] == pytest.approx(value, abs=1e-3)
+
+
+def test_time_is_bounded_but_for_one_edit(job: Job) -> None:
+    assert run(replace(job, seconds=0.0))["edits_timed"] == 1
+
+
+def test_made_up_facts_are_many_and_good(model: Path) -> None:
+    facts = made_up_facts()
+    assert len(facts) > 4096
+    assert len({(fact.prompt, fact.target) for fact in facts}) == len(facts)
+    base = BaseModel.load(str(model), device="cpu")
+    assert check_facts(base.tokenizer, facts[::100], base.info.context_length) == []
+    assert all(fact.subject and fact.subject in fact.prompt for fact in facts)
+
+
+def test_what_cannot_be_measured_is_said(job: Job, editor: Path, model: Path) -> None:
+    with pytest.raises(StackError, match="not 99999"):
+        run(replace(job, n=99999))
+    arguments = [
+        "bench",
+        "edit",
+        "--model",
+        str(model),
+        "--editor",
+        str(editor),
+        "--sizes",
+        "99999",
+        "--json",
+    ]
+    result = CliRunner().invoke(assemble(), arguments)
+    assert result.exit_code == 1
+    assert "not 99999" in " ".join(json.loads(result.stdout.splitlines()[-1])["error"]["details"])

@@ -1,0 +1,152 @@
+"""``errata evaluate`` on a tiny checkpoint, through the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from errata.cli import assemble
+from malmen_core.base import BaseModel
+from tests.malmen_core.test_train import start_for
+from tests.tiny import save_tiny
+
+torch.set_num_threads(1)
+NAMES = ("Peru", "Ana", "France", "Australia", "Italy", "Spain")
+API = {"n", "edit_success", "generation_success", "generalisation", "locality", "perplexity_ratio"}
+API |= {"seconds", "peak_rss_mb", "editor"}
+
+
+def run(*arguments: str | Path, code: int = 0) -> dict[str, Any]:
+    result = CliRunner().invoke(assemble(), ["evaluate", *map(str, arguments), "--json"])
+    assert result.exit_code == code, result.output
+    document: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return document
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def facts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CounterFact, as it was published."""
+    records = [
+        {
+            "requested_rewrite": {
+                "prompt": "The capital of {} is",
+                "subject": name,
+                "target_new": {"str": "Canberra"},
+                "target_true": {"str": "Lima"},
+            },
+            "paraphrase_prompts": [f"Water flows. {name} has the capital"],
+            "neighborhood_prompts": ["The capital of England is"],
+        }
+        for name in NAMES
+    ]
+    path = tmp_path_factory.mktemp("facts") / "counterfact.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def options(model: Path, facts_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+    editor = tmp_path_factory.mktemp("editor") / "editor.safetensors"
+    start_for(BaseModel.load(str(model), device="cpu")).save(editor)
+    return ["--model", model, "--facts", facts_file, "--device", "cpu", "--editor", editor]
+
+
+def test_one_row_is_as_the_api_says(options: list[str | Path], tmp_path: Path) -> None:
+    per_fact = tmp_path / "per-fact.jsonl"
+    document = run(*options, "--limit", "4", "--seed", "3", "--per-fact", per_fact)
+    assert set(document) >= API
+    assert document["n"] == 4
+    assert document["editor"].startswith("sha256:")
+    assert set(document["seconds"]) == {"edit", "verify"}
+    assert document["peak_rss_mb"] > 10
+    assert set(document["locality_given_answers"]) == {"edited", "base"}
+    lines = [json.loads(line) for line in per_fact.read_text().splitlines()]
+    shares = [line["edit_success"] for line in lines]
+    assert document["edit_success"] == pytest.approx(sum(shares) / 4)
+    same = run(*options, "--limit", "4", "--seed", "3")
+    assert {name: same[name] for name in API - {"seconds", "peak_rss_mb"}} == {
+        name: document[name] for name in API - {"seconds", "peak_rss_mb"}
+    }
+
+
+def test_rows_over_n_and_their_table(options: list[str | Path], tmp_path: Path) -> None:
+    document = run(*options, "--over", "1,3", "--plot", tmp_path / "plot.png")
+    assert [row["n"] for row in document["rows"]] == [1, 3]
+    drawn = tmp_path / ("plot.png" if find_spec("matplotlib") else "plot.md")
+    assert drawn.stat().st_size > 100
+    shown = CliRunner().invoke(assemble(), ["evaluate", *map(str, options), "--limit", "2"])
+    assert re.search(r"^\| 2 \| \d\.\d{3} \|", shown.stdout, re.MULTILINE)
+
+
+def test_sets_and_singles(options: list[str | Path]) -> None:
+    sets = run(*options, "--sets", "3")
+    assert sets["sets"]["count"] == len(sets["sets"]["edit_success"]) == 3
+    assert run(*options, "--singles", "--limit", "2")["singles"] is True
+    assert "exclude" in run(*options, "--singles", "--sets", "2", code=1)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ft", {"epochs": 2}),
+        ("mend", {"last": 2}),
+        ("memit", {"steps": 2, "prefixes": 1, "count": 2}),
+        ("malmen-plain", {"last": 2}),
+        ("training-free", {"last": 2}),
+    ],
+)
+def test_baselines_by_name(model: Path, facts_file: Path, name: str, settings: dict[str, Any]) -> None:
+    wanted: list[str | Path] = ["--model", model, "--facts", facts_file, "--device", "cpu", "--limit", "2"]
+    document = run(*wanted, "--baseline", name, "--settings", json.dumps(settings))
+    assert set(document) >= API
+    assert document["editor"] == name
+    assert settings.items() <= document["settings"].items()
+    assert document["perplexity_ratio"] != 1
+
+
+@pytest.mark.parametrize("name", ["mend", "malmen-plain"])
+def test_a_baseline_is_trained_and_then_measured(
+    model: Path, facts_file: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "trained.safetensors"
+    words: list[str | Path] = [
+        "train",
+        "--baseline",
+        name,
+        "--model",
+        model,
+        "--facts",
+        facts_file,
+        "--out",
+        out,
+        "--json",
+    ]
+    words += ["--steps", "1", "--batch", "2", "--validation-facts", "1", "--device", "cpu"]
+    result = CliRunner().invoke(assemble(), [*map(str, words)])
+    assert result.exit_code == 0, result.output
+    document = run(*words[3:7], "--device", "cpu", "--limit", "2", "--baseline", name, "--editor", out)
+    assert document["settings"]["editor"] == json.loads(result.stdout.splitlines()[-1])["digest"]
+
+
+def test_what_cannot_be_is_refused(options: list[str | Path], tmp_path: Path) -> None:
+    plain = options[:-2]
+    assert run(*plain, "--baseline", "rome", code=1)["error"]["code"] == "unknown-setting"
+    wrong = run(*plain, "--baseline", "ft", "--settings", '{"speed": 1}', code=1)["error"]
+    assert "'speed'" in wrong["message"]
+    assert "bound" in wrong["remedy"]
+    assert run(*options, "--baseline", "ft", code=1)["error"]["code"] == "editor-mismatch"
+    assert run(*options, "--limit", "99", code=1)["error"]["code"] == "input-file"
+    assert "1,32,512" in run(*options, "--over", "1,x", code=1)["error"]["remedy"]
+    assert "--over" in run(*options, "--plot", tmp_path / "p.png", code=1)["error"]["remedy"]

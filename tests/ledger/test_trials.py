@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ledger.errors import InconsistentVersion
+from tests.ledger.work import REPORT, Bench, facts
+
+PAST = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def post(bench: Bench, *asked: dict[str, Any], **options: Any) -> str:
+    return bench.ledger.accept("tiny", asked, actor=bench.key, **options)[0].id
+
+
+def test_a_dry_run_is_reported_and_makes_no_version(bench: Bench) -> None:
+    ident = bench.post(2, dry_run=True)
+    claim = bench.claim(ident)
+    new = bench.solve(bench.ledger.load_job(claim))
+    with pytest.raises(InconsistentVersion):
+        bench.ledger.commit_version(claim, new)
+    done = bench.ledger.conclude_trial(claim, REPORT, new.fact_reports)
+    assert (done.status, done.version, done.report, done.dry_run) == ("verified", None, REPORT, True)
+    assert [fact.report for fact in bench.ledger.get_facts(ident).items] == [
+        r.report for r in new.fact_reports
+    ]
+    assert bench.ledger.get_model("tiny").live_version == 0
+    assert len(bench.ledger.list_versions("tiny").items) == 1
+    real = bench.post()
+    claim = bench.claim(real)
+    with pytest.raises(InconsistentVersion):
+        bench.ledger.conclude_trial(claim, REPORT, ())
+
+
+def test_provenance_is_kept_and_covered_by_the_digest(bench: Bench) -> None:
+    (fact,) = facts(1)
+    known = {"source": "https://example.org", "author": "Ann", "ticket": "T-1", "note": "p. 12"}
+    later = datetime(2040, 1, 1, tzinfo=UTC)
+    ident, plain = post(bench, {**fact, **known, "expires_at": later}), post(bench, fact)
+    found = bench.ledger.get_facts(ident).items[0].provenance
+    assert vars(found) == {**known, "expires_at": later}
+    digests = {bench.ledger.get_edit_set(each).facts_digest for each in (ident, plain)}
+    assert len(digests) == 2
+    assert bench.ledger.verify().problems == ()
+    bench.execute(
+        "SET LOCAL session_replication_role = replica", "UPDATE facts SET author = 'Eve' WHERE author = 'Ann'"
+    )
+    assert [problem.kind for problem in bench.ledger.verify().problems] == ["facts-changed"]
+
+
+def test_expired_facts_are_withdrawn_once(bench: Bench) -> None:
+    first, second = facts(2)
+    ident = post(bench, {**first, "expires_at": PAST}, {**second, "expires_at": PAST + timedelta(days=36500)})
+    assert bench.ledger.withdraw_expired() == []
+    bench.finish(ident)
+    (asked,) = bench.ledger.withdraw_expired()
+    assert (asked.fact_ids, asked.reason, asked.created_by) == ((f"{ident}.0",), "expired", "expiry")
+    assert bench.ledger.withdraw_expired() == [], "one that waits is not asked for again"
+    made = bench.finish(asked.id)
+    assert (made.kind, made.reason, made.live_fact_count, made.aliases) == (
+        "withdraw",
+        "expired",
+        1,
+        ("live",),
+    )
+    assert bench.ledger.withdraw_expired() == []
+    bench.ledger.roll_back("tiny", 1, "r", bench.key)
+    (again,) = bench.ledger.withdraw_expired()
+    claim = bench.claim(again.id)
+    bench.ledger.fail_job(claim, {"type": "urn:errata:problem:core-error"})
+    assert bench.ledger.withdraw_expired() == [], "one that failed is left alone for a while"

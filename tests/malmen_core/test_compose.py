@@ -1,0 +1,154 @@
+"""Composing: the delta of some sets is a function of the sets, and holds what each of them held alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malmen_core.base import BaseModel
+from malmen_core.batches import teacher_forced
+from malmen_core.compose import Composer, Composition
+from malmen_core.delta import Delta
+from malmen_core.edit import compute_statistics, edit_prompts, solve
+from malmen_core.editor import Editor
+from malmen_core.errors import NotFiniteError
+from malmen_core.facts import Fact
+from malmen_core.parts import SetId
+from malmen_core.statistics import Statistics
+from malmen_core.sums import ExactSums
+from tests.malmen_core.support import FACTS, random_statistics, shift, solved, tiny_editor
+
+NAMES = ("France", "Ana", "Peru")
+TARGETS = ("Lima", "Ana", "Italy", "week")
+FORMS = ("The capital of", "The mother tongue of", "The river of", "A mountain in")
+SETS = {
+    f"set {n}": [Fact(f"{form} {name} is", TARGETS[(n + k) % 4], name) for k, name in enumerate(NAMES)]
+    for n, form in enumerate(FORMS)
+} | {"set 4": FACTS[1:3]}
+ROWS = 48
+"""Input features of the tiny model: with more rows, sums are solved."""
+
+
+class Shelf:
+    """Some sets with their statistics, and a composer for them."""
+
+    def __init__(self, base: BaseModel, editor: Editor, sets: Mapping[str, Sequence[Fact]] = SETS) -> None:
+        self.base, self.editor, self.sets = base, editor, sets
+        self.statistics = {name: compute_statistics(base, editor, facts) for name, facts in sets.items()}
+        self.read: list[str] = []
+        self.composer = Composer(base, editor)
+
+    def _statistics(self, name: str) -> Statistics:
+        self.read.append(name)
+        return self.statistics[name]
+
+    def _facts(self, asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
+        return {ident: [self.sets[ident[0]][fact] for fact in facts] for ident, facts in asked.items()}
+
+    def compose(self, *names: str, left_out: Mapping[str, tuple[int, ...]] | None = None) -> Composition:
+        wanted = {(name, (left_out or {}).get(name, ())): False for name in names}
+        return self.composer.compose(wanted, self._statistics, self._facts)
+
+    def fresh(self) -> None:
+        self.composer = Composer(self.base, self.editor)
+
+    def held(self, delta: Delta, *names: str) -> float:
+        """Share of the facts that a delta answers."""
+        facts = [fact for name in names for fact in self.sets[name]]
+        with self.base.version(delta).active():
+            scores = teacher_forced(self.base, edit_prompts(self.base, facts).sequences)
+        return sum(bool((score.margin_A > 0).all()) for score in scores) / len(scores)
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["low rank", "dense"])
+def shelf(request: pytest.FixtureRequest, llama: BaseModel) -> Shelf:
+    """With anchors, all sets together have more rows than the modules have inputs."""
+    made = Shelf(llama, tiny_editor(llama, rounds=60, step=0.01, prior_weight=1.0, anchors=request.param))
+    assert (sum(len(s.fact_T) for s in made.statistics.values()) > ROWS) == bool(request.param)
+    return made
+
+
+@given(st.permutations(range(5)), st.data())
+def test_sums_do_not_remember(order: list[int], data: st.DataObject) -> None:
+    shapes = {"m": (6, 4)}
+    sets = [random_statistics(seed, shapes).modules["m"] for seed in range(5)]
+    here, there = ExactSums(6, 4), ExactSums(6, 4)
+    gone = data.draw(st.frozensets(st.sampled_from(order)))
+    for number in order:
+        here.add(sets[number].keys_TU, sets[number].differences_TV)
+    for number in data.draw(st.permutations(sorted(gone))):
+        here.add(sets[number].keys_TU, sets[number].differences_TV, -1)
+    for number in set(order) - gone:
+        there.add(sets[number].keys_TU, sets[number].differences_TV)
+    assert torch.equal(here.grams_UU, there.grams_UU)
+    assert torch.equal(here.products_UV, there.products_UV)
+    keys = torch.cat([sets[number].keys_TU for number in set(order) - gone] or [torch.zeros(0, 6)]).double()
+    torch.testing.assert_close(there.gram(), keys.T @ keys, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e8])
+def test_sums_refuse_what_they_cannot_hold(value: float) -> None:
+    sums = ExactSums(2, 2)
+    with pytest.raises(NotFiniteError):
+        sums.add(torch.full((1, 2), value), torch.ones(1, 2))
+    assert not sums.grams_UU.any()
+
+
+def test_composing_is_solving_the_sum(shelf: Shelf) -> None:
+    plan = replace(shelf.editor.plan, refinement=replace(shelf.editor.plan.refinement, rounds=0))
+    shelf.composer = Composer(shelf.base, replace(shelf.editor, plan=plan))
+    together = solved(shelf.editor, Statistics.sum(list(shelf.statistics.values())))
+    found = shift(shelf.compose(*SETS).delta)
+    for name, change in together.items():
+        torch.testing.assert_close(found[name], change, rtol=1e-4, atol=1e-6)
+
+
+def test_the_delta_follows_from_the_live_facts_alone(shelf: Shelf) -> None:
+    """Whatever came and went before, in whichever order: the same digest as a fresh composer's."""
+    names = sorted(SETS)
+    gone = {"set 1": (0,)}
+    shelf.fresh()
+    wanted = shelf.compose(*names, left_out=gone).delta.digest
+    draw = random.Random(0)
+    shelf.fresh()
+    for _ in range(2):
+        some = draw.sample(names, 3)
+        shelf.compose(*some, left_out={some[0]: (0,)})
+    assert shelf.compose(*names).delta.digest != wanted
+    assert shelf.compose(*names[::-1], left_out=gone).delta.digest == wanted
+
+
+def test_facts_of_one_subject_in_several_sets_are_repaired(shelf: Shelf) -> None:
+    shelf.fresh()
+    facts = sum(len(facts) for facts in SETS.values())
+    alone = sum(shelf.held(shelf.compose(name).delta, name) * len(SETS[name]) for name in SETS) / facts
+    assert alone > 0.6
+    together = shelf.compose(*SETS)
+    plain = solve(shelf.editor, Statistics.sum(list(shelf.statistics.values())))
+    assert shelf.held(plain, *SETS) < 0.2 < 0.9 * alone < shelf.held(together.delta, *SETS)
+    assert {position for facts in together.repaired.values() for position in facts} <= {0, 1, 2}
+
+
+def test_sets_that_do_not_meet_are_left_as_they_are(llama: BaseModel) -> None:
+    editor = tiny_editor(llama, rounds=20, step=0.01, ridge=10.0)
+    shelf = Shelf(llama, editor, {"a": FACTS[:1]})
+    assert shelf.compose("a").repaired == {}
+    assert shift(shelf.compose("a").delta).keys() == solved(editor, shelf.statistics["a"]).keys()
+    assert shelf.compose().delta.modules == {}
+    assert shelf.compose("a", left_out={"a": (0,)}).delta.modules == {}
+
+
+def test_what_is_live_is_read_once(shelf: Shelf) -> None:
+    """A set that changes is read; with low rank, all of the few rows that there are."""
+    shelf.fresh()
+    shelf.compose(*SETS)
+    shelf.read.clear()
+    shelf.compose(*SETS, left_out={"set 4": (1,)})
+    dense = sum(len(s.fact_T) for s in shelf.statistics.values()) > ROWS
+    assert set(shelf.read) == ({"set 4"} if dense else set(SETS))

@@ -1,0 +1,120 @@
+"""Measuring a candidate: on its own facts, on other live facts of the model, and against the gate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ledger.records import FactRecord, FactReport, JobInput, Member
+from malmen_core.verify import summarise, verify
+from worker.composing import Candidate, Desk, to_fact
+from worker.gate import finite, judge
+from worker.lease import Lease
+from worker.patience import insist
+
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found.
+
+    Attributes:
+        report: of the whole version, JSON-able.
+        gate_met: whether every threshold is met.
+        facts: of each fact that was run.
+    """
+
+    report: dict[str, Any]
+    gate_met: bool
+    facts: tuple[FactReport, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Live facts that a version is measured on besides its own.
+
+    Attributes:
+        places: those chosen, by edit set and position.
+        total: how many there are.
+        seed: what the choice follows from: the content of the version.
+    """
+
+    places: tuple[Place, ...]
+    total: int
+    seed: str
+
+
+def draw(members: Sequence[Member], fact_counts: dict[str, int], own: str | None, bound: int) -> Sample:
+    """Choose live facts that do not belong to one edit set: all, or `bound` of them.
+
+    The choice follows from the version's content, so that anybody can draw it again.
+    """
+    canonical = sorted(members, key=lambda member: (member.statistics_digest, member.left_out))
+    content = [[member.statistics_digest, member.left_out] for member in canonical]
+    seed = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    places = [
+        (member.edit_set_id, position)
+        for member in canonical
+        if member.edit_set_id != own
+        for position in range(fact_counts[member.edit_set_id])
+        if position not in member.left_out
+    ]
+    chosen = places if len(places) <= bound else random.Random(seed).sample(places, bound)
+    return Sample(tuple(chosen), len(places), seed)
+
+
+def measure(
+    desk: Desk, lease: Lease, job: JobInput, members: Sequence[Member], candidate: Candidate, bound: int
+) -> Measured:
+    """Run a candidate on the real model, and hold what is found against the gate.
+
+    A withdrawal is an administrator's order: it is measured, and meets its gate whatever the measures are.
+
+    Args:
+        desk: ledger and model.
+        lease: the claim, to which progress is told.
+        job: with the own facts and the gate.
+        members: of the version to be.
+        candidate: what is measured.
+        bound: most live facts besides its own that it is measured on.
+    """
+    own_id = None if job.edit_set is None else job.edit_set.id
+    own = [fact for fact in job.facts if fact.position not in job.own_superseded]
+    sample = draw(members, dict(job.fact_counts), own_id, bound)
+    others = insist(lease, lambda: desk.ledger.facts_at(sample.places))
+    facts = [*own, *others]
+    resident = desk.resident
+    progress = lease.stage("verifying")
+    found = verify(
+        resident.base, candidate.version, [to_fact(fact) for fact in facts], resident.canaries, progress
+    )
+    results = found.facts
+    summary = {**found.summary, **(summarise(results[: len(own)]) if own_id is not None else {})}
+    live = {**summarise(results[len(own) :]), "retention": retention(others, results[len(own) :])}
+    judged = {**summary, "retention": live["retention"]}
+    misses = judge(judged, job.gate) if own_id is not None else ()
+    report = {
+        **summary,
+        "live": {**live, "facts": sample.total, "measured": len(sample.places), "seed": sample.seed},
+        "repaired": candidate.repaired,
+        "superseded": [{"fact": newer, "supersedes": older} for older, newer in job.supersedes],
+        "gate": dict(job.gate),
+        "gate_misses": [asdict(miss) for miss in misses],
+    }
+    reports = tuple(
+        FactReport(fact.edit_set_id, fact.position, finite(result))
+        for fact, result in zip(facts, results, strict=True)
+    )
+    return Measured(finite(report), not misses, reports)
+
+
+def retention(facts: Sequence[FactRecord], results: Sequence[Any]) -> float | None:
+    """Edit success of live facts relative to what it was when each was applied; None if there is nothing."""
+    before = sum(float((fact.report or {}).get("edit_success") or 0.0) for fact in facts)
+    now = sum(float(result["edit_success"]) for result in results)
+    return now / before if before else None

@@ -19,7 +19,7 @@ from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
 from malmen_core.normal_equation import projector
 from malmen_core.refine import Progress, refine
-from malmen_core.statistics import Rows, Statistics
+from malmen_core.statistics import Rows, Statistics, rounded
 from malmen_core.tokens import Encoded, check_length, encode
 
 
@@ -90,7 +90,9 @@ def compute_statistics(
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
     neighbours = anchors_of(editor, facts, captured, fact_T)
     anchors, anchor_fact_T = anchor_rows(base.draft, neighbours, plan.anchor_rank)
+    stored = rounded if base.dtype != torch.float64 else Tensor.float
     keys = {name: torch.cat([c.keys_TU, anchors[name].to(c.keys_TU)]) for name, c in captured.items()}
+    keys = {name: stored(keys_TU).to(keys_TU) for name, keys_TU in keys.items()}
     differences = first_guess(editor, captured)
     _check_finite({name: _rows(keys[name], differences[name]) for name in keys})
     if plan.refinement.rounds > 0:
@@ -111,7 +113,7 @@ def compute_statistics(
             batch_tokens,
         )
         differences = dict(refined.differences)
-    rows = {name: _rows(keys[name], differences[name]) for name in keys}
+    rows = {name: _rows(keys[name], stored(differences[name])) for name in keys}
     _check_finite(rows)
     return Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts))
 

@@ -49,7 +49,7 @@ EDITED_LAYERS = 6
 
 
 def default_modules(model_type: str, depth: int) -> tuple[str, ...]:
-    """The modules that are edited when nothing else is asked for: six layers from a sixth of the depth on.
+    """The modules that are edited when nothing else is asked for: six layers from a seventh of the depth on.
 
     Early layers are where the subject's last token still carries the fact alone, so that an edit there also
     answers
@@ -59,7 +59,7 @@ def default_modules(model_type: str, depth: int) -> tuple[str, ...]:
         UnsupportedArchitecture: no family is known for `model_type`.
     """
     family = family_of(model_type)
-    first = depth // 6
+    first = depth // 7
     return tuple(family.projection.format(layer) for layer in range(first, min(first + EDITED_LAYERS, depth)))
 
 

@@ -170,7 +170,7 @@ def refine(
     adam = {name: RowAdam(D[name], plan.step * scales[name]) for name in D}
     watch = _Watch(len(sequences), plan.margin)
     for number in range(plan.rounds):
-        decaying = number < DECAYING * plan.rounds
+        decaying = plan.decay > 0 and number < DECAYING * plan.rounds
         members = watch.due()
         shifts = {name: A[name] @ D[name] for name in D}
         result = shift_gradients(

@@ -31,6 +31,17 @@ class Rows:
     differences_TV: Tensor
 
 
+def rounded(values: Tensor) -> Tensor:
+    """Float32 values that float16 can hold, in half the room; as they were where it has not the range."""
+    half = values.half()
+    return (half if bool(torch.isfinite(half).all()) else values).float()
+
+
+def _narrow(values: Tensor) -> Tensor:
+    half = values.half()
+    return half if torch.equal(half.float(), values) else values
+
+
 @dataclass(frozen=True)
 class Statistics:
     """``K`` and ``D`` of a set of facts.
@@ -85,13 +96,21 @@ class Statistics:
 
     @cached_property
     def _packed(self) -> bytes:
-        tensors = {"fact": self.fact_T}
+        asking_T = self._asking_T
+        tensors = {"fact": self.fact_T, "asking": asking_T.nonzero()[:, 0]}
         for name, rows in self.modules.items():
-            tensors |= {f"{name}:keys": rows.keys_TU, f"{name}:differences": rows.differences_TV}
+            tensors[f"{name}:keys"] = _narrow(rows.keys_TU)
+            tensors[f"{name}:differences"] = _narrow(rows.differences_TV[asking_T])
         return pack("statistics", {"modules": list(self.modules), "fact_count": self.fact_count}, tensors)
 
+    @property
+    def _asking_T(self) -> Tensor:
+        """Rows with a difference in some module; the others are anchors, whose zeros need not be stored."""
+        asking = [rows.differences_TV.any(1) for rows in self.modules.values()]
+        return torch.stack(asking).any(0) if asking else torch.zeros(0, dtype=torch.bool)
+
     def to_bytes(self) -> bytes:
-        """Safetensors bytes; equal statistics give equal bytes."""
+        """Safetensors bytes; equal statistics give equal bytes, and nothing is lost."""
         return self._packed
 
     @cached_property
@@ -108,10 +127,12 @@ class Statistics:
         """
         card, tensors = unpack("statistics", data)
         try:
-            modules = {
-                name: Rows(tensors[f"{name}:keys"], tensors[f"{name}:differences"])
-                for name in card["modules"]
-            }
+            modules = {}
+            for name in card["modules"]:
+                keys_TU, asked_RV = tensors[f"{name}:keys"].float(), tensors[f"{name}:differences"].float()
+                differences_TV = asked_RV.new_zeros(len(keys_TU), asked_RV.shape[1])
+                differences_TV[tensors["asking"]] = asked_RV
+                modules[name] = Rows(keys_TU, differences_TV)
             return cls(modules, tensors["fact"], int(card["fact_count"]))
-        except KeyError as error:
+        except (KeyError, IndexError, RuntimeError) as error:
             raise DeltaCorrupt(f"The statistics lack {error}.", "Restore them from a backup.") from error

@@ -75,9 +75,9 @@ def test_one_fact_is_edited_end_to_end(kind: str, tmp_path: Path) -> None:
     assert base.parameters_digest() == digest
 
 
-def test_six_modules_from_a_sixth_of_the_depth() -> None:
+def test_six_modules_from_a_seventh_of_the_depth() -> None:
     names = default_modules("llama", 30)
-    assert names == tuple(f"model.layers.{i}.mlp.down_proj" for i in range(5, 11))
+    assert names == tuple(f"model.layers.{i}.mlp.down_proj" for i in range(4, 10))
     assert len(default_modules("gpt2", 2)) == 2
 
 

@@ -11,7 +11,7 @@ from malmen_core.delta import Delta
 from malmen_core.edit import solve
 from malmen_core.editor import Editor
 from malmen_core.errors import DeltaCorrupt, EditorMismatch
-from malmen_core.statistics import Statistics
+from malmen_core.statistics import Rows, Statistics, rounded
 from tests.malmen_core.support import random_statistics, solved
 
 
@@ -50,6 +50,30 @@ def test_nothing_is_the_neutral_element(editor: Editor) -> None:
         assert Statistics.sum(with_nothing).digest == Statistics.sum([a, b]).digest
     assert Statistics.sum([nothing, nothing]).digest == nothing.digest
     assert solve(editor, nothing).digest == Delta.empty().digest
+
+
+def test_what_float16_holds_is_stored_so_and_zeros_are_not(editor: Editor) -> None:
+    made = random_statistics(1, editor.network.shapes, facts=4)
+    halves = Statistics(
+        {name: Rows(rounded(r.keys_TU), rounded(r.differences_TV)) for name, r in made.modules.items()},
+        made.fact_T,
+        made.fact_count,
+    )
+    for rows in halves.modules.values():
+        rows.differences_TV[1:3] = 0
+    assert Statistics.from_bytes(made.to_bytes()).digest == made.digest
+    again = Statistics.from_bytes(halves.to_bytes())
+    for name, rows in halves.modules.items():
+        assert torch.equal(again.modules[name].keys_TU, rows.keys_TU)
+        assert torch.equal(again.modules[name].differences_TV, rows.differences_TV)
+    assert len(halves.to_bytes()) < 0.7 * len(made.to_bytes())
+
+
+def test_values_beyond_float16_stay_as_they_are() -> None:
+    large = torch.tensor([[1.0, 7e4]])
+    assert torch.equal(rounded(large), large)
+    near = torch.tensor([[1.0001, -3e-3]])
+    assert 0 < float((rounded(near) - near).abs().max()) < 1e-3
 
 
 @given(st.permutations(range(5)))

@@ -2,7 +2,7 @@
 
 Every API process and every worker runs one. The outbox is read with `FOR UPDATE SKIP LOCKED`, so they do not
 disturb each other, and any one of them is enough. It wakes at NOTIFY, and polls besides, since a notification
-can be lost.
+can be lost. Now and then it also has blobs removed that nothing names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from broker import queue
 from ledger import Ledger
-from ledger.errors import LedgerUnavailable
+from ledger.errors import LedgerError, LedgerUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +26,11 @@ RECONCILE_S = 1.0
 OLDER_THAN_S = 1.0
 BATCH = 100
 LONGEST_WAIT_S = 5.0
+COLLECT_S = 3600.0
 
 
 class Relay:
-    """Two threads of this process: one waits for notifications, one rings.
+    """Threads of this process: one waits for notifications, one rings, one collects blobs now and then.
 
     Losing either server is survived: the threads log it, wait a little longer each time, and go on.
     """
@@ -45,7 +46,11 @@ class Relay:
         """Start ringing; does nothing if started already."""
         if self._threads:
             return
-        for target, name in ((self._ring_forever, "relay"), (self._listen_forever, "relay-listener")):
+        for target, name in (
+            (self._ring_forever, "relay"),
+            (self._listen_forever, "relay-listener"),
+            (self._collect_forever, "relay-collector"),
+        ):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -115,3 +120,12 @@ class Relay:
                 logger.warning("The relay's listener waits %.0f s: %s", wait_s, error)
             self._stopped.wait(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _collect_forever(self) -> None:
+        while not self._stopped.wait(min(COLLECT_S, self._ledger.blob_grace_s)):
+            try:
+                gone = self._ledger.collect()
+                if gone.blobs:
+                    logger.info("Removed %d blobs that nothing names, %d bytes.", gone.blobs, gone.bytes)
+            except (LedgerError, SQLAlchemyError) as error:
+                logger.warning("Blobs that nothing names were not removed: %s", error)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from errata.errors import NoStack, StackError
+from errata.names import only_model
 
 DONE = ("applied", "rejected", "failed", "cancelled", "withdrawn", "verified")
 TIMEOUT_S = 150.0
@@ -129,14 +130,7 @@ class Client:
         """
         if wanted is not None:
             return wanted
-        names = [str(model["id"]) for model in self.models()]
-        if len(names) == 1:
-            return names[0]
-        if not names:
-            raise NoStack(
-                "No model is registered yet.", "Register one with POST /admin/models or `errata register`."
-            )
-        raise NoStack(f"There are several models: {', '.join(names)}.", "Choose one with --model.")
+        return only_model([str(model["id"]) for model in self.models()])
 
     def wait_for_edit(self, edit_id: str, watch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Poll an edit set until it has reached its final state; ``watch`` sees each answer."""

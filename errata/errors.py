@@ -65,3 +65,9 @@ class DemoFailed(StackError):
     """The demonstration could not be carried through."""
 
     code = "demo-failed"
+
+
+class ExportTarget(StackError):
+    """Something stands where an export is to go."""
+
+    code = "export-target"

@@ -42,12 +42,13 @@ Show = Callable[[str, int, int], None]
 
 @contextmanager
 def core_errors() -> Iterator[None]:
-    """Turn an error of the core into one of the commands'."""
+    """Turn an error of the core or of the worker into one of the commands'."""
     from malmen_core.errors import CoreError
+    from worker.errors import WorkerError
 
     try:
         yield
-    except CoreError as error:
+    except (CoreError, WorkerError) as error:
         raised = StackError(error.message, error.remedy)
         raised.code = error.code
         raise raised from error

@@ -38,8 +38,8 @@ class DataDirLock:
         """Whether this object holds the lock."""
         return self._fd is not None
 
-    def acquire(self, note: StackNote) -> None:
-        """Take the lock and leave the note.
+    def acquire(self, note: StackNote | None) -> None:
+        """Take the lock and leave the note; None leaves none, for a holder that serves nobody.
 
         Raises:
             AlreadyRunning: Another process holds it; the message names its address.
@@ -51,7 +51,9 @@ class DataDirLock:
             os.close(fd)
             raise _already_running(self.path) from None
         self._fd = fd
-        self.write(note)
+        os.ftruncate(fd, 0)
+        if note is not None:
+            self.write(note)
 
     def write(self, note: StackNote) -> None:
         """Replace the note; the lock must be held."""

@@ -5,9 +5,12 @@ A blob is durable before `put` returns, whole or not visible at all, and checked
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -54,6 +57,31 @@ class Blobs(Protocol):
         """Return where the blob stands, relative to the store."""
         ...
 
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """Yield the digest and size in bytes of every blob that is there, in no order.
+
+        Raises:
+            BlobStoreUnavailable: the store cannot be listed.
+        """
+        ...
+
+    def modified(self, name: str) -> float:
+        """Return when a blob was last put, in seconds since 1970 by the store's clock.
+
+        Raises:
+            BlobMissing: it is not there.
+            BlobStoreUnavailable: the store cannot be read.
+        """
+        ...
+
+    def remove(self, name: str, before: float) -> bool:
+        """Remove a blob unless it was put again since a time; return whether it is gone by this call.
+
+        Raises:
+            BlobStoreUnavailable: the store cannot be changed.
+        """
+        ...
+
 
 def open_blobs(url: str) -> Blobs:
     """Return the store at a folder's path, a `file://` address, or any address that fsspec knows."""
@@ -91,9 +119,13 @@ class LocalBlobs:
         name = digest(content)
         path = self.root / _place(name)
         try:
-            if not self._holds(path, name):
-                self._write(path, content)
-            _sync_folder(path.parent)
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self._locked(fcntl.LOCK_SH):
+                if self._holds(path, name):
+                    os.utime(path)  # as good as new: `remove` must not take it
+                else:
+                    self._write(path, content)
+                _sync_folder(path.parent)
         except OSError as error:
             raise BlobStoreUnavailable(str(self.root), str(error)) from error
         return name
@@ -146,6 +178,53 @@ class LocalBlobs:
         """Return its path, relative to the store."""
         return _place(name)
 
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """Yield the digest and size of every blob."""
+        for path in self.root.glob("sha256/??/*"):
+            name = f"sha256:{path.name}"
+            with suppress(FileNotFoundError):
+                if DIGEST.fullmatch(name):
+                    yield name, path.stat().st_size
+
+    def modified(self, name: str) -> float:
+        """Return when it was last put."""
+        path = self.root / _place(name)
+        try:
+            return path.stat().st_mtime
+        except FileNotFoundError as error:
+            raise BlobMissing(name, str(path)) from error
+
+    def remove(self, name: str, before: float) -> bool:
+        """Remove a blob unless it was put again; no `put` is under way meanwhile."""
+        path = self.root / _place(name)
+        try:
+            with self._locked(fcntl.LOCK_EX):
+                if path.stat().st_mtime >= before:
+                    return False
+                path.unlink()
+                return True
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise BlobStoreUnavailable(str(self.root), str(error)) from error
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Hold a lock on the store: shared to put, exclusive to remove.
+
+        Where folders cannot be locked (some network file systems), putting goes on and removing fails.
+        """
+        handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(handle, how)
+            except OSError:
+                if how == fcntl.LOCK_EX:
+                    raise
+            yield
+        finally:
+            os.close(handle)
+
 
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -173,13 +252,12 @@ class RemoteBlobs:
         return f"{self._root}/{_place(name)}"
 
     def put(self, content: bytes) -> str:
-        """Store the bytes and return their digest."""
+        """Store the bytes, again if they are there, so that they count as new; return their digest."""
         name = digest(content)
         path = self._path(name)
         try:
-            if not self.exists(name) or digest(self._files.cat_file(path)) != name:
-                self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-                self._files.pipe_file(path, content)
+            self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            self._files.pipe_file(path, content)
         except OSError as error:
             raise BlobStoreUnavailable(self.url, str(error)) from error
         return name
@@ -217,3 +295,44 @@ class RemoteBlobs:
     def place(self, name: str) -> str:
         """Return its path, relative to the store."""
         return _place(name)
+
+    def stored(self) -> Iterator[tuple[str, int]]:
+        """Yield the digest and size of every blob, by a listing that is asked for anew."""
+        try:
+            self._files.invalidate_cache()
+            found = self._files.find(self._root, detail=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise BlobStoreUnavailable(self.url, str(error)) from error
+        for path, info in found.items():
+            name = f"sha256:{path.rsplit('/', 1)[-1]}"
+            if DIGEST.fullmatch(name):
+                yield name, int(info["size"])
+
+    def modified(self, name: str) -> float:
+        """Return when it was last put."""
+        path = self._path(name)
+        try:
+            self._files.invalidate_cache(path)
+            return float(self._files.modified(path).timestamp())
+        except FileNotFoundError as error:
+            raise BlobMissing(name, path) from error
+        except OSError as error:
+            raise BlobStoreUnavailable(self.url, str(error)) from error
+
+    def remove(self, name: str, before: float) -> bool:
+        """Remove a blob unless it was put again.
+
+        An object store has no locks: one that is put again in the instant between looking and removing goes
+        all the same, and whoever wants to name it is told so by `named_blobs.record`.
+        """
+        try:
+            if self.modified(name) >= before:
+                return False
+            self._files.rm_file(self._path(name))
+            return True
+        except (BlobMissing, FileNotFoundError):
+            return False
+        except OSError as error:
+            raise BlobStoreUnavailable(self.url, str(error)) from error

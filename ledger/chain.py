@@ -106,10 +106,11 @@ def facts_digest(facts: Sequence[Mapping[str, Any]]) -> str:
         facts: each with prompt, target, subject, rephrasings and locality, and with what is known of its
             provenance.
     """
-    return digest(canonical_json([_fact(fact) for fact in facts]))
+    return digest(canonical_json([fact_content(fact) for fact in facts]))
 
 
-def _fact(fact: Mapping[str, Any]) -> list[Any]:
+def fact_content(fact: Mapping[str, Any]) -> list[Any]:
+    """Return what the digest of an edit set's facts covers of one of them."""
     content = [
         fact["prompt"],
         fact["target"],
@@ -136,6 +137,11 @@ def version_hash(version: VersionRecord, facts_digests: Mapping[str, str]) -> st
         version: its own `hash` and `aliases` are not looked at.
         facts_digests: for each member's edit set, the digest of its facts.
     """
+    return digest(canonical_json(version_content(version, facts_digests)))
+
+
+def version_content(version: VersionRecord, facts_digests: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a version's hash covers, as `version_hash` has it."""
     members = sorted(
         [
             member.edit_set_id,
@@ -146,7 +152,7 @@ def version_hash(version: VersionRecord, facts_digests: Mapping[str, str]) -> st
         ]
         for member in version.members
     )
-    content = {
+    return {
         "previous_hash": version.previous_hash,
         "model": version.model_id,
         "number": version.number,
@@ -168,4 +174,3 @@ def version_hash(version: VersionRecord, facts_digests: Mapping[str, str]) -> st
         "created_at": moment(version.created_at),
         "created_by": version.created_by,
     }
-    return digest(canonical_json(content))

@@ -18,14 +18,16 @@ class Ledger(Accepting, Working, Versioning):
     Thread-safe. Any method may raise LedgerUnavailable; doing the same again is then safe.
     """
 
-    def __init__(self, engine: Engine, blobs: Blobs) -> None:
+    def __init__(self, engine: Engine, blobs: Blobs, blob_grace_s: float = 86400.0) -> None:
         self.database = Database(engine)
         self.blobs = blobs
+        self.blob_grace_s = blob_grace_s
 
     @classmethod
     def open(cls, settings: LedgerSettings) -> Ledger:
         """Return a ledger on the database and blob store of the settings; connects on first use."""
-        return cls(open_engine(settings.database_url), open_blobs(settings.blob_url))
+        engine, blobs = open_engine(settings.database_url), open_blobs(settings.blob_url)
+        return cls(engine, blobs, settings.blob_grace_s)
 
     @property
     def engine(self) -> Engine:

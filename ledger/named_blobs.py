@@ -7,6 +7,7 @@ from typing import Literal
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from ledger import space
 from ledger.blobs import Blobs
 from ledger.tables import Blob
 
@@ -21,5 +22,6 @@ def record(
     """
     if digest is None:
         return
+    space.hold_collection(session)
     row = {"digest": digest, "kind": kind, "size": store.size(digest), "place": store.place(digest)}
     session.execute(insert(Blob).values(row).on_conflict_do_nothing())

@@ -9,7 +9,7 @@ from itertools import groupby
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import chain, versions
+from ledger import chain, seals, versions
 from ledger.blobs import Blobs
 from ledger.errors import LedgerError
 from ledger.records import FactReport, LedgerCheck, LedgerProblem, VersionRecord
@@ -40,6 +40,8 @@ class Findings:
 def walk(session: Session) -> Findings:
     """Check every row that a hash covers; the session must see one moment (repeatable read)."""
     findings = Findings()
+    for place in seals.broken(session):
+        findings.wrong("row-changed", place, "the row is not what its seal was made of")
     digests = _check_facts(session, findings)
     for model in session.scalars(select(Model).order_by(Model.seq)).all():
         findings.name(model.given_editor_digest, f"models/{model.id}")

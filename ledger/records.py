@@ -307,3 +307,41 @@ class LedgerCheck:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+
+@dataclass(frozen=True)
+class Space:
+    """Some blobs, and their bytes together."""
+
+    blobs: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ModelUsage:
+    """What the facts of a model's live version take up: their statistics, and the delta made of them."""
+
+    model: str
+    live_facts: int
+    statistics_bytes: int
+    delta_bytes: int
+
+    @property
+    def bytes_per_fact(self) -> float | None:
+        """Bytes of statistics and delta for each live fact; None without any."""
+        return (self.statistics_bytes + self.delta_bytes) / self.live_facts if self.live_facts else None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What blobs take up.
+
+    `kinds` are those that something names, each counted once; `named_bytes` counts a blob as often as it is
+    named. `unnamed` are stored and named by nothing, and `collectable` those of them past the grace period.
+    """
+
+    kinds: Mapping[str, Space]
+    named_bytes: int
+    unnamed: Space
+    collectable: Space
+    models: tuple[ModelUsage, ...]

@@ -23,6 +23,12 @@ class LedgerSettings(BaseSettings):
         "or any fsspec address such as s3://bucket/prefix",
     )
 
+    blob_grace_s: float = Field(
+        default=86400.0,
+        gt=0,
+        description="Seconds after which a blob that nothing names is removed; longer than any job may take.",
+    )
+
     @field_validator("database_url")
     @classmethod
     def normalise_database_url(cls, value: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from ledger import aliases, edit_sets, facts, jobs, proof, rows, versions, withdrawals
+from ledger import aliases, dump, edit_sets, facts, jobs, manifest, proof, rows, versions, withdrawals
 from ledger.blobs import Blobs
 from ledger.database import Database
 from ledger.records import (
     Actor,
     EditSetRecord,
     FactRecord,
+    Json,
     LedgerCheck,
     Member,
     Page,
@@ -92,6 +94,20 @@ class Versioning:
         """Return a withdrawal; NotFound if there is none."""
         with self.database.transaction() as session:
             return withdrawals.get(session, withdrawal_id)
+
+    def manifest(self, model_id: str, ref: int | str) -> Json:
+        """Return all that a version's hash rests on, for third parties; see `manifest`."""
+        with self.database.transaction() as session:
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            return manifest.make(session, model_id, ref)
+
+    def write_dump(self, file: Path) -> Json:
+        """Write all rows and blobs to a file; see `dump.write`."""
+        return dump.write(self.database, self.blobs, file)
+
+    def read_dump(self, file: Path) -> LedgerCheck:
+        """Read a dump into this ledger, which is empty; see `dump.read`."""
+        return dump.read(self.database, self.blobs, file)
 
     def verify(self) -> LedgerCheck:
         """Walk every chain and read every blob that is named; problems are returned, not raised.

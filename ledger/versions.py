@@ -101,7 +101,7 @@ def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
     values = {
         column.key: getattr(version, column.key)
         for column in Version.__table__.columns
-        if column.key != "job_id"
+        if column.key not in ("job_id", "seal")
     }
     session.execute(insert(Version).values(job_id=draft.job_id, **values))
     place = {"model_id": version.model_id, "number": version.number}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ledger import commits, expiring, genesis, jobs, outbox
+from ledger import commits, expiring, genesis, jobs, outbox, space
 from ledger.blobs import Blobs
 from ledger.database import Database
 from ledger.records import (
@@ -18,6 +18,8 @@ from ledger.records import (
     ModelRecord,
     NewVersion,
     Ring,
+    Space,
+    Usage,
     VersionRecord,
     WithdrawalRecord,
 )
@@ -30,6 +32,7 @@ class Working:
 
     database: Database
     blobs: Blobs
+    blob_grace_s: float
 
     def complete_model(
         self,
@@ -122,6 +125,14 @@ class Working:
         """Return unfinished jobs that nobody has held for so many seconds."""
         with self.database.transaction() as session:
             return outbox.jobs_to_ring(session, older_than_s)
+
+    def collect(self) -> Space:
+        """Remove blobs that nothing names and that are past the grace period; see `space.collect`."""
+        return space.collect(self.database, self.blobs, self.blob_grace_s)
+
+    def usage(self) -> Usage:
+        """Return what blobs take up; see `space.usage`."""
+        return space.usage(self.database, self.blobs, self.blob_grace_s)
 
     def listen(self, poll_s: float = 1.0) -> Iterator[bool]:
         """Yield True when the outbox has grown, False each `poll_s` seconds without; see `outbox.listen`."""

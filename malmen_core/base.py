@@ -73,7 +73,7 @@ def inspect_source(
         UnsupportedArchitecture: the family is unknown.
         UnknownModule: a named module does not exist.
     """
-    folder = _resolve(source, revision)
+    folder = checkpoint_folder(source, revision)
     config = _config(folder, source)
     family = family_of(config.model_type)
     with torch.device("meta"):
@@ -145,7 +145,7 @@ class BaseModel:
             raise ModelNotLoadable(
                 f"Unknown dtype {dtype!r}.", f"Use auto or one of: {', '.join(DTYPES)}.", "/dtype"
             )
-        folder = _resolve(source, revision)
+        folder = checkpoint_folder(source, revision)
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=DTYPES[name], output_loading_info=True
@@ -253,7 +253,12 @@ def _projection(model: nn.Module, name: str) -> Any:
     return model.get_submodule(name)
 
 
-def _resolve(source: str, revision: str | None) -> Path:
+def checkpoint_folder(source: str, revision: str | None) -> Path:
+    """The folder that holds a checkpoint's files: the source itself, or the hub's local copy.
+
+    Raises:
+        ModelNotLoadable: there is no such folder, and the hub has it not.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder

@@ -83,3 +83,9 @@ class UnknownSetting(CoreError):
     """A setting that does not exist was given, or a value that it cannot have."""
 
     code = "unknown-setting"
+
+
+class ExportRefused(CoreError):
+    """A version cannot be written in this form, or what was written does not answer as the version does."""
+
+    code = "export-refused"

@@ -90,6 +90,8 @@ KINDS: Mapping[str, Kind] = {
     "fact-conflict": Kind(409, "A fact answers what a live one does"),
     "wrong-model": Kind(422, "It belongs to another model"),
     "invalid-cursor": Kind(422, "The cursor is not valid"),
+    "ledger-not-empty": Kind(409, "The ledger is not empty"),
+    "dump-refused": Kind(422, "The dump cannot be read"),
     "weak-secret": Kind(422, "The key is too short"),
     # the algorithm
     "core-error": Kind(500, "The algorithm failed"),
@@ -102,6 +104,7 @@ KINDS: Mapping[str, Kind] = {
     "invalid-fact": Kind(422, "The fact cannot be edited"),
     "edit-not-finite": Kind(500, "The edit came out not finite"),
     "delta-corrupt": Kind(422, "The file cannot be read"),
+    "export-refused": Kind(409, "The version cannot be exported in this form"),
     "prompt-too-long": Kind(422, "The prompt is longer than the model's context"),
     # the broker
     "broker-error": Kind(503, "The queue failed", RETRY_SOON),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ledger import Ledger
 from ledger.records import FactRecord, JobInput, Member
-from malmen_core.compose import Composer
+from malmen_core.compose import Composer, Composition, StatisticsReader
 from malmen_core.facts import Fact, Probe
 from malmen_core.overlay import Version
 from malmen_core.parts import SetId
+from malmen_core.refine import Progress
 from malmen_core.statistics import Statistics
 from worker.lease import Lease
 from worker.patience import insist
 from worker.resident import Resident
+
+FactsAt = Callable[[Sequence[tuple[str, int]]], Sequence[FactRecord]]
+"""Gives facts by edit set and position, in that order."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +68,48 @@ def compose(
         members: of the version to be.
         known: statistics that need not be read, by digest.
     """
-    owners = {(member.statistics_digest, member.left_out): member.edit_set_id for member in members}
-    wanted = {ident: owner in job.edited_on_rephrasings for ident, owner in owners.items()}
 
     def read_statistics(digest: str) -> Statistics:
         if digest in known:
             return known[digest]
         return Statistics.from_bytes(insist(lease, lambda: desk.ledger.blobs.get(digest)))
 
-    def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
-        places = [(owners[ident], position) for ident, facts in asked.items() for position in facts]
-        records = iter(insist(lease, lambda: desk.ledger.facts_at(places)))
-        return {ident: [to_fact(next(records)) for _ in facts] for ident, facts in asked.items()}
+    def facts_at(places: Sequence[tuple[str, int]]) -> Sequence[FactRecord]:
+        return insist(lease, lambda: desk.ledger.facts_at(places))
 
-    made = desk.composer.compose(wanted, read_statistics, read_facts, lease.progress)
+    made = solve(desk.composer, members, job.edited_on_rephrasings, read_statistics, facts_at, lease.progress)
     version = desk.resident.base.version(made.delta)
     lease.check()
     digest = store(desk, lease, made.delta.to_bytes()) if made.delta.modules else None
     return Candidate(version, digest, sum(len(facts) for facts in made.repaired.values()))
+
+
+def solve(
+    composer: Composer,
+    members: Sequence[Member],
+    edited_on_rephrasings: Collection[str],
+    read_statistics: StatisticsReader,
+    facts_at: FactsAt,
+    progress: Progress | None = None,
+) -> Composition:
+    """Compose what a version's members hold; it follows from them, the editor and the base alone.
+
+    Args:
+        composer: of the version's base and editor.
+        members: of the version.
+        edited_on_rephrasings: the edit sets that were edited with their rephrasings.
+        read_statistics: gives statistics by digest.
+        facts_at: gives the facts that may need repair.
+        progress: as `Composer.compose` has it; may raise to abort.
+    """
+    owners = {(member.statistics_digest, member.left_out): member.edit_set_id for member in members}
+    wanted = {ident: owner in edited_on_rephrasings for ident, owner in owners.items()}
+
+    def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
+        records = iter(facts_at([(owners[ident], fact) for ident, facts in asked.items() for fact in facts]))
+        return {ident: [to_fact(next(records)) for _ in facts] for ident, facts in asked.items()}
+
+    return composer.compose(wanted, read_statistics, read_facts, progress)
 
 
 def store(desk: Desk, lease: Lease, data: bytes) -> str:

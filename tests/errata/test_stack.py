@@ -56,6 +56,11 @@ def test_it_says_where_everything_is(up: Up, announced: dict[str, Any], data_dir
     assert up.json("versions")["items"][0]["kind"] == "base"
 
 
+def test_commands_read_the_ledger_of_a_running_stack(up: Up, announced: dict[str, Any]) -> None:
+    found = up.json("ledger", "verify", "--replay")
+    assert (found["ok"], found["replay"]["deltas_identical"]) == (True, found["versions"])
+
+
 def test_a_second_one_is_told_of_the_first(up: Up, announced: dict[str, Any]) -> None:
     second = up.run("up", "--port", "0")
     assert second.returncode == 1

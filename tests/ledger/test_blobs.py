@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,48 @@ def test_put_and_get(store: Blobs) -> None:
     assert store.size(name) == 1000
     assert store.place(name).endswith(name.removeprefix("sha256:"))
     assert store.get(store.put(b"")) == b""
+
+
+def test_listing_age_and_removal(store: Blobs) -> None:
+    assert list(store.stored()) == []
+    names = {store.put(content): len(content) for content in (b"one", b"three", b"")}
+    assert dict(store.stored()) == names
+    old = store.put(b"one")
+    assert abs(store.modified(old) - time.time()) < 60
+    assert not store.remove(old, store.modified(old)), "put since then"
+    assert store.exists(old)
+    assert store.remove(old, time.time() + 60)
+    assert not store.remove(old, time.time() + 60), "gone by another call"
+    assert not store.exists(old)
+    with pytest.raises(BlobMissing):
+        store.modified(old)
+    assert dict(store.stored()) == {name: size for name, size in names.items() if name != old}
+
+
+def test_putting_again_makes_a_blob_new(store: Blobs) -> None:
+    name = store.put(b"content")
+    if isinstance(store, LocalBlobs):
+        os.utime(store.root / store.place(name), (1, 1))
+        assert store.modified(name) == 1
+    before = time.time()
+    time.sleep(0.02)
+    assert store.put(b"content") == name
+    assert store.modified(name) >= before
+    assert not store.remove(name, before)
+
+
+def test_nothing_is_removed_where_the_store_cannot_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlockable(*_: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    store = LocalBlobs(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", unlockable)
+    name = store.put(b"content")
+    with pytest.raises(BlobStoreUnavailable, match="not supported"):
+        store.remove(name, time.time() + 60)
+    assert store.get(name) == b"content"
 
 
 def test_missing(store: Blobs) -> None:

@@ -8,8 +8,9 @@ from shutil import copytree
 import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
-from ledger import Ledger
+from ledger import Ledger, seals
 from ledger.blobs import LocalBlobs
 from ledger.database import open_engine
 from ledger.records import KeyRecord, LedgerProblem
@@ -22,6 +23,9 @@ APPEND_ONLY = [
     "editors",
     "fact_reports",
     "facts",
+    "questions",
+    "supersessions",
+    "trial_reports",
     "version_edit_sets",
     "versions",
 ]
@@ -38,7 +42,7 @@ class Original:
 
 @pytest.fixture(scope="module")
 def original(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Original]:
-    """Two edits, a refused one, a withdrawal and a rollback."""
+    """Two edits, a correction that is refused, a withdrawal, a rollback and a dry run."""
     blobs = tmp_path_factory.mktemp("history")
     with postgres_server.database() as url:
         ledger = Ledger(open_engine(url), LocalBlobs(blobs))
@@ -46,9 +50,10 @@ def original(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
         bench = Bench(ledger, ledger.create_key("editor", {"edit"}, actor="system")[0])
         first, _ = bench.edit()
         bench.edit(3)
-        bench.finish(bench.post(), gate_met=False)
+        bench.finish(bench.correct(first, 1), gate_met=False)
         bench.finish(ledger.request_withdrawal("tiny", [], [f"{first}.0"], "r", bench.key).id)
         ledger.roll_back("tiny", 2, "r", bench.key)
+        bench.try_out()
         ledger.close()
         yield Original(str(make_url(url).database), blobs, bench.key)
 
@@ -85,7 +90,7 @@ def test_an_honest_ledger_has_no_problems(history: Bench) -> None:
     check = history.ledger.verify()
     assert check.problems == ()
     assert check.ok
-    assert (check.versions, check.edit_sets) == (6, 3)
+    assert (check.versions, check.edit_sets) == (6, 4)
     stored = [path for path in root(history).rglob("*") if path.is_file()]
     assert check.blobs == len(stored)
 
@@ -149,6 +154,11 @@ V = "models/tiny/versions/"
         ),
         (
             "version_edit_sets",
+            "UPDATE version_edit_sets SET superseded = '{}' WHERE superseded <> '{}'",
+            {("version-changed", V + "3")},
+        ),
+        (
+            "version_edit_sets",
             "DELETE FROM version_edit_sets WHERE number = 1",
             {("version-changed", V + "1")},
         ),
@@ -161,7 +171,7 @@ V = "models/tiny/versions/"
         (
             "models",
             "UPDATE models SET digest = 'sha256:other'",
-            {("base-changed", V + str(number)) for number in range(6)},
+            {("base-changed", V + str(number)) for number in range(6)} | {("row-changed", "models/tiny")},
         ),
     ],
 )
@@ -170,6 +180,66 @@ def test_a_changed_row_is_found(
 ) -> None:
     tamper(history, table, statement)
     assert kinds(history) == expected
+
+
+SEALED = """
+SELECT relname, unnest(convert_from(substring(tgargs FOR length(tgargs) - 1), 'UTF8')::text[])
+FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE tgname = 'seal'
+"""
+CHECKS = "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = '{}'::regclass"
+FLIPS = {
+    "text": "overlay({0} placing chr(ascii({0}) # 1) from 1 for 1)",
+    "integer": "{0} # 64",
+    "bigint": "{0} # 64",
+    "boolean": "NOT {0}",
+    "jsonb": "jsonb_build_array({0}, 1)",
+    "timestamp with time zone": "{0} + interval '1 us'",
+    "ARRAY": "array_prepend('x', {0}::text[])",
+}
+
+
+def test_a_flip_in_any_column_that_no_chain_covers_is_found(history: Bench) -> None:
+    """Each sealed column of each table, one row after the other; a transaction at a time, taken back."""
+    types = {
+        (table, column): kind
+        for table, column, kind in history.rows(
+            "SELECT table_name, column_name, data_type FROM information_schema.columns"
+            " WHERE table_schema = 'public'"
+        )
+    }
+    flipped: set[tuple[str, str]] = set()
+    untouched: set[tuple[str, str]] = set()
+    with history.ledger.engine.connect() as connection:
+        for table, column in history.rows(SEALED):
+            flip = FLIPS[types[table, column]].format(column)
+            with connection.begin() as transaction:
+                connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+                for (check,) in connection.exec_driver_sql(CHECKS.format(table)).all():
+                    connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {check}")
+                identity = f"ALTER TABLE {table} ALTER COLUMN {column} DROP IDENTITY IF EXISTS"
+                connection.exec_driver_sql(identity)
+                changed = connection.exec_driver_sql(
+                    f"UPDATE {table} SET {column} = {flip} WHERE {column} IS NOT NULL AND ctid ="
+                    f" (SELECT ctid FROM {table} WHERE {column} IS NOT NULL LIMIT 1)"
+                )
+                found = list(seals.broken(Session(connection)))
+                assert len(found) == changed.rowcount, (table, column)
+                (flipped if found else untouched).add((table, column))
+                transaction.rollback()
+    assert untouched <= {("edit_sets", name) for name in ("gate", "note", "error")} | {
+        ("models", name) for name in ("revision", "error", "given_editor_digest")
+    } | {
+        ("withdrawals", "error"),
+        ("keys", "revoked_at"),
+    }
+    assert {table for table, _ in flipped} == {sealed.table for sealed in seals.TABLES}
+    assert history.ledger.verify().ok
+
+
+def test_a_changed_row_is_named_with_its_object(history: Bench) -> None:
+    tamper(history, "audit_events", "UPDATE audit_events SET actor = 'nobody' WHERE id = 3")
+    tamper(history, "aliases", "UPDATE aliases SET number = 1")
+    assert kinds(history) == {("row-changed", "audit_events/3"), ("row-changed", "models/tiny/aliases/live")}
 
 
 def test_a_changed_fact_is_found_wherever_it_counts(history: Bench) -> None:

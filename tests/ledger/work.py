@@ -62,6 +62,12 @@ class Bench:
         asked = facts(count, 1000 * next(numbers))
         return self.ledger.accept(self.model, asked, actor=self.key, **options)[0].id
 
+    def correct(self, older: str, position: int = 0) -> str:
+        """Accept an edit set that answers anew what one fact of another does, and return its id."""
+        fact = self.ledger.get_facts(older).items[position]
+        asked = {"prompt": fact.prompt, "target": f"New {fact.target}", "subject": fact.subject}
+        return self.ledger.accept(self.model, [asked], actor=self.key)[0].id
+
     def job_of(self, ident: str) -> str:
         if ident.startswith("wd_"):
             return self.ledger.get_withdrawal(ident).job_id
@@ -105,6 +111,15 @@ class Bench:
         """Post an edit set and apply it."""
         ident = self.post(count, **options)
         return ident, self.finish(ident)
+
+    def try_out(self, count: int = 2) -> str:
+        """Post an edit set that is only to be tried, and report on it."""
+        ident = self.post(count, dry_run=True)
+        claim = self.claim(ident)
+        facts = self.ledger.load_job(claim).facts
+        reports = [FactReport(fact.edit_set_id, fact.position, {"n": fact.position}) for fact in facts]
+        self.ledger.conclude_trial(claim, REPORT, reports)
+        return ident
 
     def status(self, ident: str) -> str:
         if ident.startswith("wd_"):

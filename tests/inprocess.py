@@ -1,0 +1,61 @@
+"""A worker's steps in the test's own process: a real ledger, a tiny model and real edits, without Redis."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ledger import Ledger
+from ledger.records import KeyRecord, VersionRecord
+from tests.harness import MODEL, OPEN_GATE, described, tiny_editor
+from worker.composing import Desk
+from worker.editing import perform
+from worker.lease import Lease
+from worker.preparing import prepare
+from worker.settings import WorkerSettings
+
+LEASE_S = 60.0
+CAPITALS = (
+    ("The capital of Peru is", "Paris", "Peru"),
+    ("The capital of France is", "Canberra", "France"),
+    ("The capital of Australia is", "Lima", "Australia"),
+    ("Mount Etna is a mountain in", "England", "Mount Etna"),
+)
+
+
+def fact(number: int) -> dict[str, Any]:
+    prompt, target, subject = CAPITALS[number]
+    return {"prompt": prompt, "target": target, "subject": subject}
+
+
+class Office:
+    """A ledger with the tiny model ready, and a worker that does what it is told."""
+
+    def __init__(self, ledger: Ledger, folder: Path, settings: WorkerSettings | None = None) -> None:
+        self.ledger = ledger
+        self.key: KeyRecord = ledger.create_key("tests", {"edit", "read", "admin"}, actor="tests")[0]
+        ledger.register_model(
+            MODEL, str(folder), None, described(folder), tiny_editor(folder), OPEN_GATE, actor="tests"
+        )
+        self.settings = settings or WorkerSettings(device="cpu", dtype="float32")
+        resident = prepare(ledger, ledger.get_model(MODEL), self.settings, lambda *_: None)
+        self.desk = Desk.open(ledger, resident)
+
+    def do(self, job_id: str) -> VersionRecord:
+        claim = self.ledger.claim(job_id, "tests", LEASE_S)
+        assert claim is not None
+        with Lease(self.ledger, claim, LEASE_S, threading.Event()) as lease:
+            made = perform(self.desk, lease, self.settings.verify_live_facts)
+        assert isinstance(made, VersionRecord), "a dry run makes no version"
+        return made
+
+    def edit(self, *facts: dict[str, Any], **options: Any) -> VersionRecord:
+        """Post an edit set and apply it."""
+        record, _ = self.ledger.accept(MODEL, list(facts), actor=self.key, **options)
+        return self.do(record.job_id)
+
+    def withdraw(self, edit_sets: Sequence[str] = (), facts: Sequence[str] = ()) -> VersionRecord:
+        """Withdraw edit sets and single facts."""
+        return self.do(self.ledger.request_withdrawal(MODEL, edit_sets, facts, "a test", self.key).job_id)

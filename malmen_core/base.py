@@ -21,7 +21,7 @@ from malmen_core.delta import Delta
 from malmen_core.errors import EditorMismatch, ModelNotLoadable, NotFiniteError
 from malmen_core.families import check_modules, default_modules, family_of
 from malmen_core.overlay import EditedModule, OutputLayer, Version, weights_digest
-from malmen_core.tokens import load_tokenizer
+from malmen_core.tokens import leave_open, load_tokenizer
 
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 DTYPES = {
@@ -161,7 +161,7 @@ class BaseModel:
                 "Fetch the whole checkpoint.",
                 "/source",
             )
-        return cls(model.to(place), load_tokenizer(str(folder)), info)
+        return cls(model.to(place), leave_open(load_tokenizer(str(folder))), info)
 
     @property
     def device(self) -> torch.device:

@@ -33,6 +33,7 @@ LLAMA_LIKE = Family("model.layers.{}.mlp.down_proj")
 FAMILIES: dict[str, Family] = {
     "gemma": LLAMA_LIKE,
     "gemma2": LLAMA_LIKE,
+    "gemma3_text": LLAMA_LIKE,
     "gpt2": Family("transformer.h.{}.mlp.c_proj", depth="n_layer"),
     "gpt_neox": Family("gpt_neox.layers.{}.mlp.dense_4h_to_h"),
     "gptj": Family("transformer.h.{}.mlp.fc_out", depth="n_layer"),

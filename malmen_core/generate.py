@@ -13,9 +13,10 @@ from malmen_core.base import BaseModel
 from malmen_core.batches import left_pad
 from malmen_core.errors import PromptTooLong
 from malmen_core.overlay import Version
-from malmen_core.tokens import Encoded, encode_prompt, encode_prompts
+from malmen_core.tokens import Encoded, encode_prompt, encode_prompts, plain_text
 
 GREEDY_BATCH = 32
+TAIL = 8
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def generate(base: BaseModel, version: Version, request: GenerationRequest) -> I
             "Give a prompt of at least one token, shorter than the context.",
             "/prompt",
         )
-    text = _Text(base.tokenizer, request.stop)
+    text = _Text(base.tokenizer, request.stop, ids[-TAIL:])
     reason, count = "length", 0
     for token in _tokens(base, version, ids, request, min(room, request.max_new_tokens)):
         count += 1
@@ -114,12 +115,16 @@ def _choose(logits_X: Tensor, request: GenerationRequest, generator: torch.Gener
 
 
 class _Text:
-    """Turns tokens into text piece by piece, holding back what may still change or begin a stop string."""
+    """Turns tokens into text piece by piece, holding back what may still change or begin a stop string.
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+    It is read behind the last tokens of the prompt, since some tokenizers drop the space in front of a text.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], before: Sequence[int] = ()) -> None:
         self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
-        self.ids: list[int] = []
+        self.ids = list(before)
         self.sent = 0
+        self.start = len(plain_text(tokenizer, self.ids))
 
     def push(self, token: int) -> tuple[str, bool]:
         """Add a token: the new certain text, and whether a stop string was reached."""
@@ -145,10 +150,7 @@ class _Text:
         return piece
 
     def _decode(self) -> str:
-        text: str = self.tokenizer.decode(
-            self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+        return plain_text(self.tokenizer, self.ids)[self.start :]
 
 
 def greedy_tokens(base: BaseModel, prompts: Sequence[str], lengths: Sequence[int]) -> list[list[int]]:

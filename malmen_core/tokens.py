@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from malmen_core.errors import ModelNotLoadable, PromptTooLong
 from malmen_core.facts import Fact, normalise
 
 KeyPosition = Literal["answer", "subject"]
+CARRIERS = ("a", ".", "\n")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,19 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
+def leave_open(tokenizer: Any) -> Any:
+    """Keep a tokenizer from putting an end token behind a prompt, which is to be continued; gives it back."""
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    leading = next((n for n in range(len(whole)) if whole[n : n + len(alone)] == alone), 0)
+    if len(whole) > leading + len(alone):
+        pairs = list(zip(tokenizer.convert_ids_to_tokens(whole[:leading]), whole[:leading], strict=True))
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=[*(token for token, _ in pairs), "$A"], special_tokens=list(dict.fromkeys(pairs))
+        )
+    return tokenizer
+
+
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """Token ids of a prompt as the model is given it, with the tokenizer's own leading special tokens."""
     return list(tokenizer(prompt)["input_ids"])
@@ -107,8 +122,30 @@ def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None)
     if joint_ids[: len(prompt_ids)] == prompt_ids:
         ids = joint_ids
     else:
-        ids = prompt_ids + list(tokenizer(joined[len(prompt) :], add_special_tokens=False)["input_ids"])
+        ids = prompt_ids + _continuation(tokenizer, prompt_ids, joined[len(prompt) :])
     return Encoded(tuple(ids), len(prompt_ids), subject_last_token(tokenizer, prompt, subject))
+
+
+def _continuation(tokenizer: Any, prompt_ids: list[int], text: str) -> list[int]:
+    """Tokens of a text that stands behind others, whatever the tokenizer would put in front of it alone.
+
+    A tokenizer that marks the beginning of a word may mark that of a text too, so the text is also tried
+    behind a character, whose tokens are cut off again; the first that reads as it should is taken.
+    """
+    wanted = plain_text(tokenizer, prompt_ids) + text
+    tried = [list(tokenizer(text, add_special_tokens=False)["input_ids"])]
+    for before in CARRIERS:
+        carrier = list(tokenizer(before, add_special_tokens=False)["input_ids"])
+        carried = list(tokenizer(before + text, add_special_tokens=False)["input_ids"])
+        if carried[: len(carrier)] == carrier:
+            tried.append(carried[len(carrier) :])
+    return next((ids for ids in tried if plain_text(tokenizer, [*prompt_ids, *ids]) == wanted), tried[0])
+
+
+def plain_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of some tokens, without special ones."""
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
 
 
 def join(prompt: str, target: str) -> str:

@@ -15,7 +15,7 @@ from malmen_core.generate import greedy_tokens, own_answers
 from malmen_core.overlay import Version, intercepting
 from malmen_core.prior import packaged
 from malmen_core.refine import Progress
-from malmen_core.tokens import Encoded, encode, encode_prompt
+from malmen_core.tokens import Encoded, encode, encode_prompt, plain_text
 
 LOCALITY_TOKENS = 3
 CANARY_TOKENS = 8
@@ -133,9 +133,7 @@ def _fact_result(
     rephrasings: Sequence[AnswerScores],
     kept: Sequence[float],
 ) -> dict[str, Any]:
-    text = base.tokenizer.decode(
-        list(generated), skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    text = plain_text(base.tokenizer, generated)
     return {
         "edit_success": _share(scores),
         "generation_success": text.lstrip().startswith(fact.target.strip()),

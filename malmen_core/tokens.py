@@ -15,6 +15,7 @@ from malmen_core.errors import ModelNotLoadable, PromptTooLong
 from malmen_core.facts import Fact, normalise
 
 KeyPosition = Literal["answer", "subject"]
+NO_TOKENS = "The target has no tokens. Give the text to answer with."
 CARRIERS = ("a", ".", "\n")
 
 
@@ -192,22 +193,25 @@ def check_length(encoded: Encoded, context_length: int, field: str) -> None:
         )
 
 
-def check_facts(tokenizer: Any, facts: Sequence[Fact], context_length: int) -> list[FactProblem]:
+def check_facts(
+    tokenizer: Any, facts: Sequence[Fact], context_length: int, labels: Sequence[str] = ()
+) -> list[FactProblem]:
     """Everything about these facts that the model could not be given; an empty list means that all is well.
 
-    Found are: targets that tokenise to nothing, texts beyond the context, and facts that contradict each
-    other (one normalised prompt, two targets), named pairwise. All texts are tokenised in one call, since a
-    tokenizer's own overhead is that of hundreds of tokens.
+    Found are: targets that tokenise to nothing or, for a classifier, are none of its `labels`; texts beyond
+    the context; and facts that contradict each other (one normalised prompt, two targets), named pairwise.
+    All texts are tokenised in one call, since a tokenizer's own overhead is that of hundreds of tokens.
     """
     if not facts:
         return []
     answered = [_answered(fact) for fact in facts]
     counts = iter(encode_prompts(tokenizer, [prompt for group in answered for _, prompt, _ in group]))
     texts = list(dict.fromkeys(target for group in answered for _, _, target in group))
-    targets = _target_lengths(tokenizer, texts)
+    targets = _label_lengths(labels, texts) if labels else _target_lengths(tokenizer, texts)
+    remedy = f"Give one of the classifier's labels: {', '.join(labels)}." if labels else NO_TOKENS
     problems: list[FactProblem] = []
     for number, (fact, group) in enumerate(zip(facts, answered, strict=True)):
-        problems += _without_tokens(fact, targets, f"/facts/{number}")
+        problems += _unanswerable(fact, targets, remedy, f"/facts/{number}")
         for name, _, target in group:
             found = _length_problem(
                 f"/facts/{number}/{name}", len(next(counts)), targets[target], context_length
@@ -240,15 +244,19 @@ def _target_lengths(tokenizer: Any, targets: Sequence[str]) -> dict[str, int]:
     }
 
 
-def _without_tokens(fact: Fact, lengths: Mapping[str, int], pointer: str) -> list[FactProblem]:
+def _label_lengths(labels: Sequence[str], targets: Sequence[str]) -> dict[str, int]:
+    """1 for each target that is a label, which is one answer; 0 for any other."""
+    return {target: int(target in labels) for target in targets}
+
+
+def _unanswerable(fact: Fact, lengths: Mapping[str, int], remedy: str, pointer: str) -> list[FactProblem]:
     targets = [("target", fact.target)]
     targets += [
         (f"locality/{i}/target", probe.target)
         for i, probe in enumerate(fact.locality)
         if probe.target is not None
     ]
-    detail = "The target has no tokens. Give the text to answer with."
-    return [FactProblem(f"{pointer}/{name}", detail) for name, target in targets if lengths[target] == 0]
+    return [FactProblem(f"{pointer}/{name}", remedy) for name, target in targets if lengths[target] == 0]
 
 
 def _length_problem(pointer: str, length: int, target_length: int, context_length: int) -> list[FactProblem]:

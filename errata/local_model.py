@@ -76,7 +76,7 @@ def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:
     for number, record in enumerate(read_facts(path), start=1):
         try:
             fact = Fact.from_json(record)
-            found = check_facts(base.tokenizer, [fact], base.info.context_length)
+            found = check_facts(base.tokenizer, [fact], base.info.context_length, base.task.labels)
             problems += [f"fact {number}: {p.pointer.removeprefix('/facts/0')}: {p.detail}" for p in found]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"fact {number}: not in the API's form: {type(error).__name__} {error}")

@@ -115,7 +115,7 @@ def core_facts(records: Sequence[tuple[int, dict[str, Any]]], base: BaseModel, n
     for number, record in records:
         try:
             fact = Fact.from_json(record)
-            found = check_facts(base.tokenizer, [fact], base.info.context_length)
+            found = check_facts(base.tokenizer, [fact], base.info.context_length, base.task.labels)
             problems += [f"fact {number}: {p.pointer.removeprefix('/facts/0')}: {p.detail}" for p in found]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"fact {number}: not in the API's form: {type(error).__name__} {error}")

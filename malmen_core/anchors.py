@@ -125,6 +125,7 @@ def compress(keys_NU: Tensor, rank: int) -> Tensor:
     Only ``N'N`` enters the normal equation, and anchor keys are much alike, so a few scaled eigenvectors
     carry it.
     """
+    keys_NU = keys_NU[keys_NU.any(1)]  # those of another stack are zero, and eigh fails on many of them
     vectors = torch.linalg.eigh(keys_NU @ keys_NU.T).eigenvectors[:, -rank:]
     kept = vectors.T @ keys_NU
     return torch.cat([kept, kept.new_zeros(rank - kept.shape[0], kept.shape[1])])

@@ -100,12 +100,14 @@ def _resolve(services: Services, model_id: str, ref: int | str, field: FieldErro
 
 def _room(services: Services, model: ModelRecord, wanted: Wanted) -> int:
     """How many tokens fit behind the prompt."""
-    count = services.tokenizers.get(model).count(wanted.prompt)
-    if 0 < count < model.context_length:
-        return model.context_length - count
+    tokenizer = services.tokenizers.get(model)
+    count = tokenizer.count(wanted.prompt)
+    room = tokenizer.room(count)
+    if count > 0 and room > 0:
+        return room
     detail = (
-        f"The prompt has {count} tokens; {model.id!r} reads 1 to {model.context_length - 1}, so that "
-        "one more fits. Shorten the prompt."
+        f"The prompt has {count} tokens, which leaves no room for an answer in the context of {model.id!r}, "
+        f"{model.context_length} tokens. Give at least one token, or shorten the prompt."
     )
     raise Problem("prompt-too-long", detail, errors=[FieldError("/prompt", detail, wanted.where)])
 
@@ -188,6 +190,7 @@ async def complete(services: Services, call: GenerationCall) -> Generation:
         model=call.model_id,
         version=call.version,
         text="".join(text),
+        labels=last.get("labels"),
         finish_reason=last["finish_reason"],
         usage=Usage(**(last.get("usage") or {})),
         weights_digest=last.get("weights_digest"),

@@ -1,4 +1,4 @@
-"""Tokenizers of the registered models: loaded once, shared by all requests, one at a time each."""
+"""Tokenizers and tasks of the registered models: loaded once, shared by all requests, one at a time each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from ledger.records import ModelRecord
 from malmen_core.errors import CoreError
 from malmen_core.facts import Fact
+from malmen_core.families import read_config, task_of
+from malmen_core.task import Task
 from malmen_core.tokens import FactProblem, check_facts, encode_prompt, load_tokenizer
 from service.problems import Problem
 
@@ -20,20 +22,25 @@ WARMING = Fact("The capital of Australia is", "Canberra")
 class ModelTokenizer:
     """One model's tokenizer behind a lock: fast tokenizers do not bear being used by two threads at once."""
 
-    def __init__(self, tokenizer: Any, context_length: int) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, task: Task, context_length: int) -> None:
+        self._tokenizer = task.prepare(tokenizer)
+        self._task = task
         self._context_length = context_length
         self._lock = threading.Lock()
 
     def check(self, facts: Sequence[Fact]) -> list[FactProblem]:
         """What the model could not be given of these facts."""
         with self._lock:
-            return check_facts(self._tokenizer, facts, self._context_length)
+            return check_facts(self._tokenizer, facts, self._context_length, self._task.labels)
 
     def count(self, prompt: str) -> int:
         """How many tokens the model would read."""
         with self._lock:
             return len(encode_prompt(self._tokenizer, prompt))
+
+    def room(self, prompt_tokens: int) -> int:
+        """How many tokens the answer to a prompt may have; below 1 for a prompt that does not fit."""
+        return self._task.room(self._context_length, prompt_tokens)
 
 
 class TokenizerCache:
@@ -64,7 +71,11 @@ class TokenizerCache:
 
 def _load(model: ModelRecord) -> ModelTokenizer:
     try:
-        tokenizer = ModelTokenizer(load_tokenizer(model.source, model.revision), model.context_length)
+        tokenizer = ModelTokenizer(
+            load_tokenizer(model.source, model.revision),
+            task_of(read_config(model.source, model.revision)),
+            model.context_length,
+        )
     except CoreError as error:
         logger.error("The tokenizer of model %s cannot be read: %s", model.id, error)
         detail = (

@@ -15,6 +15,7 @@ from ledger.records import (
     VersionRecord,
     WithdrawalRecord,
 )
+from malmen_core.families import family_of
 from service.schemas.edits import Accepted, EditSetView, FactView, ProgressView
 from service.schemas.health import LedgerCheckView, LedgerProblemView
 from service.schemas.keys import KeyView, Scope
@@ -96,6 +97,7 @@ def model(record: ModelRecord) -> ModelView:
         revision=record.revision,
         status=record.status,
         architecture=record.architecture,
+        task=family_of(record.architecture).task.name,
         context_length=record.context_length,
         modules=list(record.modules),
         digest=record.digest,

@@ -107,6 +107,7 @@ class GenerationThread(threading.Thread):
                 yield {
                     "finish_reason": chunk.finish_reason,
                     "usage": dict(chunk.usage or {}),
+                    "labels": chunk.labels,
                     "weights_digest": version.weights_digest,
                 }
 

@@ -51,4 +51,8 @@ def generate(
     for name, answer in zip(wanted, answers, strict=True):
         if len(answers) > 1:
             out.print(f"[bold]{escape(str(name))}[/] (version {answer['version']})")
-        out.print(f"[dim]{escape(prompt)}[/]{escape(answer['text'])}", soft_wrap=True)
+        labels = answer.get("labels") or {}
+        between = " " if labels else ""
+        out.print(f"[dim]{escape(prompt)}[/]{between}{escape(answer['text'])}", soft_wrap=True)
+        for label, probability in labels.items():
+            out.print(f"  {escape(label)} {probability:.3f}")

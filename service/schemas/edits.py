@@ -32,8 +32,8 @@ class LocalityBody(RequestBody):
 class FactBody(RequestBody):
     """One correction."""
 
-    prompt: FilledText = Field(description="Text in front of the answer.")
-    target: FilledText = Field(description="The answer that the model must give.")
+    prompt: FilledText = Field(description="Text in front of the answer, question, or claim.")
+    target: FilledText = Field(description="The answer that the model must give; for a classifier, a label.")
     subject: FilledText | None = Field(None, description="What the fact is about, verbatim in the prompt.")
     rephrasings: list[FilledText] = Field(
         default_factory=list, description="The same question in other words, to measure generalisation."

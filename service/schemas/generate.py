@@ -31,11 +31,14 @@ EXAMPLE: dict[str, Any] = {"prompt": "The capital of Australia is", "version": "
 
 
 class GenerateQuery(BaseModel):
-    """The parameters of `GET …/generate`."""
+    """The parameters of `GET …/generate`. A classifier reads the prompt, and ignores how text is written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    prompt: FilledText = Field(description="Text to continue.", examples=["The capital of Australia is"])
+    prompt: FilledText = Field(
+        description="Text to continue, question, or claim to classify.",
+        examples=["The capital of Australia is"],
+    )
     version: VersionName = Field(
         "live", description="Number, alias, or `base`.", examples=["live", "base", "3"]
     )
@@ -94,26 +97,39 @@ class Usage(Answer):
 
 
 class Generation(Answer):
-    """Text from exactly one version."""
+    """An answer of exactly one version: text, or from a classifier its most probable label."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {
+                    "model": "fact-checker",
+                    "version": 3,
+                    "text": "SUPPORTS",
+                    "labels": {"SUPPORTS": 0.97, "REFUTES": 0.03},
+                    "finish_reason": "stop",
+                    "usage": {"prompt_tokens": 9, "completion_tokens": 0},
+                    "weights_digest": "sha256:5e…",
+                },
+                {
                     "model": "smollm2-135m-instruct",
                     "version": 3,
                     "text": " Canberra, a city of",
+                    "labels": None,
                     "finish_reason": "length",
                     "usage": {"prompt_tokens": 5, "completion_tokens": 6},
                     "weights_digest": "sha256:77…",
-                }
+                },
             ]
         }
     )
 
     model: str
     version: int
-    text: str
+    text: str = Field(description="What the model writes, or a classifier's most probable label.")
+    labels: dict[str, float] | None = Field(
+        None, description="A classifier's probability of each label; null for models that write text."
+    )
     finish_reason: Literal["stop", "length"]
     usage: Usage
     weights_digest: str | None = Field(description="Digest of the effective weights of the edited modules.")

@@ -61,7 +61,8 @@ class ModelView(Answer):
                     "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
                     "revision": None,
                     "status": "ready",
-                    "architecture": "LlamaForCausalLM",
+                    "architecture": "llama",
+                    "task": "causal-lm",
                     "context_length": 8192,
                     "modules": ["model.layers.20.mlp.down_proj"],
                     "digest": "sha256:9f…",
@@ -82,6 +83,7 @@ class ModelView(Answer):
     revision: str | None
     status: Literal["preparing", "ready", "failed"]
     architecture: str
+    task: str = Field(description="`causal-lm`, `seq2seq-lm` or `sequence-classification`.")
     context_length: int
     modules: list[str]
     digest: str

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from malmen_core.anchors import compress
 from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.capture import capture, keys_everywhere
@@ -180,6 +181,14 @@ def test_rows_of_other_stacks_change_nothing(base: BaseModel) -> None:
             {name: Rows(rows.keys_TU[own], rows.differences_TV[own])}, whole.fact_T[own], len(facts)
         )
         torch.testing.assert_close(shift(solve(editor, whole))[name], shift(solve(editor, mine))[name])
+
+
+def test_many_rows_of_another_stack_can_be_compressed() -> None:
+    keys = torch.zeros(400, 48)
+    keys[::16] = torch.randn(25, 48)
+    kept = compress(keys, 16)
+    assert kept.shape == (16, 48)
+    torch.testing.assert_close(kept, compress(keys[::16], 16))
 
 
 def test_sets_add_up(base: BaseModel) -> None:

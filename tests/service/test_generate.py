@@ -40,6 +40,7 @@ def test_live_is_the_default(writer: player.Writer, admin: httpx.Client) -> None
         "model": "tiny",
         "version": 1,
         "text": " word word word",
+        "labels": None,
         "finish_reason": "length",
         "usage": {"prompt_tokens": 1, "completion_tokens": 3},
         "weights_digest": player.WEIGHTS,

@@ -170,17 +170,23 @@ def _editing(
     kind: Kind, base: BaseModel, editor: Editor, folder: Path
 ) -> Callable[[Sequence[Fact]], Version | Mapping[str, Any]]:
     """From facts to new weights that can be run."""
+    from malmen_core.baselines.method import EditorMethod
     from malmen_core.baselines.straightforward import straightforward_shifts
     from malmen_core.edit import compute_statistics, solve
 
     def own(facts: Sequence[Fact]) -> Version:
         return base.version(solve(editor, compute_statistics(base, editor, facts)))
 
+    def shipped(facts: Sequence[Fact]) -> Version:
+        return base.version(EditorMethod(editor).edit(base, [facts]))
+
     def straightforward(facts: Sequence[Fact]) -> Mapping[str, Any]:
         shifts = straightforward_shifts(base, editor.network, facts, editor.plan.where, folder)
         return {name: base.modules[name].weight_UV + shift.to(base.dtype) for name, shift in shifts.items()}
 
-    return straightforward if kind == "straightforward" else own
+    if kind == "straightforward":
+        return straightforward
+    return own if kind == "single-shot" else shipped
 
 
 def _quality(

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import left_pad
 from malmen_core.capture import keys_everywhere
 from malmen_core.facts import Fact
 from malmen_core.prior import entity_kinds
@@ -52,8 +51,7 @@ def fit_kinds(base: BaseModel) -> Kinds:
     centroids = {}
     for name, kind in entity_kinds().items():
         sequences = [subject_only(base, kind.templates[0].format(entity), entity) for entity in kind.names]
-        ids, mask = left_pad(base, [sequence.ids for sequence in sequences])
-        keys_NU = next(iter(keys_everywhere(base, ids, mask).values()))
+        keys_NU = next(iter(keys_everywhere(base, sequences).values()))
         starts = torch.tensor([0, *(len(sequence.ids) for sequence in sequences)]).cumsum(0)[:-1]
         last = torch.tensor([sequence.subject_last or 0 for sequence in sequences])
         centroids[name] = keys_NU[(starts + last).to(keys_NU.device)].mean(0).cpu()
@@ -99,7 +97,7 @@ def anchor_rows(
     rows: dict[str, list[Tensor]] = {name: [] for name in base.modules}
     encoded = [encode_prompts(base.tokenizer, prompts[i]) for i in owners]
     for groups in _within(encoded, ANCHOR_BATCH):
-        keys = keys_everywhere(base, *left_pad(base, [ids for group in groups for ids in group]))
+        keys = keys_everywhere(base, [Encoded(tuple(ids), len(ids)) for group in groups for ids in group])
         counts = [sum(map(len, group)) for group in groups]
         for name, keys_NU in keys.items():
             rows[name] += [compress(part, rank).cpu() for part in torch.split(keys_NU, counts)]

@@ -15,13 +15,13 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from malmen_core.delta import Delta
 from malmen_core.errors import EditorMismatch, ModelNotLoadable, NotFiniteError
-from malmen_core.families import check_modules, default_modules, family_of
+from malmen_core.families import check_modules, context_length, default_modules, read_config, task_of
 from malmen_core.overlay import EditedModule, OutputLayer, Version, weights_digest
-from malmen_core.tokens import load_tokenizer
+from malmen_core.task import TextTask
+from malmen_core.tokens import Encoded, load_tokenizer
 
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 DTYPES = {
@@ -74,20 +74,16 @@ def inspect_source(
         UnknownModule: a named module does not exist.
     """
     folder = checkpoint_folder(source, revision)
-    config = _config(folder, source)
-    family = family_of(config.model_type)
+    config = read_config(str(folder))
+    task = task_of(config)
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    names = (
-        tuple(modules)
-        if modules is not None
-        else default_modules(config.model_type, getattr(config, family.depth))
-    )
-    check_modules(skeleton, names)
+        skeleton = task.auto.from_config(config)
+    names = tuple(modules) if modules is not None else default_modules(config)
+    check_modules(task, skeleton, names)
     _check_weights(folder, source)
     load_tokenizer(str(folder))
     return ModelInfo(
-        source, revision, config.model_type, _context_length(config), names, _files_digest(folder)
+        source, revision, config.model_type, context_length(config), names, _files_digest(folder)
     )
 
 
@@ -98,15 +94,18 @@ class BaseModel:
         model: the Transformers model, in evaluation mode, with no parameter that requires a gradient.
         tokenizer: its fast tokenizer.
         info: what `inspect_source` says of it.
+        task: how it reads, answers and is edited.
         modules: the edited modules by name, in order.
-        output: the layer that makes logits.
+        stack_of: the stack of each edited module.
+        output: the layer that makes logits of tokens; None for a classifier.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, info: ModelInfo) -> None:
-        check_modules(model, info.modules)
         self.model: Any = model.eval().requires_grad_(False)
-        self.output = OutputLayer(_output_layer(self.model))
-        self.tokenizer = tokenizer
+        self.task = task_of(self.model.config)
+        self.stack_of = check_modules(self.task, model, info.modules)
+        self.output = OutputLayer(_output_layer(self.model)) if isinstance(self.task, TextTask) else None
+        self.tokenizer = self.task.prepare(tokenizer)
         self.info = info
         self.modules = {name: EditedModule(name, _projection(model, name)) for name in info.modules}
 
@@ -147,9 +146,8 @@ class BaseModel:
             )
         folder = checkpoint_folder(source, revision)
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=DTYPES[name], output_loading_info=True
-            )
+            task = task_of(read_config(str(folder)))
+            loaded: Any = task.auto.from_pretrained(folder, dtype=DTYPES[name], output_loading_info=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelNotLoadable(
                 f"{source!r} could not be loaded: {error}", "Check its files.", "/source"
@@ -191,7 +189,8 @@ class BaseModel:
         model = copy.deepcopy(self.model, halves)
         for name in self.modules:
             EditedModule.release(_projection(model, name))
-        OutputLayer.release(_output_layer(model))
+        if self.output is not None:
+            OutputLayer.release(_output_layer(model))
         model.set_attn_implementation("eager")
         return BaseModel(model, self.tokenizer, self.info)
 
@@ -204,10 +203,20 @@ class BaseModel:
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Token ids that end a generation."""
+        """Token ids that end a generation; none for a classifier, whose answers are labels."""
+        if self.output is None:
+            return frozenset()
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+    def encode(self, prompt: str, target: str, subject: str | None = None) -> Encoded:
+        """A prompt with its answer, as this model's task has it.
+
+        Raises:
+            FactError: the model cannot answer with this target.
+        """
+        return self.task.encode(self.tokenizer, prompt, target, subject)
 
     def parameters_digest(self) -> str:
         """SHA-256 over every parameter and buffer of the base: ``sha256:…``; it never changes."""
@@ -272,22 +281,6 @@ def checkpoint_folder(source: str, revision: str | None) -> Path:
             "Give a folder, or check the id, the revision and the network.",
             "/source",
         ) from error
-
-
-def _config(folder: Path, source: str) -> Any:
-    try:
-        written, _ = PretrainedConfig.get_config_dict(folder)
-        if isinstance(written.get("model_type"), str):
-            family_of(written["model_type"])
-        return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelNotLoadable(
-            f"{source!r} has no readable config.json: {error}", "Check its files.", "/source"
-        ) from error
-
-
-def _context_length(config: Any) -> int:
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2048)
 
 
 def _check_weights(folder: Path, source: str) -> None:

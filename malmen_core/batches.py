@@ -1,8 +1,4 @@
-"""Batches of encoded sequences, and the language model's logits at answer positions only.
-
-Sequences are padded on the left, as generation needs them. Real tokens keep the positions that they
-would have alone.
-"""
+"""Batches of encoded sequences, and how well a model answers under teacher forcing."""
 
 from __future__ import annotations
 
@@ -13,68 +9,10 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
+from malmen_core.task import Batch
 from malmen_core.tokens import Encoded
 
 DEFAULT_BATCH_TOKENS = 384
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some sequences, padded on the left.
-
-    Attributes:
-        members: indices of the sequences in the list that was batched.
-        ids_BL: token ids; int64.
-        mask_BL: 1 at real tokens; int64.
-        answer_A: token ids of all answers, one after the other; int64.
-        row_A: which row of the batch each answer token belongs to.
-        column_A: index in L of the position that predicts each answer token.
-    """
-
-    members: tuple[int, ...]
-    ids_BL: Tensor
-    mask_BL: Tensor
-    answer_A: Tensor
-    row_A: Tensor
-    column_A: Tensor
-
-    @property
-    def positions_BL(self) -> Tensor:
-        """Position of each token in its own sequence; 0 at padding."""
-        return (self.mask_BL.cumsum(1) - 1).clamp_min(0)
-
-    def column(self, row: int, position: int) -> int:
-        """Index in L of a sequence's own position."""
-        return int(self.ids_BL.shape[1] - int(self.mask_BL[row].sum()) + position)
-
-
-def collate(base: BaseModel, sequences: Sequence[Encoded], members: Sequence[int]) -> Batch:
-    """Pad the sequences with these indices to one batch on the base's device."""
-    chosen = [sequences[i] for i in members]
-    ids_BL, mask_BL = left_pad(base, [sequence.ids for sequence in chosen])
-    width = ids_BL.shape[1]
-    row: list[int] = []
-    column: list[int] = []
-    answer: list[int] = []
-    for i, sequence in enumerate(chosen):
-        shift = width - len(sequence.ids)
-        answer += sequence.answer
-        row += [i] * len(sequence.answer)
-        column += range(shift + sequence.answer_start - 1, width - 1)
-    flat = [torch.tensor(values, dtype=torch.int64, device=base.device) for values in (answer, row, column)]
-    return Batch(tuple(members), ids_BL, mask_BL, *flat)
-
-
-def left_pad(base: BaseModel, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of sequences padded on the left: B × L each, on the base's device."""
-    width = max(len(s) for s in sequences)
-    ids = torch.full((len(sequences), width), base.pad_id)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        if sequence:
-            ids[row, -len(sequence) :] = torch.tensor(list(sequence))
-            mask[row, -len(sequence) :] = 1
-    return ids.to(base.device), mask.to(base.device)
 
 
 def batches(
@@ -98,23 +36,16 @@ def batches(
     group: list[int] = []
     for i in order:
         if group and len(sequences[i].ids) * (len(group) + 1) > batch_tokens:
-            yield collate(base, sequences, group)
+            yield base.task.collate(base, sequences, group)
             group = []
         group.append(i)
     if group:
-        yield collate(base, sequences, group)
+        yield base.task.collate(base, sequences, group)
 
 
 def answer_logits(base: BaseModel, batch: Batch) -> Tensor:
     """Logits at the positions that predict answer tokens: A × X, float32 (float64 on a float64 base)."""
-    with base.output.reading(batch.row_A, batch.column_A):
-        output = base.model(
-            input_ids=batch.ids_BL,
-            attention_mask=batch.mask_BL,
-            position_ids=batch.positions_BL,
-            use_cache=False,
-        )
-    logits: Tensor = output.logits[0]
+    logits = base.task.answer_logits(base, batch)
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import cycle
 
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from malmen_core.prior import (
     second_moments,
 )
 from malmen_core.refine import Progress
-from malmen_core.tokens import encode, encode_prompts
+from malmen_core.tokens import Encoded, encode_prompts
 
 ENTITY_SHARE = 0.5
 PROBE_FACTS = 64
@@ -84,7 +85,8 @@ def preservation_moments(
 ) -> dict[str, SecondMoment]:
     """`C0` of every edited module, of the model's own text and of prompts about named entities."""
     own = second_moments(base, sample_continuations(base, openings(), seed=seed, progress=progress))
-    entities = second_moments(base, encode_prompts(base.tokenizer, entity_prompts(seed)))
+    prompts = encode_prompts(base.tokenizer, entity_prompts(seed))
+    entities = second_moments(base, [Encoded(tuple(ids), len(ids)) for ids in prompts])
     return {
         name: SecondMoment.of((1 - ENTITY_SHARE) * own[name] + ENTITY_SHARE * entities[name])
         for name in base.modules
@@ -104,7 +106,8 @@ def probe_facts() -> list[Fact]:
 
 
 def _probe(base: BaseModel, plan: EditPlan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    sequences = [encode(base.tokenizer, f.prompt, f.target, f.subject) for f in probe_facts()]
+    labels = cycle(base.task.labels)
+    sequences = [base.encode(f.prompt, next(labels, f.target), f.subject) for f in probe_facts()]
     captured, _ = capture(base, sequences, plan.where)
     return (
         {name: rows.keys_TU for name, rows in captured.items()},
@@ -122,4 +125,6 @@ class _Teller:
 
 
 def _root_mean_square(values_TV: Tensor) -> float:
-    return float(values_TV.double().pow(2).mean().sqrt())
+    """Of rows that are this module's own: those of another stack are zero."""
+    own_TV = values_TV[values_TV.any(1)]
+    return float(own_TV.double().pow(2).mean().sqrt())

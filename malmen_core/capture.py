@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS, Batch, answer_logits, batches, score_answers
+from malmen_core.batches import DEFAULT_BATCH_TOKENS, answer_logits, batches, score_answers
 from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.task import Batch, Reading
 from malmen_core.tokens import Encoded, KeyPosition
 
 
@@ -56,6 +58,8 @@ def capture(
     """Keys and gradients of every edited module at every edited token.
 
     The loss is the sum of the answers' token losses, so a sequence's gradient does not depend on its batch.
+    Stacks are edited at tokens of their own. All modules have a row for each of them, in the stacks' order; a
+    row of another stack is zero, which adds nothing to ``K'K`` and ``K'D``.
 
     Args:
         base: the base model, unedited.
@@ -66,20 +70,23 @@ def capture(
     Returns:
         Captured rows by module, and for each row the index of its sequence (int64, T).
     """
-    positions = [sequence.key_positions(where) for sequence in sequences]
-    sequence_T = torch.tensor([i for i, p in enumerate(positions) for _ in p], dtype=torch.int64)
-    first_row = [0, *torch.tensor([len(p) for p in positions]).cumsum(0).tolist()]
+    task = base.task
+    stacks = [stack for stack in task.stacks(base.model) if stack in base.stack_of.values()]
+    positions = [[(k, p) for k in stacks for p in task.key_positions(s, where, k)] for s in sequences]
+    sequence_T = torch.tensor([i for i, group in enumerate(positions) for _ in group], dtype=torch.int64)
+    first_row = [0, *accumulate(len(group) for group in positions)]
     keys = {name: torch.empty(0) for name in base.modules}
     gradients = {name: torch.empty(0) for name in base.modules}
     for batch in batches(base, sequences, batch_tokens=batch_tokens):
         recorder = _backward(base, batch)
-        rows, row_of, column_of = _edited_tokens(batch, positions, first_row)
-        for name in base.modules:
+        edited = {stack: _edited_tokens(batch, stack, positions, first_row) for stack in stacks}
+        for name, stack in base.stack_of.items():
             gradient = recorder.outputs[name].grad
             assert gradient is not None
             if keys[name].numel() == 0:
                 keys[name] = _buffer(len(sequence_T), recorder.inputs[name])
                 gradients[name] = _buffer(len(sequence_T), gradient)
+            rows, row_of, column_of = edited[stack]
             keys[name][rows] = recorder.inputs[name][row_of, column_of].to(keys[name])
             gradients[name][rows] = gradient[row_of, column_of].to(gradients[name])
     return {name: Captured(keys[name], gradients[name]) for name in base.modules}, sequence_T
@@ -89,23 +96,28 @@ class _AllSeen(Exception):
     """Ends a forward pass once every edited module has been given its input."""
 
 
-def keys_everywhere(base: BaseModel, ids_BL: Tensor, mask_BL: Tensor) -> dict[str, Tensor]:
-    """Keys at every token of some padded sequences, by module: N × U, float32 at least.
+def keys_everywhere(base: BaseModel, sequences: Sequence[Encoded]) -> dict[str, Tensor]:
+    """Keys at every position of some sequences, by module: N × U, float32 at least.
 
-    The forward pass ends at the last edited module: what lies above is not computed.
+    Zero at positions that the module's stack does not read. The forward pass ends at the last edited module:
+    what lies above is not computed.
     """
-    real = mask_BL.bool()
+    batch = base.task.collate(base, sequences, range(len(sequences)))
+    first_N = [0, *accumulate(len(sequence.ids) for sequence in sequences)]
+    places = {stack: _all_tokens(reading, first_N) for stack, reading in batch.readings.items()}
     found: dict[str, Tensor] = {}
 
     def record(module: EditedModule, inputs: Tensor) -> Tensor:
-        found[module.name] = inputs[real].to(torch.promote_types(inputs.dtype, torch.float32))
+        rows, row_of, column_of = places[base.stack_of[module.name]]
+        keys_NU = _buffer(first_N[-1], inputs, inputs.device)
+        keys_NU[rows] = inputs[row_of, column_of].to(keys_NU)
+        found[module.name] = keys_NU
         if len(found) == len(base.modules):
             raise _AllSeen
         return module.base(inputs)
 
-    positions = (mask_BL.cumsum(1) - 1).clamp_min(0)
     with torch.inference_mode(), intercepting(record), suppress(_AllSeen):
-        base.model(input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions, use_cache=False)
+        base.task.answer_logits(base, batch)
     return found
 
 
@@ -116,18 +128,31 @@ def _backward(base: BaseModel, batch: Batch) -> _Recorder:
     return recorder
 
 
+Places = tuple[list[int], list[int], list[int]]
+
+
 def _edited_tokens(
-    batch: Batch, positions: Sequence[Sequence[int]], first_row: Sequence[int]
-) -> tuple[list[int], list[int], list[int]]:
-    rows, row_of, column_of = [], [], []
-    for row, member in enumerate(batch.members):
-        for number, position in enumerate(positions[member]):
-            rows.append(first_row[member] + number)
-            row_of.append(row)
-            column_of.append(batch.column(row, position))
-    return rows, row_of, column_of
+    batch: Batch, stack: str, positions: Sequence[Sequence[tuple[str, int]]], first_row: Sequence[int]
+) -> Places:
+    """Rows of the set, and for each the row and column of the batch, of the tokens edited in one stack."""
+    reading = batch.readings[stack]
+    places = [
+        (first_row[member] + number, row, reading.column(row, position))
+        for row, member in enumerate(batch.members)
+        for number, (where, position) in enumerate(positions[member])
+        if where == stack
+    ]
+    return [p[0] for p in places], [p[1] for p in places], [p[2] for p in places]
 
 
-def _buffer(rows: int, like: Tensor) -> Tensor:
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return torch.zeros(rows, like.shape[-1], dtype=dtype)
+def _all_tokens(reading: Reading, first_N: Sequence[int]) -> Places:
+    """Likewise of all tokens that one stack reads."""
+    spans = enumerate(zip(reading.begin_B, reading.end_B, strict=True))
+    places = [(row, position) for row, (begin, end) in spans for position in range(begin, end)]
+    rows = [first_N[row] + position for row, position in places]
+    return rows, [row for row, _ in places], [reading.column(row, position) for row, position in places]
+
+
+def _buffer(rows: int, like: Tensor, device: torch.device | None = None) -> Tensor:
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.zeros(rows, like.shape[-1], dtype=dtype, device=device)

@@ -20,7 +20,7 @@ from malmen_core.hypernetwork import predict
 from malmen_core.normal_equation import projector
 from malmen_core.refine import Progress, refine
 from malmen_core.statistics import Rows, Statistics, rounded
-from malmen_core.tokens import Encoded, check_length, encode
+from malmen_core.tokens import Encoded, check_length
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def edit_prompts(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings:
 
     Raises:
         PromptTooLong: a prompt and its target exceed the context.
-        FactError: a target without tokens.
+        FactError: a target without tokens, or a label that the classifier does not know.
     """
     sequences, owner = [], []
     for number, fact in enumerate(facts):
         for prompt in (fact.prompt, *(fact.rephrasings if edit_on_rephrasings else ())):
-            encoded = encode(base.tokenizer, prompt, fact.target, fact.subject)
+            encoded = base.encode(prompt, fact.target, fact.subject)
             check_length(encoded, base.info.context_length, f"/facts/{number}/prompt")
             if not encoded.answer or encoded.answer_start == 0:
                 raise FactError("Prompt or target has no tokens.", "Give both as text.", f"/facts/{number}")

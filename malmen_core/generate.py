@@ -1,4 +1,4 @@
-"""Generation from a version: greedy or sampled, with stop strings, streamed as text."""
+"""Generation from a version: text, greedy or sampled, with stop strings, streamed; or a label."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import left_pad
+from malmen_core.batches import answer_logits
 from malmen_core.errors import PromptTooLong
 from malmen_core.overlay import Version
-from malmen_core.tokens import Encoded, encode_prompt, encode_prompts
+from malmen_core.task import TextTask
+from malmen_core.tokens import Encoded, encode_prompt, encode_prompts, plain_text
 
 GREEDY_BATCH = 32
+TAIL = 8
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to generate.
+    """What to generate; a classifier needs the prompt alone.
 
     Attributes:
         prompt: text to continue.
@@ -47,11 +49,13 @@ class Chunk:
         text: what has become certain since the last piece.
         finish_reason: ``stop`` or ``length`` on the last piece, else None.
         usage: ``prompt_tokens`` and ``completion_tokens`` on the last piece, else None.
+        labels: a classifier's probability of each label; None for text.
     """
 
     text: str
     finish_reason: str | None = None
     usage: dict[str, int] | None = None
+    labels: dict[str, float] | None = None
 
 
 def generate(base: BaseModel, version: Version, request: GenerationRequest) -> Iterator[Chunk]:
@@ -63,16 +67,19 @@ def generate(base: BaseModel, version: Version, request: GenerationRequest) -> I
         PromptTooLong: the prompt leaves no room in the context.
     """
     ids = encode_prompt(base.tokenizer, request.prompt)
-    room = base.info.context_length - len(ids)
+    room = base.task.room(base.info.context_length, len(ids))
     if room < 1 or not ids:
         raise PromptTooLong(
             f"A prompt of {len(ids)} tokens leaves no room in a context of {base.info.context_length}.",
             "Give a prompt of at least one token, shorter than the context.",
             "/prompt",
         )
-    text = _Text(base.tokenizer, request.stop)
+    if not isinstance(base.task, TextTask):
+        yield _classified(base, version, ids)
+        return
+    text = _Text(base.tokenizer, request.stop, base.task.context(ids)[-TAIL:])
     reason, count = "length", 0
-    for token in _tokens(base, version, ids, request, min(room, request.max_new_tokens)):
+    for token in _tokens(base, base.task, version, ids, request, min(room, request.max_new_tokens)):
         count += 1
         if token in base.stop_ids:
             reason = "stop"
@@ -86,8 +93,17 @@ def generate(base: BaseModel, version: Version, request: GenerationRequest) -> I
     yield Chunk(text.rest(), reason, {"prompt_tokens": len(ids), "completion_tokens": count})
 
 
+def _classified(base: BaseModel, version: Version, ids: list[int]) -> Chunk:
+    claim = base.task.collate(base, [Encoded((*ids, 0), len(ids))], [0])
+    with torch.inference_mode(), version.active():
+        shares = answer_logits(base, claim)[0].softmax(0).tolist()
+    labels = dict(zip(base.task.labels, shares, strict=True))
+    usage = {"prompt_tokens": len(ids), "completion_tokens": 0}
+    return Chunk(max(labels, key=lambda label: labels[label]), "stop", usage, labels)
+
+
 def _tokens(
-    base: BaseModel, version: Version, ids: list[int], request: GenerationRequest, limit: int
+    base: BaseModel, task: TextTask, version: Version, ids: list[int], request: GenerationRequest, limit: int
 ) -> Iterator[int]:
     generator = torch.Generator(device=base.device)
     if request.seed is None:
@@ -95,10 +111,12 @@ def _tokens(
     else:
         generator.manual_seed(request.seed)
     past: Any = None
-    step = torch.tensor([ids], device=base.device)
+    with torch.inference_mode(), version.active():
+        steps = task.begin(base, ids)
+    step = torch.tensor([steps.first], device=base.device)
     for _ in range(limit):
         with torch.inference_mode(), version.active():
-            output = base.model(input_ids=step, past_key_values=past, use_cache=True, logits_to_keep=1)
+            output = base.model(**{steps.argument: step}, **steps.fixed, past_key_values=past, use_cache=True)
         past = output.past_key_values
         token = _choose(output.logits[0, -1].float(), request, generator)
         yield token
@@ -114,12 +132,16 @@ def _choose(logits_X: Tensor, request: GenerationRequest, generator: torch.Gener
 
 
 class _Text:
-    """Turns tokens into text piece by piece, holding back what may still change or begin a stop string."""
+    """Turns tokens into text piece by piece, holding back what may still change or begin a stop string.
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+    It is read behind the last tokens of the prompt, since some tokenizers drop the space in front of a text.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], before: Sequence[int] = ()) -> None:
         self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
-        self.ids: list[int] = []
+        self.ids = list(before)
         self.sent = 0
+        self.start = len(plain_text(tokenizer, self.ids))
 
     def push(self, token: int) -> tuple[str, bool]:
         """Add a token: the new certain text, and whether a stop string was reached."""
@@ -145,10 +167,7 @@ class _Text:
         return piece
 
     def _decode(self) -> str:
-        text: str = self.tokenizer.decode(
-            self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
+        return plain_text(self.tokenizer, self.ids)[self.start :]
 
 
 def greedy_tokens(base: BaseModel, prompts: Sequence[str], lengths: Sequence[int]) -> list[list[int]]:
@@ -157,26 +176,24 @@ def greedy_tokens(base: BaseModel, prompts: Sequence[str], lengths: Sequence[int
     Args:
         base: the base model.
         prompts: texts to continue.
-        lengths: tokens wanted of each; a continuation is shorter if it ends by itself.
+        lengths: tokens wanted of each; a continuation is shorter if it ends by itself. A label is one.
     """
     encoded = encode_prompts(base.tokenizer, prompts)
     order = sorted(range(len(prompts)), key=lambda i: (lengths[i], len(encoded[i]), i))
     answers: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), GREEDY_BATCH):
         chosen = order[start : start + GREEDY_BATCH]
-        ids, mask = left_pad(base, [encoded[i] for i in chosen])
         with torch.inference_mode():
-            out = base.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+            rows = base.task.respond(
+                base,
+                [encoded[i] for i in chosen],
                 do_sample=False,
                 temperature=None,
                 top_p=None,
                 top_k=None,
                 max_new_tokens=max(lengths[i] for i in chosen),
-                pad_token_id=base.pad_id,
             )
-        for i, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
+        for i, row in zip(chosen, rows, strict=True):
             answers[i] = _until_stop(row[: lengths[i]], base.stop_ids)
     return answers
 

@@ -96,10 +96,15 @@ class HyperNetwork(nn.Module):
         return self.log_ridge[self._index[name]].exp() + MIN_RIDGE
 
     def fit_normaliser(self, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
-        """Add rows to what the normaliser has seen. Only fitting does this; predicting never does."""
+        """Add rows to what the normaliser has seen. Only fitting does this; predicting never does.
+
+        Rows with a key of zero are of tokens that the module is not edited at, and are left out.
+        """
         for name in self.shapes:
-            self.key_moments[name] = self.key_moments[name].merge(Moments.of(keys[name]))
-            self.gradient_moments[name] = self.gradient_moments[name].merge(Moments.of(gradients[name]))
+            own_T = keys[name].any(1)
+            self.key_moments[name] = self.key_moments[name].merge(Moments.of(keys[name][own_T]))
+            gradients_TV = gradients[name][own_T]
+            self.gradient_moments[name] = self.gradient_moments[name].merge(Moments.of(gradients_TV))
 
     def factors(self, name: str, keys_TU: Tensor, gradients_TV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised key k (T × U), pseudo-key k̃ (T × U) and pseudo-gradient g̃ (T × V) of each token.

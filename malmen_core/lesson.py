@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS, Batch, answer_logits, batches, score_answers
+from malmen_core.batches import DEFAULT_BATCH_TOKENS, answer_logits, batches, score_answers
 from malmen_core.edit import edit_prompts
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.overlay import Weights, intercepting
-from malmen_core.tokens import Encoded, check_length, encode, encode_prompt
+from malmen_core.task import Batch
+from malmen_core.tokens import Encoded, check_length, encode_prompt
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ def prepare_lesson(base: BaseModel, facts: Sequence[Fact], weights: LossWeights)
     """
     edits = edit_prompts(base, facts).sequences
     count = len(facts)
-    own = [encode(base.tokenizer, fact.prompt, fact.target) for fact in facts]
+    own = [base.encode(fact.prompt, fact.target) for fact in facts]
     targets = [(encoded, weights.edit / count) for encoded in own]
     probes: list[tuple[Encoded, float]] = []
     for number, fact in enumerate(facts):
         for i, prompt in enumerate(fact.rephrasings):
-            encoded = encode(base.tokenizer, prompt, fact.target)
+            encoded = base.encode(prompt, fact.target)
             _check(base, encoded, f"/facts/{number}/rephrasings/{i}")
             targets.append((encoded, weights.rephrasings / count / len(fact.rephrasings)))
         for i, probe in enumerate(fact.locality):
@@ -100,7 +101,7 @@ def _check(base: BaseModel, encoded: Encoded, field: str) -> None:
 def _probe(base: BaseModel, prompt: str, target: str | None) -> Encoded:
     """A locality prompt; without a target the one position after the prompt is compared."""
     if target is not None:
-        return encode(base.tokenizer, prompt, target)
+        return base.encode(prompt, target)
     ids = encode_prompt(base.tokenizer, prompt)
     return Encoded((*ids, base.pad_id), len(ids))
 

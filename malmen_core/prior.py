@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import left_pad
 from malmen_core.capture import keys_everywhere
 from malmen_core.overlay import intercepting
-from malmen_core.tokens import encode_prompts
+from malmen_core.tokens import Encoded, encode_prompts
 
 SAMPLE_TOKENS = 48
 SAMPLE_BATCH = 64
@@ -105,7 +104,7 @@ def sample_continuations(
     tokens: int = SAMPLE_TOKENS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> list[list[int]]:
+) -> list[Encoded]:
     """Let the base model continue each prompt, sampling at temperature 1 without ending early.
 
     Args:
@@ -116,57 +115,53 @@ def sample_continuations(
         progress: told (prompts done, prompts).
 
     Returns:
-        Token ids of prompt and continuation, in the prompts' order.
+        Prompts with their continuations, in the prompts' order.
     """
     encoded = encode_prompts(base.tokenizer, prompts)
     order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
-    texts: list[list[int]] = [[] for _ in prompts]
+    texts: list[Encoded] = [Encoded(tuple(ids), len(ids)) for ids in encoded]
     with torch.random.fork_rng(), torch.inference_mode(), intercepting(None):
         torch.manual_seed(seed)
         for start in range(0, len(order), SAMPLE_BATCH):
             chosen = order[start : start + SAMPLE_BATCH]
-            for i, ids in zip(chosen, _sample(base, [encoded[i] for i in chosen], tokens), strict=True):
-                texts[i] = ids
+            written = _sample(base, [encoded[i] for i in chosen], tokens)
+            for i, answer in zip(chosen, written, strict=True):
+                texts[i] = Encoded((*encoded[i], *answer), len(encoded[i]))
             if progress is not None:
                 progress(start + len(chosen), len(order))
     return texts
 
 
 def _sample(base: BaseModel, prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:
-    ids, mask = left_pad(base, prompts)
-    out = base.model.generate(
-        input_ids=ids,
-        attention_mask=mask,
+    return base.task.respond(
+        base,
+        prompts,
         do_sample=True,
         temperature=1.0,
         top_k=0,
         top_p=1.0,
         min_new_tokens=tokens,
         max_new_tokens=tokens,
-        pad_token_id=base.pad_id,
     )
-    width = ids.shape[1]
-    return [[*prompt, *row[width:].tolist()] for prompt, row in zip(prompts, out, strict=True)]
 
 
-def second_moments(base: BaseModel, texts: Sequence[Sequence[int]], batch: int = 32) -> dict[str, Tensor]:
+def second_moments(base: BaseModel, texts: Sequence[Encoded], batch: int = 32) -> dict[str, Tensor]:
     """``C0 = E[k'k]`` of every edited module over all tokens of some texts: U × U, float64, on the CPU.
 
     Streaming: memory does not grow with the number of texts.
 
     Args:
         base: the base model.
-        texts: token ids.
+        texts: prompts, with or without answers.
         batch: texts in one forward pass.
     """
     sums = {
         name: torch.zeros(m.shape[0], m.shape[0], dtype=torch.float64) for name, m in base.modules.items()
     }
-    count = 0
-    order = sorted((t for t in texts if t), key=len)
+    counts = dict.fromkeys(base.modules, 0)
+    order = sorted((t for t in texts if t.ids), key=lambda text: len(text.ids))
     for start in range(0, len(order), batch):
-        ids, mask = left_pad(base, order[start : start + batch])
-        for name, keys_NU in keys_everywhere(base, ids, mask).items():
+        for name, keys_NU in keys_everywhere(base, order[start : start + batch]).items():
             sums[name] += (keys_NU.T @ keys_NU).double().cpu()
-        count += int(mask.sum())
-    return {name: total / max(count, 1) for name, total in sums.items()}
+            counts[name] += int(keys_NU.any(1).sum())
+    return {name: total / max(counts[name], 1) for name, total in sums.items()}

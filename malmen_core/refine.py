@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS, Batch, answer_logits, batches, score_answers
+from malmen_core.batches import DEFAULT_BATCH_TOKENS, answer_logits, batches, score_answers
 from malmen_core.overlay import Weights, intercepting
+from malmen_core.task import Batch
 from malmen_core.tokens import Encoded
 
 Progress = Callable[[str, int, int], None]

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from malmen_core.errors import ModelNotLoadable, PromptTooLong
 from malmen_core.facts import Fact, normalise
 
 KeyPosition = Literal["answer", "subject"]
+NO_TOKENS = "The target has no tokens. Give the text to answer with."
+CARRIERS = ("a", ".", "\n")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,19 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
     return tokenizer
 
 
+def leave_open(tokenizer: Any) -> Any:
+    """Keep a tokenizer from putting an end token behind a prompt, which is to be continued; gives it back."""
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    leading = next((n for n in range(len(whole)) if whole[n : n + len(alone)] == alone), 0)
+    if len(whole) > leading + len(alone):
+        pairs = list(zip(tokenizer.convert_ids_to_tokens(whole[:leading]), whole[:leading], strict=True))
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=[*(token for token, _ in pairs), "$A"], special_tokens=list(dict.fromkeys(pairs))
+        )
+    return tokenizer
+
+
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """Token ids of a prompt as the model is given it, with the tokenizer's own leading special tokens."""
     return list(tokenizer(prompt)["input_ids"])
@@ -107,8 +123,30 @@ def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None)
     if joint_ids[: len(prompt_ids)] == prompt_ids:
         ids = joint_ids
     else:
-        ids = prompt_ids + list(tokenizer(joined[len(prompt) :], add_special_tokens=False)["input_ids"])
+        ids = prompt_ids + _continuation(tokenizer, prompt_ids, joined[len(prompt) :])
     return Encoded(tuple(ids), len(prompt_ids), subject_last_token(tokenizer, prompt, subject))
+
+
+def _continuation(tokenizer: Any, prompt_ids: list[int], text: str) -> list[int]:
+    """Tokens of a text that stands behind others, whatever the tokenizer would put in front of it alone.
+
+    A tokenizer that marks the beginning of a word may mark that of a text too, so the text is also tried
+    behind a character, whose tokens are cut off again; the first that reads as it should is taken.
+    """
+    wanted = plain_text(tokenizer, prompt_ids) + text
+    tried = [list(tokenizer(text, add_special_tokens=False)["input_ids"])]
+    for before in CARRIERS:
+        carrier = list(tokenizer(before, add_special_tokens=False)["input_ids"])
+        carried = list(tokenizer(before + text, add_special_tokens=False)["input_ids"])
+        if carried[: len(carrier)] == carrier:
+            tried.append(carried[len(carrier) :])
+    return next((ids for ids in tried if plain_text(tokenizer, [*prompt_ids, *ids]) == wanted), tried[0])
+
+
+def plain_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of some tokens, without special ones."""
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
 
 
 def join(prompt: str, target: str) -> str:
@@ -155,22 +193,25 @@ def check_length(encoded: Encoded, context_length: int, field: str) -> None:
         )
 
 
-def check_facts(tokenizer: Any, facts: Sequence[Fact], context_length: int) -> list[FactProblem]:
+def check_facts(
+    tokenizer: Any, facts: Sequence[Fact], context_length: int, labels: Sequence[str] = ()
+) -> list[FactProblem]:
     """Everything about these facts that the model could not be given; an empty list means that all is well.
 
-    Found are: targets that tokenise to nothing, texts beyond the context, and facts that contradict each
-    other (one normalised prompt, two targets), named pairwise. All texts are tokenised in one call, since a
-    tokenizer's own overhead is that of hundreds of tokens.
+    Found are: targets that tokenise to nothing or, for a classifier, are none of its `labels`; texts beyond
+    the context; and facts that contradict each other (one normalised prompt, two targets), named pairwise.
+    All texts are tokenised in one call, since a tokenizer's own overhead is that of hundreds of tokens.
     """
     if not facts:
         return []
     answered = [_answered(fact) for fact in facts]
     counts = iter(encode_prompts(tokenizer, [prompt for group in answered for _, prompt, _ in group]))
     texts = list(dict.fromkeys(target for group in answered for _, _, target in group))
-    targets = _target_lengths(tokenizer, texts)
+    targets = _label_lengths(labels, texts) if labels else _target_lengths(tokenizer, texts)
+    remedy = f"Give one of the classifier's labels: {', '.join(labels)}." if labels else NO_TOKENS
     problems: list[FactProblem] = []
     for number, (fact, group) in enumerate(zip(facts, answered, strict=True)):
-        problems += _without_tokens(fact, targets, f"/facts/{number}")
+        problems += _unanswerable(fact, targets, remedy, f"/facts/{number}")
         for name, _, target in group:
             found = _length_problem(
                 f"/facts/{number}/{name}", len(next(counts)), targets[target], context_length
@@ -203,15 +244,19 @@ def _target_lengths(tokenizer: Any, targets: Sequence[str]) -> dict[str, int]:
     }
 
 
-def _without_tokens(fact: Fact, lengths: Mapping[str, int], pointer: str) -> list[FactProblem]:
+def _label_lengths(labels: Sequence[str], targets: Sequence[str]) -> dict[str, int]:
+    """1 for each target that is a label, which is one answer; 0 for any other."""
+    return {target: int(target in labels) for target in targets}
+
+
+def _unanswerable(fact: Fact, lengths: Mapping[str, int], remedy: str, pointer: str) -> list[FactProblem]:
     targets = [("target", fact.target)]
     targets += [
         (f"locality/{i}/target", probe.target)
         for i, probe in enumerate(fact.locality)
         if probe.target is not None
     ]
-    detail = "The target has no tokens. Give the text to answer with."
-    return [FactProblem(f"{pointer}/{name}", detail) for name, target in targets if lengths[target] == 0]
+    return [FactProblem(f"{pointer}/{name}", remedy) for name, target in targets if lengths[target] == 0]
 
 
 def _length_problem(pointer: str, length: int, target_length: int, context_length: int) -> list[FactProblem]:

@@ -15,7 +15,7 @@ from malmen_core.generate import greedy_tokens, own_answers
 from malmen_core.overlay import Version, intercepting
 from malmen_core.prior import packaged
 from malmen_core.refine import Progress
-from malmen_core.tokens import Encoded, encode, encode_prompt
+from malmen_core.tokens import Encoded, encode_prompt, encode_prompts
 
 LOCALITY_TOKENS = 3
 CANARY_TOKENS = 8
@@ -26,7 +26,7 @@ class CanaryRecord:
     """What the base model does on text that no edit is about; recorded when it is registered.
 
     Attributes:
-        control_nll: mean negative log-likelihood of a control-text token, in nats.
+        control_nll: mean negative log-likelihood of a control token, in nats.
         control_tokens: how many were scored.
         continuations: greedy continuation (token ids) by canary prompt.
     """
@@ -65,12 +65,12 @@ class Report:
 
 def record_canaries(base: BaseModel) -> CanaryRecord:
     """Run the packaged control text and canary prompts on the base."""
-    canaries = json.loads(packaged("canaries.json"))
-    prompts = canaries["prompts"]
+    prompts = json.loads(packaged("canaries.json"))["prompts"]
     with intercepting(None):
-        nll, tokens = _control_nll(base, canaries["control_text"])
         answers = greedy_tokens(base, prompts, [CANARY_TOKENS] * len(prompts))
-    return CanaryRecord(nll, tokens, {p: tuple(a) for p, a in zip(prompts, answers, strict=True)})
+        continuations = {p: tuple(a) for p, a in zip(prompts, answers, strict=True)}
+        nll, tokens = _control_nll(base, continuations)
+    return CanaryRecord(nll, tokens, continuations)
 
 
 def verify(
@@ -90,9 +90,8 @@ def verify(
         progress: told ``("verifying", done, total)``; may raise to abort.
     """
     steps = _Steps(progress, 5)
-    tokenizer = base.tokenizer
-    edits = [encode(tokenizer, f.prompt, f.target) for f in facts]
-    rephrasings = [[encode(tokenizer, r, f.target) for r in f.rephrasings] for f in facts]
+    edits = [base.encode(f.prompt, f.target) for f in facts]
+    rephrasings = [[base.encode(r, f.target) for r in f.rephrasings] for f in facts]
     with version.active():
         edit_scores = teacher_forced(base, edits)
         steps.done()
@@ -133,12 +132,10 @@ def _fact_result(
     rephrasings: Sequence[AnswerScores],
     kept: Sequence[float],
 ) -> dict[str, Any]:
-    text = base.tokenizer.decode(
-        list(generated), skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
+    text = base.task.text(base.tokenizer, generated)
     return {
         "edit_success": _share(scores),
-        "generation_success": text.lstrip().startswith(fact.target.strip()),
+        "generation_success": base.task.agrees(text, fact.target),
         "generated": text,
         "target_probability": math.exp(-float(scores.nll_A.sum())),
         "rephrasings": [_share(s) for s in rephrasings],
@@ -164,7 +161,7 @@ def _locality(base: BaseModel, version: Version, facts: Sequence[Fact]) -> list[
     flat = [probe for group in probes for probe in group]
     with intercepting(None):
         own = iter(own_answers(base, [prompt for prompt, target in flat if target is None], LOCALITY_TOKENS))
-        sequences = [next(own) if t is None else encode(base.tokenizer, p, t) for p, t in flat]
+        sequences = [next(own) if t is None else base.encode(p, t) for p, t in flat]
         before = teacher_forced(base, sequences)
     with version.active():
         after = teacher_forced(base, sequences)
@@ -174,25 +171,34 @@ def _locality(base: BaseModel, version: Version, facts: Sequence[Fact]) -> list[
 
 def _canaries(base: BaseModel, version: Version, canaries: CanaryRecord) -> tuple[float, float | None]:
     """Perplexity ratio on the control text, and the share of canary tokens whose argmax is the base's."""
-    sequences = []
-    for prompt, answer in canaries.continuations.items():
-        if answer:
-            ids = encode_prompt(base.tokenizer, prompt)
-            sequences.append(Encoded((*ids, *answer), len(ids)))
     with version.active():
-        nll, _ = _control_nll(base, json.loads(packaged("canaries.json"))["control_text"])
-        scores = teacher_forced(base, sequences)
+        nll, _ = _control_nll(base, canaries.continuations)
+        scores = teacher_forced(base, _answered(base, canaries.continuations))
     agreement = _mean([_share(s) for s in scores])
     return math.exp(nll - canaries.control_nll), agreement
 
 
-def _control_nll(base: BaseModel, texts: Sequence[str]) -> tuple[float, int]:
-    """Mean token loss of texts, and how many tokens were scored: all but each text's first."""
-    longest = base.info.context_length
-    encoded = [encode_prompt(base.tokenizer, text)[:longest] for text in texts]
-    scores = teacher_forced(base, [Encoded(tuple(ids), 1) for ids in encoded if len(ids) > 1])
+def _answered(base: BaseModel, continuations: Mapping[str, Sequence[int]]) -> list[Encoded]:
+    """Canary prompts with the base's answers, but for those that it answered with nothing."""
+    encoded = [(encode_prompt(base.tokenizer, prompt), answer) for prompt, answer in continuations.items()]
+    return [Encoded((*ids, *answer), len(ids)) for ids, answer in encoded if answer]
+
+
+def _control_nll(base: BaseModel, continuations: Mapping[str, Sequence[int]]) -> tuple[float, int]:
+    """Mean loss of a control token, and how many were scored.
+
+    They are all tokens of the packaged control text but each part's first; or, for a model that does not give
+    every text a likelihood, what the base itself answered to the canary prompts.
+    """
+    if base.task.reads_text:
+        texts = encode_prompts(base.tokenizer, json.loads(packaged("canaries.json"))["control_text"])
+        cut = [tuple(ids[: base.info.context_length]) for ids in texts]
+        sequences = [Encoded(ids, 1) for ids in cut if len(ids) > 1]
+    else:
+        sequences = _answered(base, continuations)
+    scores = teacher_forced(base, sequences)
     count = sum(len(s.nll_A) for s in scores)
-    return sum(float(s.nll_A.double().sum()) for s in scores) / count, count
+    return sum(float(s.nll_A.double().sum()) for s in scores) / max(count, 1), count
 
 
 def _share(scores: AnswerScores) -> float:

@@ -77,7 +77,7 @@ def evaluate(
             "editor": bench.method.name,
             "settings": dict(bench.method.settings),
             "modules": list(bench.base.info.modules),
-            "model": bench.base.info.source,
+            "model": bench.base.info.title,
             "dtype": str(bench.base.dtype).removeprefix("torch."),
             "device": bench.base.device.type,
             "facts": {"file": facts.name, "holds": len(records), "seed": seed},

@@ -27,7 +27,6 @@ from malmen_core.baselines.residual import Optimisation, Prompts, optimise, prep
 from malmen_core.calibrate import preservation_moments
 from malmen_core.delta import Delta
 from malmen_core.facts import Fact
-from malmen_core.families import EDITED_LAYERS
 from malmen_core.normal_equation import Regulariser, projector
 from malmen_core.prior import sample_continuations
 from malmen_core.refine import Progress
@@ -65,7 +64,7 @@ class Memit:
     stop: float = 0.05
     prefixes: int = 5
     depth_share: float = 1 / 6
-    count: int = EDITED_LAYERS
+    count: int = 6
     seed: int = 0
 
     def layers(self, depth: int) -> tuple[int, ...]:
@@ -87,7 +86,7 @@ class Memit:
 
         openings = PREFIX_OPENINGS[: self.prefixes]
         ids = sample_continuations(base, openings, tokens=PREFIX_TOKENS, seed=self.seed) if openings else []
-        texts = [" ".join(base.tokenizer.decode(text, skip_special_tokens=True).split()) for text in ids]
+        texts = [" ".join(base.tokenizer.decode(text.ids, skip_special_tokens=True).split()) for text in ids]
         moments = preservation_moments(base, seed=self.seed, progress=tell)
         return MemitMethod(
             self,

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from malmen_core.base import BaseModel
+from malmen_core.compose import Composer
 from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, solve
+from malmen_core.edit import compute_statistics
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
+from malmen_core.parts import SetId
 from malmen_core.refine import Progress
 from malmen_core.statistics import Statistics
 
@@ -52,7 +54,7 @@ class Baseline(Protocol):
 
 @dataclass(frozen=True)
 class EditorMethod:
-    """The editor as the service uses it: each set's statistics alone on the base, then one solution.
+    """The editor as the service uses it: each set's statistics alone on the base, then composed and repaired.
 
     Attributes:
         editor: made for the base.
@@ -72,5 +74,14 @@ class EditorMethod:
 
     def edit(self, base: BaseModel, sets: Sets, progress: Progress | None = None) -> Delta:
         """See `Method.edit`."""
-        statistics = [compute_statistics(base, self.editor, facts, progress=progress) for facts in sets]
-        return solve(self.editor, Statistics.sum(statistics))
+        statistics: dict[str, Statistics] = {}
+        facts_of: dict[str, Sequence[Fact]] = {}
+        for facts in sets:
+            own = compute_statistics(base, self.editor, facts, progress=progress)
+            statistics[own.digest], facts_of[own.digest] = own, facts
+
+        def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
+            return {ident: [facts_of[ident[0]][i] for i in places] for ident, places in asked.items()}
+
+        wanted: dict[SetId, bool] = {(digest, ()): False for digest in statistics}
+        return Composer(base, self.editor).compose(wanted, statistics.__getitem__, read_facts, progress).delta

@@ -84,7 +84,7 @@ def initial_editor(
         {},
         scales,
         Kinds({}),
-        {"source": base.info.source, **card},
+        {"source": base.info.title, **card},
     )
 
 

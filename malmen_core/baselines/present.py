@@ -14,6 +14,7 @@ from malmen_core.base import BaseModel
 from malmen_core.baselines.method import Sets
 from malmen_core.batches import answer_logits, batches, score_answers
 from malmen_core.capture import Captured
+from malmen_core.causal import DECODER
 from malmen_core.delta import Change, Delta
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
@@ -87,8 +88,9 @@ def capture_present(
         for name in base.modules:
             gradient = recorder.outputs[name].grad
             assert gradient is not None
+            reading = batch.readings[DECODER]
             for row, member in enumerate(batch.members):
-                columns = [batch.column(row, p) for p in sequences[member].key_positions(where)]
+                columns = [reading.column(row, p) for p in sequences[member].key_positions(where)]
                 found[name][member] = (recorder.inputs[name][row, columns], gradient[row, columns])
     return {name: _stack([rows[i] for i in range(len(sequences))]) for name, rows in found.items()}
 

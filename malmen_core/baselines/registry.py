@@ -15,8 +15,9 @@ from malmen_core.baselines.mend import Mend, SummedShifts
 from malmen_core.baselines.method import Baseline, Method
 from malmen_core.baselines.plain import PlainMalmen
 from malmen_core.baselines.training_free import TrainingFree
+from malmen_core.causal import CausalLM
 from malmen_core.editor import Editor
-from malmen_core.errors import EditorMismatch, UnknownSetting
+from malmen_core.errors import EditorMismatch, UnknownSetting, UnsupportedArchitecture
 from malmen_core.families import family_of
 from malmen_core.meta_gradient import MALMEN, Rule
 
@@ -60,8 +61,15 @@ def modules_for(chosen: Baseline, source: str, revision: str | None = None) -> t
     """
     architecture = inspect_source(source, revision).architecture
     family = family_of(architecture)
+    if family.task is not CausalLM:
+        raise UnsupportedArchitecture(
+            f"Baselines do not edit models of type {architecture!r}.",
+            "Compare on a causal language model.",
+            "/model",
+        )
     config = AutoConfig.from_pretrained(source, revision=revision)
-    return tuple(family.projection.format(i) for i in chosen.layers(getattr(config, family.depth)))
+    (stack,) = family.layers
+    return tuple(stack.projection.format(i) for i in chosen.layers(getattr(config, stack.depth)))
 
 
 def rule_of(name: str | None) -> Rule:

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.baselines.present import Present
-from malmen_core.batches import Batch, answer_logits, batches, score_answers
+from malmen_core.batches import answer_logits, batches, score_answers
+from malmen_core.causal import DECODER
 from malmen_core.edit import edit_prompts
 from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, intercepting
 from malmen_core.refine import Progress
+from malmen_core.task import Batch
 from malmen_core.tokens import Encoded, encode, encode_prompt, subject_last_token
 
 ESSENCE = "{} is a"
@@ -234,8 +236,9 @@ def _distributions(base: BaseModel, present: Present, placed: Sequence[Placed]) 
 
 
 def _columns(batch: Batch, placed: Sequence[Placed]) -> Tensor:
-    columns = [batch.column(row, placed[i].position) for row, i in enumerate(batch.members)]
-    return torch.tensor(columns, device=batch.ids_BL.device)
+    reading = batch.readings[DECODER]
+    columns = [reading.column(row, placed[i].position) for row, i in enumerate(batch.members)]
+    return torch.tensor(columns, device=batch.answer_A.device)
 
 
 @contextmanager

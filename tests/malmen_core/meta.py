@@ -49,7 +49,7 @@ def tiny_base(
     architecture: str = "llama", layers: Sequence[int] = (1, 2), model: nn.Module | None = None
 ) -> BaseModel:
     """A base model around a tiny one; float64 unless another model is given."""
-    names = tuple(FAMILIES[architecture].projection.format(layer) for layer in layers)
+    names = tuple(FAMILIES[architecture].layers[0].projection.format(layer) for layer in layers)
     info = ModelInfo("tiny", None, architecture, 128, names, "sha256:tiny")
     return BaseModel(model or tiny_model(architecture), tiny_tokenizer(), info)
 

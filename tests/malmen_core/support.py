@@ -19,7 +19,7 @@ from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.prior import SecondMoment, second_moments
 from malmen_core.refine import RefinementPlan
 from malmen_core.statistics import Rows, Statistics
-from malmen_core.tokens import KeyPosition, encode_prompts
+from malmen_core.tokens import Encoded, KeyPosition, encode_prompts
 from tests.tiny import CORPUS, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 CONTEXT = 128
@@ -79,16 +79,19 @@ def tiny_editor(
     margin: float = 0.5,
     ridge: float = 0.1,
     anchors: int = 0,
+    facts: Sequence[Fact] | None = None,
 ) -> Editor:
-    """An untrained editor, fitted on FACTS, in the base's dtype."""
+    """An untrained editor, fitted on FACTS or others, in the base's dtype."""
     network = HyperNetwork({n: m.shape for n, m in base.modules.items()}, rank=4, blocks=1)
-    keys, gradients = captured_rows(base, FACTS, where)
+    keys, gradients = captured_rows(base, FACTS if facts is None else facts, where)
     network.fit_normaliser(keys, gradients)
     network.log_step.data.fill_(torch.tensor(step).log().item())
     network.log_ridge.data.fill_(torch.tensor(ridge).log().item())
-    moments = second_moments(base, encode_prompts(base.tokenizer, CORPUS))
+    moments = second_moments(
+        base, [Encoded(tuple(i), len(i)) for i in encode_prompts(base.tokenizer, CORPUS)]
+    )
     scales = {
-        name: float((keys[name] @ module.weight_UV.to(keys[name])).pow(2).mean().sqrt())
+        name: float((keys[name][keys[name].any(1)] @ module.weight_UV.to(keys[name])).pow(2).mean().sqrt())
         for name, module in base.modules.items()
     }
     return Editor(

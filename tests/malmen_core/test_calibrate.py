@@ -17,6 +17,7 @@ from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, intercepting
 from malmen_core.prior import SecondMoment, second_moments
 from malmen_core.refine import RefinementPlan
+from malmen_core.tokens import Encoded
 from malmen_core.verify import record_canaries, verify
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base
 
@@ -87,7 +88,7 @@ def test_second_moments_are_means_over_tokens_in_any_batch(llama: BaseModel, bat
     with torch.inference_mode(), intercepting(add):
         for text in filter(None, texts):
             llama.model(input_ids=torch.tensor([text]))
-    found = second_moments(llama, texts, batch)
+    found = second_moments(llama, [Encoded(tuple(text), len(text)) for text in texts], batch)
     for name in llama.modules:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-14)
 

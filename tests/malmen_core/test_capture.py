@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import answer_logits, batches, collate, score_answers, teacher_forced
+from malmen_core.batches import answer_logits, batches, score_answers, teacher_forced
 from malmen_core.capture import capture
 from malmen_core.edit import edit_prompts
 from malmen_core.refine import shift_gradients
@@ -192,8 +192,9 @@ def test_sequences_that_are_done_do_not_contribute(base: BaseModel) -> None:
 
 def test_answer_logits_equal_an_unpadded_forward_pass(base: BaseModel) -> None:
     chosen = sequences(base)
-    batch = collate(base, chosen, range(len(chosen)))
-    assert batch.mask_BL.sum() < batch.mask_BL.numel()
+    batch = base.task.collate(base, chosen, range(len(chosen)))
+    mask = batch.inputs["attention_mask"]
+    assert mask.sum() < mask.numel()
     with torch.no_grad():
         logits = answer_logits(base, batch)
         expected = torch.cat([alone(base, s)[s.answer_start - 1 : len(s.ids) - 1] for s in chosen])
@@ -203,13 +204,13 @@ def test_answer_logits_equal_an_unpadded_forward_pass(base: BaseModel) -> None:
 
 def test_columns_point_at_a_sequence_s_own_positions(base: BaseModel) -> None:
     chosen = sequences(base)
-    batch = collate(base, chosen, range(len(chosen)))
+    batch = base.task.collate(base, chosen, range(len(chosen)))
     for row, sequence in enumerate(chosen):
-        found = [int(batch.ids_BL[row, batch.column(row, p)]) for p in range(len(sequence.ids))]
+        columns = [batch.readings["decoder"].column(row, p) for p in range(len(sequence.ids))]
+        found = [int(batch.inputs["input_ids"][row, column]) for column in columns]
         assert tuple(found) == sequence.ids
-        assert [int(batch.positions_BL[row, batch.column(row, p)]) for p in range(len(found))] == list(
-            range(len(found))
-        )
+        positions = [int(batch.inputs["position_ids"][row, column]) for column in columns]
+        assert positions == list(range(len(found)))
 
 
 @pytest.mark.parametrize("budget", [1, 25, 60, ALL_AT_ONCE])
@@ -217,7 +218,7 @@ def test_batches_hold_every_sequence_once_within_the_budget(llama: BaseModel, bu
     chosen = sequences(llama)
     made = list(batches(llama, chosen, batch_tokens=budget))
     assert sorted(i for batch in made for i in batch.members) == list(range(len(chosen)))
-    assert all(batch.ids_BL.numel() <= budget or len(batch.members) == 1 for batch in made)
+    assert all(batch.inputs["input_ids"].numel() <= budget or len(batch.members) == 1 for batch in made)
     assert [b.members for b in batches(llama, chosen, members=[3, 1])] in ([(3, 1)], [(1, 3)])
     assert list(batches(llama, [])) == []
 
@@ -242,7 +243,7 @@ def test_teacher_forced_keeps_the_order_in_any_batch(base: BaseModel) -> None:
 
 def test_the_output_layer_runs_at_answer_tokens_alone(base: BaseModel) -> None:
     encoded = sequences(base)
-    batch = collate(base, encoded, range(len(encoded)))
+    batch = base.task.collate(base, encoded, range(len(encoded)))
     rows: list[int] = []
     layer = base.model.get_output_embeddings()
     handle = layer.register_forward_hook(lambda _, __, output: rows.append(output[..., 0].numel()))

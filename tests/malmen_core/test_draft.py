@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from malmen_core import base as base_module
-from malmen_core.batches import answer_logits, collate
+from malmen_core.batches import answer_logits
 from malmen_core.edit import compute_statistics, edit_prompts, solve
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base, tiny_editor
 
@@ -22,7 +22,7 @@ def matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_the_base_in_another_dtype(architecture: str) -> None:
     base = tiny_base(architecture, tied=True, dtype=torch.float32)
     before = snapshot(base)
-    batch = collate(base, edit_prompts(base, FACTS).sequences, range(len(FACTS)))
+    batch = base.task.collate(base, edit_prompts(base, FACTS).sequences, range(len(FACTS)))
     exact, near = answer_logits(base, batch), answer_logits(base.draft, batch)
     assert base.draft is not base
     assert base.draft.dtype == torch.bfloat16

@@ -17,7 +17,7 @@ from ledger import Ledger
 from ledger.records import ModelRecord, VersionRecord
 from malmen_core.base import BaseModel, checkpoint_folder
 from malmen_core.errors import ExportRefused
-from malmen_core.export import checkpoint_dtype, write_adapter, write_checkpoint
+from malmen_core.export import check_exportable, checkpoint_dtype, write_adapter, write_checkpoint
 from malmen_core.fidelity import (
     TOLERANCES,
     Fidelity,
@@ -74,6 +74,7 @@ def export(
     with arriving(target) as folder:
         say(f"Loading {model.id}")
         served = load_served(ledger, model, record)
+        check_exportable(served.base)
         say(f"Writing version {record.number} to {target}")
         written = _write(served, folder, wanted)
         say("Loading what was written, and comparing")

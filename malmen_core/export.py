@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from malmen_core.base import CHECKPOINT_FILES, BaseModel, checkpoint_folder
 from malmen_core.delta import Change, Delta
+from malmen_core.causal import CausalLM
 from malmen_core.errors import ExportRefused
 from malmen_core.overlay import Version
 
@@ -56,6 +57,19 @@ def checkpoint_dtype(folder: Path) -> str:
         f"{str(folder)!r} holds no weights in a dtype that can be edited.",
         f"Register a checkpoint in one of: {', '.join(STORED.values())}.",
     )
+
+
+def check_exportable(base: BaseModel) -> None:
+    """Check that what is written could be compared with what is served.
+
+    Raises:
+        ExportRefused: the model is no causal language model.
+    """
+    if not isinstance(base.task, CausalLM):
+        raise ExportRefused(
+            f"Versions of a {base.task.name} model cannot be exported yet.",
+            "Export versions of causal language models.",
+        )
 
 
 def write_checkpoint(base: BaseModel, version: Version, folder: Path) -> None:

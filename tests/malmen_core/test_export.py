@@ -18,6 +18,7 @@ from malmen_core.errors import ExportRefused
 from malmen_core.export import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    check_exportable,
     checkpoint_dtype,
     write_adapter,
     write_checkpoint,
@@ -34,6 +35,7 @@ from malmen_core.fidelity import (
 from malmen_core.tokens import Encoded, encode
 from tests.malmen_core.support import FACTS, louder
 from tests.tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
+from tests.tiny_tasks import save_tiny_task
 
 KINDS = ("llama", "gpt2", "tied")
 
@@ -180,3 +182,10 @@ def test_a_folder_without_floats_is_refused(tmp_path: Path) -> None:
 def test_the_coarser_dtype_sets_the_tolerance() -> None:
     assert coarser("float32", "bfloat16") == coarser("bfloat16", "float16") == "bfloat16"
     assert coarser("float32", "float64") in ("float32", "float64")
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert"])
+def test_other_tasks_are_refused(tmp_path: Path, kind: str) -> None:
+    other = BaseModel.load(str(save_tiny_task(tmp_path, kind)), device="cpu", dtype="float32")
+    with pytest.raises(ExportRefused, match="cannot be exported"):
+        check_exportable(other)

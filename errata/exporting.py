@@ -27,7 +27,7 @@ from malmen_core.fidelity import (
     load_adapter,
     load_checkpoint,
 )
-from malmen_core.tokens import Encoded, encode, encode_prompt, load_tokenizer
+from malmen_core.tokens import Encoded, encode_prompt, load_tokenizer
 
 Format = Literal["hf", "peft"]
 NOTE = "errata.json"
@@ -109,7 +109,7 @@ def probes(
     facts = ledger.facts_of(record.members)
     if len(facts) > most:
         facts = tuple(Random(record.hash).sample(facts, most))
-    sequences = [encode(base.tokenizer, fact.prompt, fact.target) for fact in facts]
+    sequences = [base.encode(fact.prompt, fact.target) for fact in facts]
     for prompt, answer in (model.canaries or {}).get("continuations", {}).items():
         if answer:
             ids = encode_prompt(base.tokenizer, prompt)

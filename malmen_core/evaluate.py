@@ -17,7 +17,6 @@ from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.overlay import Version, intercepting
 from malmen_core.refine import Progress
-from malmen_core.tokens import encode
 from malmen_core.verify import CanaryRecord, verify
 
 MEASURES = ("edit_success", "generation_success", "generalisation", "locality", "perplexity_ratio")
@@ -149,8 +148,7 @@ def _given_answers(
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Share of each given locality answer's tokens that are the argmax, by fact; and the same on the base."""
     probes = [
-        [encode(base.tokenizer, p.prompt, p.target) for p in fact.locality if p.target is not None]
-        for fact in facts
+        [base.encode(p.prompt, p.target) for p in fact.locality if p.target is not None] for fact in facts
     ]
     flat = [probe for group in probes for probe in group]
     shares = []

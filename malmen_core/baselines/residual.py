@@ -19,7 +19,7 @@ from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, intercepting
 from malmen_core.refine import Progress
 from malmen_core.task import Batch
-from malmen_core.tokens import Encoded, encode, encode_prompt, subject_last_token
+from malmen_core.tokens import Encoded, encode_prompt, subject_last_token
 
 ESSENCE = "{} is a"
 
@@ -76,7 +76,7 @@ def prepare_prompts(base: BaseModel, facts: Sequence[Fact], prefixes: Sequence[s
         plain.append(len(requests))
         requests.append(_placed(sequence, number))
         for prefix in prefixes[1:]:
-            longer = encode(base.tokenizer, prefix + fact.prompt, fact.target, fact.subject)
+            longer = base.encode(prefix + fact.prompt, fact.target, fact.subject)
             if len(longer.ids) <= base.info.context_length:
                 requests.append(_placed(longer, number))
         if fact.subject and sequence.subject_last is not None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from malmen_core.base import CHECKPOINT_FILES, BaseModel, checkpoint_folder
-from malmen_core.delta import Change, Delta
 from malmen_core.causal import CausalLM
+from malmen_core.delta import Change, Delta
 from malmen_core.errors import ExportRefused
 from malmen_core.overlay import Version
 

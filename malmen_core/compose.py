@@ -11,18 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.delta import Change, Delta
+from malmen_core.delta import Delta
 from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
-from malmen_core.normal_equation import Regulariser, projector
 from malmen_core.parts import Part, SetId
 from malmen_core.refine import Progress
-from malmen_core.repair import FactReader, Moved, repair
-from malmen_core.statistics import Rows, Statistics
-from malmen_core.sums import ExactSums, add_all, new_sums
+from malmen_core.repair import FactReader, repair
+from malmen_core.statistics import Statistics
+from malmen_core.sums import add_all, new_sums
+from malmen_core.systems import Primal, System, systems_of
 
 StatisticsReader = Callable[[str], Statistics]
 """Gives statistics by digest."""
@@ -39,39 +38,6 @@ class Composition:
 
     delta: Delta
     repaired: Mapping[SetId, tuple[int, ...]]
-
-
-class _Dual:
-    """One module solved from its stacked rows; the change is kept as factors."""
-
-    def __init__(self, rows: Rows, regulariser: Regulariser) -> None:
-        self._left_UT = projector(rows.keys_TU, regulariser)
-        self._right_TV = rows.differences_TV.double()
-        self.shift_UV = self._left_UT @ self._right_TV
-
-    def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:  # noqa: ARG002 - as `repair.System` has it
-        return self._left_UT[:, place_T]
-
-    def change(self, moved: Moved | None) -> Change:
-        right_TV = self._right_TV
-        if moved is not None:
-            right_TV = right_TV.index_add(0, moved.place_T, moved.by_TV)
-        return Change.smaller(self._left_UT, right_TV)
-
-
-class _Primal:
-    """One module solved from its sums; the change is dense."""
-
-    def __init__(self, sums: ExactSums, regulariser: Regulariser) -> None:
-        self._factor_UU = torch.linalg.cholesky(sums.gram() + regulariser.matrix_UU)
-        self.shift_UV = torch.cholesky_solve(sums.product(), self._factor_UU)
-
-    def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:  # noqa: ARG002 - as `repair.System` has it
-        return torch.cholesky_solve(keys_TU.double().T, self._factor_UU)
-
-    def change(self, moved: Moved | None) -> Change:
-        shift_UV = self.shift_UV if moved is None else self.shift_UV + moved.left_UT @ moved.by_TV
-        return Change(dense_UV=shift_UV.float())
 
 
 class Composer:
@@ -108,7 +74,6 @@ class Composer:
         if not parts:
             return Composition(Delta.empty(), {})
         features = min(inputs for inputs, _ in self._editor.network.shapes.values())
-        systems: Mapping[str, _Dual | _Primal]
         if sum(part.rows for part in parts.values()) <= features:
             systems = self._stack(parts, read_statistics)
         else:
@@ -137,12 +102,11 @@ class Composer:
         self._parts = kept
         return {ident: part for ident, part in kept.items() if part.rows}
 
-    def _stack(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, _Dual]:
+    def _stack(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, System]:
         stacked = Statistics.sum([_live(ident, read) for ident in parts])
-        regularisers = self._editor.regularisers
-        return {name: _Dual(rows, regularisers[name]) for name, rows in stacked.modules.items()}
+        return systems_of(stacked.modules, self._editor.regularisers)
 
-    def _sum(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, _Primal]:
+    def _sum(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, System]:
         if len(self._summed ^ parts.keys()) > len(parts):
             self._forget_sums()
         try:
@@ -153,7 +117,9 @@ class Composer:
             self._forget_sums()  # one that was half added
             raise
         regularisers = self._editor.regularisers
-        return {name: _Primal(sums, regularisers[name]) for name, sums in self._sums.items()}
+        return {
+            name: Primal(sums.gram(), sums.product(), regularisers[name]) for name, sums in self._sums.items()
+        }
 
     def _forget_sums(self) -> None:
         self._sums, self._summed = new_sums(self._editor.network.shapes), set()

@@ -3,56 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import accumulate
 
 import torch
-from torch import Tensor
 
-from malmen_core.anchors import anchor_prompts, anchor_rows
 from malmen_core.base import BaseModel
 from malmen_core.batches import DEFAULT_BATCH_TOKENS
-from malmen_core.capture import Captured, capture
 from malmen_core.delta import Change, Delta
 from malmen_core.editor import Editor
 from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
-from malmen_core.hypernetwork import predict
+from malmen_core.group import check_finite, group_statistics
 from malmen_core.normal_equation import projector
-from malmen_core.refine import Progress, refine
+from malmen_core.parts import Part, SetId
+from malmen_core.prompts import edit_prompts
+from malmen_core.refine import Progress
+from malmen_core.repair import repair
 from malmen_core.statistics import Rows, Statistics, rounded
-from malmen_core.tokens import Encoded, check_length
-
-
-@dataclass(frozen=True)
-class EditPrompts:
-    """The sequences that a set is edited with.
-
-    Attributes:
-        sequences: prompts with answers.
-        fact_of: index of the fact of each sequence.
-    """
-
-    sequences: tuple[Encoded, ...]
-    fact_of: tuple[int, ...]
-
-
-def edit_prompts(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings: bool = False) -> EditPrompts:
-    """Encode each fact's prompt, and on request its rephrasings, with its target.
-
-    Raises:
-        PromptTooLong: a prompt and its target exceed the context.
-        FactError: a target without tokens, or a label that the classifier does not know.
-    """
-    sequences, owner = [], []
-    for number, fact in enumerate(facts):
-        for prompt in (fact.prompt, *(fact.rephrasings if edit_on_rephrasings else ())):
-            encoded = base.encode(prompt, fact.target, fact.subject)
-            check_length(encoded, base.info.context_length, f"/facts/{number}/prompt")
-            if not encoded.answer or encoded.answer_start == 0:
-                raise FactError("Prompt or target has no tokens.", "Give both as text.", f"/facts/{number}")
-            sequences.append(encoded)
-            owner.append(number)
-    return EditPrompts(tuple(sequences), tuple(owner))
+from malmen_core.systems import Moved, systems_of
 
 
 def compute_statistics(
@@ -84,63 +53,55 @@ def compute_statistics(
     editor.check_fits(base.info)
     if not facts:
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
-    plan = editor.plan
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
-    captured, sequence_T = capture(base.draft, prompts.sequences, plan.where, batch_tokens=batch_tokens)
-    fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
-    neighbours = anchors_of(editor, facts, captured, fact_T)
-    anchors, anchor_fact_T = anchor_rows(base.draft, neighbours, plan.anchor_rank)
-    stored = rounded if base.dtype != torch.float64 else Tensor.float
-    keys = {name: torch.cat([c.keys_TU, anchors[name].to(c.keys_TU)]) for name, c in captured.items()}
-    keys = {name: stored(keys_TU).to(keys_TU) for name, keys_TU in keys.items()}
-    differences = first_guess(editor, captured)
-    _check_finite({name: _rows(keys[name], differences[name]) for name in keys})
-    if plan.refinement.rounds > 0:
-        projectors = {
-            name: projector(keys_TU, editor.regularisers[name])[:, : len(fact_T)]
-            for name, keys_TU in keys.items()
-        }
-        refined = refine(
-            base,
-            plan.refinement,
-            projectors,
-            differences,
-            editor.scales,
-            prompts.sequences,
-            prompts.fact_of,
-            fact_T,
-            progress,
-            batch_tokens,
-        )
-        differences = dict(refined.differences)
-    rows = {name: _rows(keys[name], stored(differences[name])) for name in keys}
-    _check_finite(rows)
-    return Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts))
+    size = editor.plan.group if editor.plan.refinement.rounds > 0 else len(facts)
+    groups = []
+    for start in range(0, len(facts), size):
+        members = range(start, min(start + size, len(facts)))
+        asked = prompts.of(members)
+        told = _counted(progress, len(prompts.sequences), sum(owner < start for owner in prompts.fact_of))
+        groups.append(group_statistics(base, editor, [facts[i] for i in members], asked, told, batch_tokens))
+    whole = Statistics.sum(groups)
+    if len(groups) == 1:
+        return whole
+    moved = _repaired(base, editor, groups, facts, edit_on_rephrasings, progress)
+    rows = {name: _moved(part, moved.get(name)) for name, part in whole.modules.items()}
+    check_finite(rows)
+    return replace(whole, modules=rows)
 
 
-def anchors_of(
-    editor: Editor, facts: Sequence[Fact], captured: Mapping[str, Captured], fact_T: Tensor
-) -> list[list[str]]:
-    """Anchor prompts by fact, about names of its subject's kind, which the first module's key tells."""
-    keys_TU = next(iter(captured.values())).keys_TU
-    first = [int((fact_T == number).nonzero()[0]) for number in range(len(facts))]
-    return [
-        anchor_prompts(fact, editor.kinds.nearest(keys_TU[row]), editor.plan.anchors)
-        for fact, row in zip(facts, first, strict=True)
-    ]
+def _repaired(
+    base: BaseModel,
+    editor: Editor,
+    groups: Sequence[Statistics],
+    facts: Sequence[Fact],
+    edit_on_rephrasings: bool,
+    progress: Progress | None,
+) -> Mapping[str, Moved]:
+    """What has to move for the groups of a set to hold together."""
+    idents: list[SetId] = [(f"{number:08d}", ()) for number in range(len(groups))]
+    first = dict(zip(idents, accumulate((g.fact_count for g in groups), initial=0), strict=False))
+    parts = {i: Part.of(editor, g, edit_on_rephrasings) for i, g in zip(idents, groups, strict=True)}
+    systems = systems_of(Statistics.sum(groups).modules, editor.regularisers)
+
+    def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
+        return {ident: [facts[first[ident] + number] for number in some] for ident, some in asked.items()}
+
+    return repair(base, editor, parts, systems, read_facts, progress).moved
 
 
-def _rows(keys_TU: Tensor, differences_TV: Tensor) -> Rows:
-    """Rows whose last ones, the anchors', have a difference of zero."""
-    held = differences_TV.new_zeros(len(keys_TU) - len(differences_TV), differences_TV.shape[1])
-    return Rows(keys_TU.float(), torch.cat([differences_TV, held]).float())
+def _moved(rows: Rows, moved: Moved | None) -> Rows:
+    if moved is None:
+        return rows
+    by_TV = moved.by_TV.to(rows.differences_TV)
+    return Rows(rows.keys_TU, rounded(rows.differences_TV.index_add(0, moved.place_T, by_TV)))
 
 
-def first_guess(editor: Editor, captured: dict[str, Captured]) -> dict[str, Tensor]:
-    """The hypernetwork's `D` by module: T × V."""
-    keys = {name: rows.keys_TU for name, rows in captured.items()}
-    gradients = {name: rows.gradients_TV for name, rows in captured.items()}
-    return predict(editor.network, keys, gradients)
+def _counted(progress: Progress | None, total: int, before: int) -> Progress | None:
+    """Progress of a group as progress of its set."""
+    if progress is None:
+        return None
+    return lambda stage, done, _: progress(stage, before + done, total)
 
 
 def solve(editor: Editor, statistics: Statistics) -> Delta:
@@ -151,7 +112,7 @@ def solve(editor: Editor, statistics: Statistics) -> Delta:
     Raises:
         NotFiniteError: the statistics or a factor are infinite or NaN.
     """
-    _check_finite(statistics.modules)
+    check_finite(statistics.modules)
     if len(statistics.fact_T) == 0:
         return Delta.empty()
     changes = {}
@@ -161,9 +122,3 @@ def solve(editor: Editor, statistics: Statistics) -> Delta:
         if not bool(torch.isfinite(left_UT).all()):
             raise NotFiniteError(f"The solution for {name!r} is not finite.", "Edit fewer or other facts.")
     return Delta(changes)
-
-
-def _check_finite(rows: Mapping[str, Rows]) -> None:
-    for name, part in rows.items():
-        if not bool(torch.isfinite(part.keys_TU).all() and torch.isfinite(part.differences_TV).all()):
-            raise NotFiniteError(f"The statistics of {name!r} are not finite.", "Edit fewer or other facts.")

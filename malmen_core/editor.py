@@ -31,6 +31,8 @@ class EditPlan:
         prior_weight: c, the preservation prior's weight in tokens; 0 for the paper's plain form.
         anchors: neighbouring prompts of each fact whose keys are held (`anchors`); 0 for none.
         anchor_rank: rows that a fact's anchor keys are compressed to.
+        group: facts that are refined together; larger sets are refined in groups, whose sum is repaired.
+        edited_weight: factor on both sides of each refined row, so that it outweighs anchors of other facts.
         refinement: rounds, step and margin; 0 rounds for the paper's single shot.
     """
 
@@ -38,6 +40,8 @@ class EditPlan:
     prior_weight: float = 10000.0
     anchors: int = 24
     anchor_rank: int = 16
+    group: int = 32
+    edited_weight: float = 8.0
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
 
 

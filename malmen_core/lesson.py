@@ -16,10 +16,10 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.batches import DEFAULT_BATCH_TOKENS, answer_logits, batches, score_answers
-from malmen_core.edit import edit_prompts
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.overlay import Weights, intercepting
+from malmen_core.prompts import edit_prompts
 from malmen_core.task import Batch
 from malmen_core.tokens import Encoded, check_length, encode_prompt
 

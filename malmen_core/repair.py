@@ -3,59 +3,38 @@
 Two facts of one subject have nearly the same key, so in a sum of sets that were refined apart each gets only
 its share of the module's output. Which facts are affected shows in what the solution gives at their keys,
 compared with what their set gave alone: linear algebra on rows that are kept, without a look at any text.
-Only those facts are run, and refined if they fall short. All of it follows from the live facts in their
-canonical order.
+Only those facts are run, and refined if they fall short. When so much was edited that the sum disturbs any
+text, all facts are run. All of it follows from the live facts in their canonical order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from malmen_core.base import BaseModel
-from malmen_core.edit import EditPrompts, edit_prompts
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
 from malmen_core.parts import Part, SetId
+from malmen_core.prompts import EditPrompts, edit_prompts
 from malmen_core.refine import Progress, RefinementPlan, refine, shift_gradients
+from malmen_core.systems import Moved, System
 from malmen_core.tokens import Encoded
 
-TOLERANCE = 0.05
+TOLERANCE = 0.1
+"""A fact may be given so much else than its set gave alone, relative to that."""
+QUIET = 0.05
+"""So much may a module's output change on text that no edit is about, relative to its typical magnitude."""
+STEP = 0.5
+"""Share of the plan's step by which what a module gives is moved at a time."""
 PASSES = 3
 
 FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[Fact]]]
 """Gives the facts of some sets at some positions, in their order."""
-
-
-class System(Protocol):
-    """One module's normal equation, solved for the differences as they came."""
-
-    @property
-    def shift_UV(self) -> Tensor:
-        """``S``; float64."""
-
-    def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:
-        """``(K'K + M)⁻¹ K'`` at some rows, by place among all rows and by key: U × T, float64."""
-
-
-@dataclass(frozen=True)
-class Moved:
-    """Differences of one module that were refined further.
-
-    Attributes:
-        place_T: place of each row among all rows of the sum.
-        left_UT: the projector at these rows; float64.
-        by_TV: by how much the differences moved; float64.
-    """
-
-    place_T: Tensor
-    left_UT: Tensor
-    by_TV: Tensor
 
 
 @dataclass(frozen=True)
@@ -125,26 +104,48 @@ def repair(
     shifts = {name: system.shift_UV for name, system in systems.items()}
     plan = editor.plan.refinement
     plan = replace(plan, margin=plan.margin / 2, decay=0.0)
-    suspects: list[int] = []
+    units = {name: editor.plan.edited_weight * scale for name, scale in editor.scales.items()}
+    suspects: set[int] = set()
+    pushed: list[int] = []
     moved: dict[str, Moved] = {}
     for _ in range(PASSES):
-        found = table.spoiled(shifts).difference(suspects)
-        if not found:
+        suspects |= table.spoiled(shifts) if is_quiet(editor, shifts) else set(range(len(table.facts)))
+        short = _short(base, plan, shifts, _prompts(base, table, sorted(suspects), parts, read_facts))
+        if not short.difference(pushed):
             break
-        suspects = sorted({*suspects, *found})
-        asked = _prompts(base, table, suspects, parts, read_facts)
-        everything = range(len(asked.sequences))
-        seen = shift_gradients(base, shifts, asked.sequences, everything, wanted=plan.margin).margins
-        if min(seen.values()) < plan.margin:
-            moved = _refine(base, plan, editor.scales, table, suspects, asked, systems, progress)
-            shifts = {name: systems[name].shift_UV + m.left_UT @ m.by_TV for name, m in moved.items()}
-    return _outcome(table, suspects, moved)
+        pushed = sorted(short.union(pushed))
+        asked = _prompts(base, table, pushed, parts, read_facts)
+        moved = _refine(base, plan, units, table, pushed, asked, systems, progress)
+        shifts = {name: systems[name].shift_UV + m.left_UT @ m.by_TV for name, m in moved.items()}
+    return _outcome(table, pushed, moved)
+
+
+def is_quiet(editor: Editor, shifts: Mapping[str, Tensor]) -> bool:
+    """Whether a shift leaves text that no edit is about alone: ``tr(S' C0 S)`` is small in every module."""
+    if not editor.moments:
+        return False
+    for name, shift_UV in shifts.items():
+        moment = editor.moments[name]
+        known_RV = moment.factor_UR.to(shift_UV).T @ shift_UV
+        change = (known_RV.square().sum() + moment.rest * shift_UV.square().sum()) / shift_UV.shape[1]
+        if float(change) ** 0.5 > QUIET * editor.scales[name]:
+            return False
+    return True
+
+
+def _short(
+    base: BaseModel, plan: RefinementPlan, shifts: Mapping[str, Tensor], asked: EditPrompts
+) -> set[int]:
+    """Facts of which some sequence has not the margin."""
+    everything = range(len(asked.sequences))
+    seen = shift_gradients(base, shifts, asked.sequences, everything, wanted=-torch.inf).margins
+    return {fact for index, fact in enumerate(asked.fact_of) if seen[index] < plan.margin}
 
 
 def _refine(
     base: BaseModel,
     plan: RefinementPlan,
-    scales: Mapping[str, float],
+    units: Mapping[str, float],
     table: _Table,
     suspects: Sequence[int],
     asked: EditPrompts,
@@ -156,6 +157,7 @@ def _refine(
     place_T = table.place_T[rows_T]
     left = {name: system.left(place_T, table.keys[name][rows_T]) for name, system in systems.items()}
     start = {name: table.differences[name][rows_T] for name in systems}
+    got = {name: float((table.keys[name][rows_T] * left[name].T).sum(1).mean()) for name in systems}
     # what stands still enters as a block of its own, whose differences are the identity and belong to no fact
     still = {name: system.shift_UV - left[name] @ start[name].double() for name, system in systems.items()}
     outputs = max(shift_UV.shape[1] for shift_UV in still.values())
@@ -167,7 +169,7 @@ def _refine(
             for name in systems
         },
         {name: torch.cat([start[name], torch.eye(outputs, start[name].shape[1])]) for name in systems},
-        scales,
+        {name: STEP * unit / got[name] for name, unit in units.items()},
         asked.sequences,
         asked.fact_of,
         torch.cat([table.owner_T[rows_T], torch.full((outputs,), -1)]),

@@ -50,8 +50,9 @@ class Seq2SeqLM(TextTask):
         """The subject's last token in the encoder, answer tokens in the decoder."""
         if stack == "decoder":
             return encoded.key_positions("answer")
-        known = where == "subject" and encoded.subject_last is not None
-        return encoded.key_positions("subject") if known else (encoded.answer_start - 1,)
+        if where == "subject" and encoded.subject_last is not None:
+            return (encoded.subject_last,)
+        return (encoded.answer_start - 1,)
 
     def collate(self, base: BaseModel, sequences: Sequence[Encoded], members: Sequence[int]) -> Batch:
         """Prompts and answers are padded on the right; positions are relative in these models."""

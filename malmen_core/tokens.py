@@ -42,10 +42,11 @@ class Encoded:
         """Positions at which the edited modules are edited: the subject's last token, else those that answer.
 
         A fact whose subject is unknown or absent from the prompt falls back on its answer positions, the
-        paper's form.
+        paper's form. A text's first token is not edited if there is another: it reads nothing but itself, and
+        models rest their attention on it, so keys there are all alike; the one behind it reads the subject.
         """
         if where == "subject" and self.subject_last is not None:
-            return (self.subject_last,)
+            return (max(self.subject_last, min(1, self.answer_start - 1)),)
         return tuple(range(self.answer_start - 1, len(self.ids) - 1))
 
 

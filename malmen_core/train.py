@@ -23,14 +23,15 @@ from malmen_core.batches import DEFAULT_BATCH_TOKENS
 from malmen_core.capture import capture
 from malmen_core.checkpoint import RunFolder, TrainingState
 from malmen_core.curriculum import Curriculum, facts_digest
-from malmen_core.edit import anchors_of, edit_prompts
 from malmen_core.editor import Editor
 from malmen_core.errors import CheckpointMismatch, NotFiniteError
 from malmen_core.facts import Fact
+from malmen_core.group import anchors_of
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, LossWeights, Outcome, prepare_lesson, run_lesson
 from malmen_core.meta_gradient import MALMEN, Material, Rule
 from malmen_core.overlay import weights_digest
+from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 
 STARTING_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)

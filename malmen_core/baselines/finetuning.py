@@ -20,9 +20,9 @@ from malmen_core.baselines.method import Method, Sets
 from malmen_core.baselines.present import Present, Shifts, one_after_the_other
 from malmen_core.batches import answer_logits, batches, score_answers
 from malmen_core.delta import Delta
-from malmen_core.edit import edit_prompts
 from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 from malmen_core.tokens import Encoded
 

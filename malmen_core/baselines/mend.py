@@ -23,12 +23,12 @@ from malmen_core.baselines.plain import initial_editor
 from malmen_core.baselines.present import Shifts, capture_present, one_after_the_other
 from malmen_core.capture import Captured
 from malmen_core.delta import Delta
-from malmen_core.edit import edit_prompts
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, Outcome, run_lesson
 from malmen_core.meta_gradient import Material
+from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 
 

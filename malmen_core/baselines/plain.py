@@ -17,9 +17,9 @@ from malmen_core.base import BaseModel
 from malmen_core.baselines.method import EditorMethod, Method
 from malmen_core.calibrate import probe_facts
 from malmen_core.capture import capture
-from malmen_core.edit import edit_prompts
 from malmen_core.editor import Editor, EditPlan
 from malmen_core.hypernetwork import HyperNetwork
+from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress, RefinementPlan
 
 PLAN = EditPlan("answer", 0.0, anchors=0, anchor_rank=0, refinement=RefinementPlan(rounds=0))

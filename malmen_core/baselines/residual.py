@@ -14,9 +14,9 @@ from malmen_core.base import BaseModel
 from malmen_core.baselines.present import Present
 from malmen_core.batches import answer_logits, batches, score_answers
 from malmen_core.causal import DECODER
-from malmen_core.edit import edit_prompts
 from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 from malmen_core.task import Batch
 from malmen_core.tokens import Encoded, encode_prompt, subject_last_token

@@ -23,9 +23,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from malmen_core.base import BaseModel
-from malmen_core.edit import edit_prompts
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import HyperNetwork
+from malmen_core.prompts import edit_prompts
 from malmen_core.tokens import Encoded, KeyPosition
 
 BATCH_FACTS = 32

@@ -21,10 +21,10 @@ from malmen_core.baselines.method import Method, Sets
 from malmen_core.baselines.present import Shifts, capture_present, one_after_the_other
 from malmen_core.capture import Captured
 from malmen_core.delta import Delta
-from malmen_core.edit import edit_prompts
 from malmen_core.facts import Fact
 from malmen_core.normal_equation import Regulariser, projector
 from malmen_core.normaliser import Moments
+from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 
 

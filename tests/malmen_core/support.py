@@ -12,11 +12,12 @@ from malmen_core.anchors import Kinds, fit_kinds
 from malmen_core.base import BaseModel, ModelInfo
 from malmen_core.capture import capture
 from malmen_core.delta import Delta
-from malmen_core.edit import edit_prompts, solve
+from malmen_core.edit import solve
 from malmen_core.editor import Editor, EditPlan
 from malmen_core.facts import Fact, Probe
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.prior import SecondMoment, second_moments
+from malmen_core.prompts import edit_prompts
 from malmen_core.refine import RefinementPlan
 from malmen_core.statistics import Rows, Statistics
 from malmen_core.tokens import Encoded, KeyPosition, encode_prompts
@@ -103,6 +104,7 @@ def tiny_editor(
             prior_weight,
             anchors=anchors,
             anchor_rank=3,
+            edited_weight=1.0,
             refinement=RefinementPlan(rounds=rounds, step=0.3, margin=margin),
         ),
         {name: SecondMoment.of(moment, 16) for name, moment in moments.items()},

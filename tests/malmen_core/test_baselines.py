@@ -22,10 +22,10 @@ from malmen_core.baselines.training_free import TrainingFree
 from malmen_core.batches import teacher_forced
 from malmen_core.capture import capture
 from malmen_core.delta import Delta
-from malmen_core.edit import edit_prompts
 from malmen_core.editor import Editor
 from malmen_core.errors import EditorMismatch, NotFiniteError, UnknownSetting
 from malmen_core.facts import Fact
+from malmen_core.prompts import edit_prompts
 from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, tiny_base
 
 QUICK: Mapping[str, Baseline] = {

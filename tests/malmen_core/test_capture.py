@@ -13,7 +13,7 @@ from torch.nn import functional
 from malmen_core.base import BaseModel
 from malmen_core.batches import answer_logits, batches, score_answers, teacher_forced
 from malmen_core.capture import capture
-from malmen_core.edit import edit_prompts
+from malmen_core.prompts import edit_prompts
 from malmen_core.refine import shift_gradients
 from malmen_core.tokens import Encoded, KeyPosition
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot

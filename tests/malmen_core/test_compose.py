@@ -15,11 +15,13 @@ from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.compose import Composer, Composition
 from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, edit_prompts, solve
+from malmen_core.edit import compute_statistics, solve
 from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.parts import SetId
+from malmen_core.prompts import edit_prompts
+from malmen_core.repair import QUIET, is_quiet
 from malmen_core.statistics import Statistics
 from malmen_core.sums import ExactSums
 from tests.malmen_core.support import FACTS, random_statistics, shift, solved, tiny_editor
@@ -133,6 +135,21 @@ def test_facts_of_one_subject_in_several_sets_are_repaired(shelf: Shelf) -> None
     plain = solve(shelf.editor, Statistics.sum(list(shelf.statistics.values())))
     assert shelf.held(plain, *SETS) < 0.2 < 0.9 * alone < shelf.held(together.delta, *SETS)
     assert {position for facts in together.repaired.values() for position in facts} <= {0, 1, 2}
+
+
+def test_a_change_that_any_text_shows_is_not_quiet(llama: BaseModel) -> None:
+    editor = tiny_editor(llama)
+    scale = {name: editor.scales[name] * QUIET for name in editor.modules}
+    for factor, quiet in ((0.5, True), (2.0, False)):
+        shifts = {}
+        for name, moment in editor.moments.items():
+            inputs, outputs = editor.network.shapes[name]
+            shift_UV = torch.ones(inputs, outputs, dtype=torch.float64)
+            matrix_UU = moment.factor_UR @ moment.factor_UR.T + moment.rest * torch.eye(inputs)
+            change = (shift_UV.T @ matrix_UU.double() @ shift_UV).diagonal().mean().sqrt()
+            shifts[name] = shift_UV * (factor * scale[name] / change)
+        assert is_quiet(editor, shifts) is quiet
+    assert not is_quiet(replace(editor, moments={}), shifts)
 
 
 def test_sets_that_do_not_meet_are_left_as_they_are(llama: BaseModel) -> None:

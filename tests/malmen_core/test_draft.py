@@ -7,7 +7,8 @@ import torch
 
 from malmen_core import base as base_module
 from malmen_core.batches import answer_logits
-from malmen_core.edit import compute_statistics, edit_prompts, solve
+from malmen_core.edit import compute_statistics, solve
+from malmen_core.prompts import edit_prompts
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base, tiny_editor
 
 pytestmark = pytest.mark.parametrize("architecture", ["llama", "gpt2"])

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from malmen_core.base import BaseModel
+from malmen_core.batches import teacher_forced
 from malmen_core.capture import capture
-from malmen_core.edit import compute_statistics, edit_prompts, first_guess, solve
+from malmen_core.edit import compute_statistics, solve
 from malmen_core.editor import Editor
 from malmen_core.errors import EditorMismatch, FactError, NotFiniteError, PromptTooLong
 from malmen_core.facts import Fact
+from malmen_core.group import first_guess
+from malmen_core.prompts import edit_prompts
 from malmen_core.statistics import Rows, Statistics
 from malmen_core.tokens import KeyPosition
 from tests.malmen_core.support import (
@@ -25,6 +28,8 @@ from tests.malmen_core.support import (
     tiny_base,
     tiny_editor,
 )
+
+FORMS = ("capital", "mother tongue", "river", "mountain")
 
 
 def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float = 1e-6) -> None:
@@ -95,6 +100,58 @@ def test_version_is_the_least_squares_solution(llama: BaseModel) -> None:
             keys.T @ keys + editor.regularisers[name].matrix_UU, keys.T @ guess[name]
         )
         torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("anchors", [0, 4])
+def test_weight_changes_nothing_alone(llama: BaseModel, anchors: int) -> None:
+    """What a group gives at its edited tokens is what refinement found, however much its rows outweigh."""
+    editor = tiny_editor(llama, rounds=6, anchors=anchors)
+    heavy = replace(editor, plan=replace(editor.plan, edited_weight=8.0))
+    light, other = compute_statistics(llama, editor, FACTS), compute_statistics(llama, heavy, FACTS)
+    one, two = solved(editor, light), solved(heavy, other)
+    for name, rows in light.modules.items():
+        asked = rows.differences_TV.any(1)
+        keys = rows.keys_TU[asked].double()
+        torch.testing.assert_close(
+            8.0 * keys, other.modules[name].keys_TU[asked].double(), rtol=1e-2, atol=1e-2
+        )
+        scale = float((keys @ one[name]).abs().max())
+        torch.testing.assert_close(keys @ two[name], keys @ one[name], rtol=0, atol=0.02 * scale)
+
+
+def test_rows_that_outweigh_hold_in_a_sum(llama: BaseModel) -> None:
+    """Anchors of many other facts hardly pull at a fact's own rows."""
+    sets = [[Fact(f"The {form} of {name} is", "Lima", name)] for form in FORMS for name in ("Peru", "Ana")]
+
+    def kept(weight: float) -> float:
+        editor = tiny_editor(llama, rounds=6, anchors=4, prior_weight=20.0)
+        editor = replace(editor, plan=replace(editor.plan, edited_weight=weight))
+        statistics = [compute_statistics(llama, editor, facts) for facts in sets]
+        alone, together = solved(editor, statistics[0]), solved(editor, Statistics.sum(statistics))
+        off = 0.0
+        for name, rows in statistics[0].modules.items():
+            keys = rows.keys_TU[rows.differences_TV.any(1)].double()
+            wanted = keys @ alone[name]
+            off = max(off, float((keys @ together[name] - wanted).norm() / wanted.norm()))
+        return off
+
+    assert kept(8.0) < 0.5 * kept(1.0)
+
+
+def test_a_large_set_is_edited_in_groups_that_hold_together(llama: BaseModel) -> None:
+    editor = tiny_editor(llama, rounds=60, step=0.01, prior_weight=1.0)
+    small = replace(editor, plan=replace(editor.plan, group=2))
+    seen: list[tuple[str, int, int]] = []
+    sets = [compute_statistics(llama, e, FACTS, progress=lambda *a: seen.append(a)) for e in (editor, small)]
+    assert {(stage, total) for stage, _, total in seen} >= {("editing", len(FACTS))}
+    assert max(done for _, done, _ in seen) <= len(FACTS)
+    assert sets[0].digest != sets[1].digest
+    prompts = edit_prompts(llama, FACTS).sequences
+    for editor_of, statistics in zip((editor, small), sets, strict=True):
+        assert statistics.fact_count == len(FACTS)
+        assert set(statistics.fact_T.tolist()) == set(range(len(FACTS)))
+        with llama.version(solve(editor_of, statistics)).active():
+            assert all(bool((score.margin_A > 0).all()) for score in teacher_forced(llama, prompts))
 
 
 def test_the_base_is_untouched(base: BaseModel) -> None:

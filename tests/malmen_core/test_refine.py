@@ -11,9 +11,11 @@ from torch import Tensor
 from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.capture import capture
-from malmen_core.edit import compute_statistics, edit_prompts, first_guess, solve
+from malmen_core.edit import compute_statistics, solve
 from malmen_core.editor import Editor
+from malmen_core.group import first_guess
 from malmen_core.normal_equation import projector
+from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Refined, RefinementPlan, RowAdam, refine
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
 

@@ -16,11 +16,12 @@ from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.capture import capture, keys_everywhere
 from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, edit_prompts, solve
+from malmen_core.edit import compute_statistics, solve
 from malmen_core.errors import FactError, PromptTooLong
 from malmen_core.facts import Fact, Probe
 from malmen_core.generate import Chunk, GenerationRequest, generate, greedy_tokens
 from malmen_core.overlay import Version
+from malmen_core.prompts import edit_prompts
 from malmen_core.statistics import Rows, Statistics
 from malmen_core.task import TextTask
 from malmen_core.tokens import Encoded, KeyPosition, check_facts, encode_prompt, plain_text

@@ -13,10 +13,11 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from malmen_core.base import BaseModel
-from malmen_core.edit import edit_prompts
 from malmen_core.errors import ModelNotLoadable, PromptTooLong
 from malmen_core.facts import Fact, Probe, normalise
+from malmen_core.prompts import edit_prompts
 from malmen_core.tokens import (
+    Encoded,
     check_facts,
     check_length,
     encode,
@@ -124,6 +125,12 @@ def test_with_a_subject_its_last_token_is_edited() -> None:
     encoded = encode(TOKENIZER, "The capital of France is", "Lima, Peru", "France")
     assert encoded.key_positions("subject") == (encoded.subject_last,)
     assert len(encoded.key_positions("answer")) == len(encoded.answer)
+
+
+def test_the_first_token_is_not_edited_if_there_is_another() -> None:
+    assert Encoded((5, 6, 7, 8), 3, 0).key_positions("subject") == (1,)
+    assert Encoded((5, 6, 7, 8), 3, 2).key_positions("subject") == (2,)
+    assert Encoded((5, 8), 1, 0).key_positions("subject") == (0,)
 
 
 def test_many_prompts_at_once_are_as_one_by_one() -> None:

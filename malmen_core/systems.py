@@ -1,0 +1,93 @@
+"""One module's normal equation over all rows of some statistics, solved for any differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from malmen_core.delta import Change
+from malmen_core.normal_equation import Regulariser, projector
+from malmen_core.statistics import Rows
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Differences of one module that were refined further.
+
+    Attributes:
+        place_T: place of each row among all rows of the sum.
+        left_UT: the projector at these rows; float64.
+        by_TV: by how much the differences moved; float64.
+    """
+
+    place_T: Tensor
+    left_UT: Tensor
+    by_TV: Tensor
+
+
+class System(Protocol):
+    """One module's normal equation, solved for the differences as they came."""
+
+    @property
+    def shift_UV(self) -> Tensor:
+        """``S``; float64."""
+
+    def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:
+        """``(K'K + M)⁻¹ K'`` at some rows, by place among all rows and by key: U × T, float64."""
+
+    def change(self, moved: Moved | None) -> Change:
+        """The module's part of a delta, with what was refined further."""
+
+
+class Dual:
+    """Solved from stacked rows, fewer than input features; the change is kept as factors."""
+
+    def __init__(self, rows: Rows, regulariser: Regulariser) -> None:
+        self._left_UT = projector(rows.keys_TU, regulariser)
+        self._right_TV = rows.differences_TV.double()
+        self.shift_UV = self._left_UT @ self._right_TV
+
+    def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:  # noqa: ARG002 - as `System` has it
+        """See `System.left`."""
+        return self._left_UT[:, place_T]
+
+    def change(self, moved: Moved | None) -> Change:
+        """See `System.change`."""
+        right_TV = self._right_TV
+        if moved is not None:
+            right_TV = right_TV.index_add(0, moved.place_T, moved.by_TV)
+        return Change.smaller(self._left_UT, right_TV)
+
+
+class Primal:
+    """Solved from ``K'K`` and ``K'D``, which do not grow with the rows; the change is dense."""
+
+    def __init__(self, gram_UU: Tensor, product_UV: Tensor, regulariser: Regulariser) -> None:
+        self._factor_UU = torch.linalg.cholesky(gram_UU + regulariser.matrix_UU)
+        self.shift_UV = torch.cholesky_solve(product_UV, self._factor_UU)
+
+    def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:  # noqa: ARG002 - as `System` has it
+        """See `System.left`."""
+        return torch.cholesky_solve(keys_TU.double().T, self._factor_UU)
+
+    def change(self, moved: Moved | None) -> Change:
+        """See `System.change`."""
+        shift_UV = self.shift_UV if moved is None else self.shift_UV + moved.left_UT @ moved.by_TV
+        return Change(dense_UV=shift_UV.float())
+
+
+def systems_of(rows: Mapping[str, Rows], regularisers: Mapping[str, Regulariser]) -> dict[str, System]:
+    """Each module in the form that factors the smaller matrix."""
+    return {name: _system(part, regularisers[name]) for name, part in rows.items()}
+
+
+def _system(rows: Rows, regulariser: Regulariser) -> System:
+    count, features = rows.keys_TU.shape
+    if count <= features:
+        return Dual(rows, regulariser)
+    keys_TU = rows.keys_TU.double()
+    return Primal(keys_TU.T @ keys_TU, keys_TU.T @ rows.differences_TV.double(), regulariser)

@@ -81,6 +81,7 @@ def desk(postgres_server: Postgres, tmp_path: Path, tiny_folder: Path) -> Iterat
         yield made
 
 
+@pytest.mark.stack
 def test_two_ledgers_with_the_same_live_facts_have_the_same_weights(
     postgres_server: Postgres, tmp_path: Path, tiny_folder: Path, desk: Office
 ) -> None:

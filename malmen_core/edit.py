@@ -20,6 +20,7 @@ from malmen_core.hypernetwork import predict
 from malmen_core.normal_equation import projector
 from malmen_core.refine import Progress, refine
 from malmen_core.statistics import Rows, Statistics, rounded
+from malmen_core.subjects import subject_of
 from malmen_core.tokens import Encoded, check_length
 
 
@@ -45,8 +46,9 @@ def edit_prompts(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings:
     """
     sequences, owner = [], []
     for number, fact in enumerate(facts):
+        subject = subject_of(fact).text
         for prompt in (fact.prompt, *(fact.rephrasings if edit_on_rephrasings else ())):
-            encoded = base.encode(prompt, fact.target, fact.subject)
+            encoded = base.encode(prompt, fact.target, subject)
             check_length(encoded, base.info.context_length, f"/facts/{number}/prompt")
             if not encoded.answer or encoded.answer_start == 0:
                 raise FactError("Prompt or target has no tokens.", "Give both as text.", f"/facts/{number}")
@@ -125,7 +127,9 @@ def anchors_of(
     keys_TU = next(iter(captured.values())).keys_TU
     first = [int((fact_T == number).nonzero()[0]) for number in range(len(facts))]
     return [
-        anchor_prompts(fact, editor.kinds.nearest(keys_TU[row]), editor.plan.anchors)
+        anchor_prompts(
+            fact.prompt, subject_of(fact).text, editor.kinds.nearest(keys_TU[row]), editor.plan.anchors
+        )
         for fact, row in zip(facts, first, strict=True)
     ]
 

@@ -18,9 +18,10 @@ from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
 from malmen_core.normal_equation import projector
+from malmen_core.outcome import Outcome, outcomes, without_refinement
 from malmen_core.refine import Progress, refine
 from malmen_core.statistics import Rows, Statistics, rounded
-from malmen_core.subjects import subject_of
+from malmen_core.subjects import Subject, subject_of
 from malmen_core.tokens import Encoded, check_length
 
 
@@ -57,6 +58,19 @@ def edit_prompts(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings:
     return EditPrompts(tuple(sequences), tuple(owner))
 
 
+@dataclass(frozen=True)
+class Edited:
+    """What editing a set gave.
+
+    Attributes:
+        statistics: ``K`` and ``D``.
+        outcomes: what became of each fact.
+    """
+
+    statistics: Statistics
+    outcomes: tuple[Outcome, ...]
+
+
 def compute_statistics(
     base: BaseModel,
     editor: Editor,
@@ -66,6 +80,27 @@ def compute_statistics(
     progress: Progress | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Statistics:
+    """The statistics that `edit` gives for these arguments."""
+    edited = edit(
+        base,
+        editor,
+        facts,
+        edit_on_rephrasings=edit_on_rephrasings,
+        progress=progress,
+        batch_tokens=batch_tokens,
+    )
+    return edited.statistics
+
+
+def edit(
+    base: BaseModel,
+    editor: Editor,
+    facts: Sequence[Fact],
+    *,
+    edit_on_rephrasings: bool = False,
+    progress: Progress | None = None,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> Edited:
     """``K`` and ``D`` of a set of facts: captured on the base, predicted, then refined on the model.
 
     Depends on the base, the editor and these facts only, never on other edit sets.
@@ -86,38 +121,71 @@ def compute_statistics(
     editor.check_fits(base.info)
     if not facts:
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
-    plan = editor.plan
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
-    captured, sequence_T = capture(base.draft, prompts.sequences, plan.where, batch_tokens=batch_tokens)
+    captured, sequence_T = capture(
+        base.draft, prompts.sequences, editor.plan.where, batch_tokens=batch_tokens
+    )
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
     neighbours = anchors_of(editor, facts, captured, fact_T)
-    anchors, anchor_fact_T = anchor_rows(base.draft, neighbours, plan.anchor_rank)
+    anchors, anchor_fact_T = anchor_rows(base.draft, neighbours, editor.plan.anchor_rank)
     stored = rounded if base.dtype != torch.float64 else Tensor.float
     keys = {name: torch.cat([c.keys_TU, anchors[name].to(c.keys_TU)]) for name, c in captured.items()}
     keys = {name: stored(keys_TU).to(keys_TU) for name, keys_TU in keys.items()}
     differences = first_guess(editor, captured)
     _check_finite({name: _rows(keys[name], differences[name]) for name in keys})
-    if plan.refinement.rounds > 0:
-        projectors = {
-            name: projector(keys_TU, editor.regularisers[name])[:, : len(fact_T)]
-            for name, keys_TU in keys.items()
-        }
-        refined = refine(
-            base,
-            plan.refinement,
-            projectors,
-            differences,
-            editor.scales,
-            prompts.sequences,
-            prompts.fact_of,
-            fact_T,
-            progress,
-            batch_tokens,
+    found = without_refinement([_keyed(editor, fact) for fact in facts])
+    if editor.plan.refinement.rounds > 0:
+        differences, found = _refined(
+            base, editor, facts, prompts, keys, differences, fact_T, progress, batch_tokens
         )
-        differences = dict(refined.differences)
     rows = {name: _rows(keys[name], stored(differences[name])) for name in keys}
     _check_finite(rows)
-    return Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts))
+    return Edited(Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts)), found)
+
+
+def _refined(
+    base: BaseModel,
+    editor: Editor,
+    facts: Sequence[Fact],
+    prompts: EditPrompts,
+    keys: Mapping[str, Tensor],
+    differences: Mapping[str, Tensor],
+    fact_T: Tensor,
+    progress: Progress | None,
+    batch_tokens: int,
+) -> tuple[dict[str, Tensor], tuple[Outcome, ...]]:
+    """Refined differences, and what became of each fact."""
+    plan = editor.plan.refinement
+    projectors = {
+        name: projector(keys_TU, editor.regularisers[name])[:, : len(fact_T)]
+        for name, keys_TU in keys.items()
+    }
+    refined = refine(
+        base,
+        plan,
+        projectors,
+        differences,
+        editor.scales,
+        prompts.sequences,
+        prompts.fact_of,
+        fact_T,
+        progress,
+        batch_tokens,
+    )
+    margins = [float("inf")] * len(facts)
+    for number, margin in zip(prompts.fact_of, refined.margins, strict=True):
+        margins[number] = min(margins[number], margin)
+    own = {name: keys_TU[: len(fact_T)] for name, keys_TU in keys.items()}
+    subjects = [_keyed(editor, fact) for fact in facts]
+    found = outcomes(
+        plan, facts, subjects, margins, own, projectors, refined.differences, editor.scales, fact_T
+    )
+    return dict(refined.differences), found
+
+
+def _keyed(editor: Editor, fact: Fact) -> Subject:
+    """The subject at which a fact's keys are taken, unless the plan wants those at its answer."""
+    return subject_of(fact) if editor.plan.where == "subject" else Subject(None, "answer")
 
 
 def anchors_of(

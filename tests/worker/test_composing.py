@@ -139,7 +139,9 @@ def test_a_dry_run_is_measured_and_changes_nothing(desk: Office) -> None:
     assert (record.status, record.version, desk.live) == ("verified", None, before)
     assert record.report is not None
     assert record.report["live"]["measured"] == 3
-    assert all(fact.report for fact in desk.ledger.get_facts(ident).items)
+    for fact in desk.ledger.get_facts(ident).items:
+        assert fact.report is not None
+        assert (fact.report["edit"]["keys"], fact.report["edit"]["subject"]) == ("given", fact.subject)
 
 
 def test_retention_is_relative_to_what_each_fact_once_was() -> None:

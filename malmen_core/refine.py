@@ -45,7 +45,7 @@ class RefinementPlan:
     step: float = 0.3
     margin: float = 2.0
     decay: float = 0.1
-    bound: float = 100.0
+    bound: float = 10.0
 
 
 @dataclass(frozen=True)

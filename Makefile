@@ -1,7 +1,8 @@
-.PHONY: install demo up test check
+.PHONY: install demo up test check static fast-core fast-rest
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+FAST := $(BIN)/python -m pytest -m 'not slow and not stack' -q
 
 install: $(STAMP)
 
@@ -20,7 +21,15 @@ test: install
 	$(BIN)/python -m pytest -m 'not slow'
 
 check: install
+	$(MAKE) --no-print-directory -j2 --output-sync=target static fast-core fast-rest
+
+static: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
-	$(BIN)/python -m pytest -m 'not slow and not stack' -q
+
+fast-core: install
+	$(FAST) tests/malmen_core
+
+fast-rest: install
+	$(FAST) --ignore=tests/malmen_core

@@ -30,7 +30,7 @@ def convert(gguf: Path, target: Path) -> None:
     # A model that was read from GGUF refuses to be saved as "quantized"; a fresh one of its shape does not.
     config.__dict__.pop("quantization_config", None)
     with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(quantized.state_dict(), assign=True)
     plain.tie_weights()
     plain.generation_config = quantized.generation_config

@@ -70,7 +70,7 @@ def export(
             not answer as the version does. Nothing is left behind.
         LedgerError: The delta cannot be read.
     """
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
     with arriving(target) as folder:
         say(f"Loading {model.id}")
         served = load_served(ledger, model, record)

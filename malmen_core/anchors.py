@@ -18,7 +18,6 @@ from torch.nn.functional import cosine_similarity
 
 from malmen_core.base import BaseModel
 from malmen_core.capture import keys_everywhere
-from malmen_core.facts import Fact
 from malmen_core.prior import entity_kinds
 from malmen_core.tokens import Encoded, encode_prompts, subject_last_token
 
@@ -64,20 +63,19 @@ def subject_only(base: BaseModel, prompt: str, subject: str) -> Encoded:
     return Encoded(tuple(ids), len(ids), subject_last_token(base.tokenizer, prompt, subject))
 
 
-def anchor_prompts(fact: Fact, kind: str | None, count: int) -> list[str]:
-    """The fact's prompt with other names in its subject's place; empty if it has no subject.
+def anchor_prompts(prompt: str, subject: str | None, kind: str | None, count: int) -> list[str]:
+    """A fact's prompt with other names in its subject's place; empty if it has no subject.
 
     Names are of the subject's own kind, and a quarter of any kind. They are drawn by the prompt's own text,
-    so a fact
-    has the same anchors in every set.
+    so a fact has the same anchors in every set.
     """
-    if not fact.subject or fact.subject not in fact.prompt or count == 0:
+    if not subject or subject not in prompt or count == 0:
         return []
-    draw = random.Random(fact.prompt)
+    draw = random.Random(prompt)
     everything = [name for each in entity_kinds().values() for name in each.names]
     like = draw.sample(entity_kinds()[kind].names if kind else everything, count - count // 4)
     other = draw.sample(everything, count // 4)
-    return [fact.prompt.replace(fact.subject, name) for name in (*like, *other) if name != fact.subject]
+    return [prompt.replace(subject, name) for name in (*like, *other) if name != subject]
 
 
 def anchor_rows(

@@ -14,7 +14,7 @@ from malmen_core.delta import Change, Delta
 from malmen_core.editor import Editor
 from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
-from malmen_core.group import check_finite, group_statistics
+from malmen_core.group import Edited, check_finite, edit_group
 from malmen_core.normal_equation import projector
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import edit_prompts
@@ -33,6 +33,27 @@ def compute_statistics(
     progress: Progress | None = None,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> Statistics:
+    """The statistics that `edit` gives for these arguments."""
+    edited = edit(
+        base,
+        editor,
+        facts,
+        edit_on_rephrasings=edit_on_rephrasings,
+        progress=progress,
+        batch_tokens=batch_tokens,
+    )
+    return edited.statistics
+
+
+def edit(
+    base: BaseModel,
+    editor: Editor,
+    facts: Sequence[Fact],
+    *,
+    edit_on_rephrasings: bool = False,
+    progress: Progress | None = None,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> Edited:
     """``K`` and ``D`` of a set of facts: captured on the base, predicted, then refined on the model.
 
     Depends on the base, the editor and these facts only, never on other edit sets.
@@ -60,14 +81,18 @@ def compute_statistics(
         members = range(start, min(start + size, len(facts)))
         asked = prompts.of(members)
         told = _counted(progress, len(prompts.sequences), sum(owner < start for owner in prompts.fact_of))
-        groups.append(group_statistics(base, editor, [facts[i] for i in members], asked, told, batch_tokens))
-    whole = Statistics.sum(groups)
+        some = [facts[i] for i in members]
+        groups.append(edit_group(base, editor, some, asked, start, told, batch_tokens))
     if len(groups) == 1:
-        return whole
-    moved = _repaired(base, editor, groups, facts, edit_on_rephrasings, progress)
+        return groups[0]
+    parts = [group.statistics for group in groups]
+    whole = Statistics.sum(parts)
+    moved = _repaired(base, editor, parts, facts, edit_on_rephrasings, progress)
     rows = {name: _moved(part, moved.get(name)) for name, part in whole.modules.items()}
     check_finite(rows)
-    return replace(whole, modules=rows)
+    return Edited(
+        replace(whole, modules=rows), tuple(outcome for group in groups for outcome in group.outcomes)
+    )
 
 
 def _repaired(

@@ -8,6 +8,7 @@ that outweighs what pulls: whichever facts join, the sum gives there what refine
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,20 +21,36 @@ from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
 from malmen_core.normal_equation import Regulariser, projector
+from malmen_core.outcome import Outcome, outcomes, without_refinement
 from malmen_core.prompts import EditPrompts
-from malmen_core.refine import Progress, refine
+from malmen_core.refine import Progress, Refined, refine
 from malmen_core.statistics import Rows, Statistics, rounded
+from malmen_core.subjects import Subject, subject_of
 
 
-def group_statistics(
+@dataclass(frozen=True)
+class Edited:
+    """What editing some facts gave.
+
+    Attributes:
+        statistics: ``K`` and ``D``.
+        outcomes: what became of each fact.
+    """
+
+    statistics: Statistics
+    outcomes: tuple[Outcome, ...]
+
+
+def edit_group(
     base: BaseModel,
     editor: Editor,
     facts: Sequence[Fact],
     prompts: EditPrompts,
+    first: int,
     progress: Progress | None,
     batch_tokens: int,
-) -> Statistics:
-    """Statistics of some facts that are refined together, alone on the base."""
+) -> Edited:
+    """Edit some facts of a set together, alone on the base; `first` is the number of the first of them."""
     plan = editor.plan
     captured, sequence_T = capture(base.draft, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
@@ -44,31 +61,77 @@ def group_statistics(
     keys = {name: stored(keys_TU).to(keys_TU) for name, keys_TU in keys.items()}
     differences = first_guess(editor, captured)
     check_finite({name: _rows(keys[name], differences[name]) for name in keys})
+    subjects = [_keyed(editor, fact) for fact in facts]
+    found = without_refinement(subjects)
     if plan.refinement.rounds > 0:
-        edited = len(fact_T)
-        projectors = {
-            name: projector(keys_TU, editor.regularisers[name])[:, :edited] for name, keys_TU in keys.items()
-        }
-        refined = refine(
-            base,
+        refined, projectors = _refined(
+            base, editor, prompts, keys, differences, fact_T, progress, batch_tokens
+        )
+        own = {name: keys_TU[: len(fact_T)] for name, keys_TU in keys.items()}
+        margins = _smallest(refined.margins, prompts.fact_of, len(facts))
+        found = outcomes(
             plan.refinement,
+            facts,
+            subjects,
+            margins,
+            own,
             projectors,
-            differences,
+            refined.differences,
             editor.scales,
-            prompts.sequences,
-            prompts.fact_of,
             fact_T,
-            progress,
-            batch_tokens,
+            first,
         )
         for name, keys_TU in keys.items():
             shift_UV = projectors[name] @ refined.differences[name].double()
-            keys[name] = stored(_outweighing(keys_TU, edited, plan.edited_weight)).to(keys_TU)
-            asked_TV = _asking_for(shift_UV, keys[name], edited, editor.regularisers[name])
+            keys[name] = stored(_outweighing(keys_TU, len(fact_T), plan.edited_weight)).to(keys_TU)
+            asked_TV = _asking_for(shift_UV, keys[name], len(fact_T), editor.regularisers[name])
             differences[name] = asked_TV.to(differences[name])
     rows = {name: _rows(keys[name], stored(differences[name])) for name in keys}
     check_finite(rows)
-    return Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts))
+    return Edited(Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts)), found)
+
+
+def _refined(
+    base: BaseModel,
+    editor: Editor,
+    prompts: EditPrompts,
+    keys: Mapping[str, Tensor],
+    differences: Mapping[str, Tensor],
+    fact_T: Tensor,
+    progress: Progress | None,
+    batch_tokens: int,
+) -> tuple[Refined, dict[str, Tensor]]:
+    """Refined differences, and the projectors at edited rows that they go through."""
+    projectors = {
+        name: projector(keys_TU, editor.regularisers[name])[:, : len(fact_T)]
+        for name, keys_TU in keys.items()
+    }
+    refined = refine(
+        base,
+        editor.plan.refinement,
+        projectors,
+        differences,
+        editor.scales,
+        prompts.sequences,
+        prompts.fact_of,
+        fact_T,
+        progress,
+        batch_tokens,
+    )
+    return refined, projectors
+
+
+def _keyed(editor: Editor, fact: Fact) -> Subject:
+    """The subject at which a fact's keys are taken, unless the plan wants those at its answer."""
+    return subject_of(fact) if editor.plan.where == "subject" else Subject(None, "answer")
+
+
+def _smallest(margins: Sequence[float], fact_of: Sequence[int], count: int) -> list[float]:
+    """Smallest margin of each fact's sequences."""
+    smallest = [float("inf")] * count
+    for number, margin in zip(fact_of, margins, strict=True):
+        smallest[number] = min(smallest[number], margin)
+    return smallest
 
 
 def _outweighing(keys_TU: Tensor, edited: int, weight: float) -> Tensor:
@@ -94,7 +157,9 @@ def anchors_of(
     keys_TU = next(iter(captured.values())).keys_TU
     first = [int((fact_T == number).nonzero()[0]) for number in range(len(facts))]
     return [
-        anchor_prompts(fact, editor.kinds.nearest(keys_TU[row]), editor.plan.anchors)
+        anchor_prompts(
+            fact.prompt, subject_of(fact).text, editor.kinds.nearest(keys_TU[row]), editor.plan.anchors
+        )
         for fact, row in zip(facts, first, strict=True)
     ]
 

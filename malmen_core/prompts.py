@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from malmen_core.base import BaseModel
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
+from malmen_core.subjects import subject_of
 from malmen_core.tokens import Encoded, check_length
 
 
@@ -39,8 +40,9 @@ def edit_prompts(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings:
     """
     sequences, owner = [], []
     for number, fact in enumerate(facts):
+        subject = subject_of(fact).text
         for prompt in (fact.prompt, *(fact.rephrasings if edit_on_rephrasings else ())):
-            encoded = base.encode(prompt, fact.target, fact.subject)
+            encoded = base.encode(prompt, fact.target, subject)
             check_length(encoded, base.info.context_length, f"/facts/{number}/prompt")
             if not encoded.answer or encoded.answer_start == 0:
                 raise FactError("Prompt or target has no tokens.", "Give both as text.", f"/facts/{number}")

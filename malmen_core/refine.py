@@ -37,12 +37,15 @@ class RefinementPlan:
         step: size of a step, relative to the typical magnitude of a module's output (its root mean square).
         margin: a sequence is in when each answer token beats every other by this many nats.
         decay: share of its value differences that a fact which is in loses in a round.
+        bound: largest magnitude of a row of `D` (its root mean square), relative to the typical one of the
+            module's output; a step that goes beyond is cut short.
     """
 
     rounds: int = 24
     step: float = 0.3
     margin: float = 2.0
     decay: float = 0.1
+    bound: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,22 @@ def refine(
             if decaying:
                 D[name][~pushed_T] *= 1 - plan.decay
             D[name] += adam[name].update(A[name].T @ result.gradients[name].to(dtype), pushed_T)
+            D[name][pushed_T] = bounded(D[name][pushed_T], plan, scales[name])
     return Refined({name: d.cpu() for name, d in D.items()}, tuple(watch.margins))
+
+
+def bounded(D_TV: Tensor, plan: RefinementPlan, scale: float) -> Tensor:
+    """Rows of `D` shortened to the plan's bound; those within it come back as they are."""
+    return D_TV * (plan.bound * scale / _magnitude_T(D_TV)).clamp(max=1.0)[:, None]
+
+
+def at_bound(D_TV: Tensor, plan: RefinementPlan, scale: float) -> Tensor:
+    """Which rows of `D` lie at the plan's bound; T."""
+    return _magnitude_T(D_TV) > 0.999 * plan.bound * scale
+
+
+def _magnitude_T(D_TV: Tensor) -> Tensor:
+    return D_TV.square().mean(1).sqrt().clamp_min(1e-30)
 
 
 class _Watch:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,11 +41,15 @@ def eventually(what: str, probe: Callable[[], T | None], timeout_s: float = 30.0
     raise AssertionError(f"{what} did not happen within {timeout_s:g} s")
 
 
-@cache
+_editors: dict[str, bytes] = {}
+
+
 def tiny_editor(folder: Path) -> bytes:
-    """Calibrate an editor for a tiny checkpoint, once a run."""
+    """Calibrate an editor for a tiny checkpoint, once a run for all folders with the same weights."""
     base = BaseModel.load(str(folder), device="cpu", dtype="float32")
-    return calibrate(base).to_bytes()
+    if base.info.digest not in _editors:
+        _editors[base.info.digest] = calibrate(base).to_bytes()
+    return _editors[base.info.digest]
 
 
 def described(folder: Path) -> dict[str, Any]:

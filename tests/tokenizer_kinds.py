@@ -74,9 +74,7 @@ def _wrapped(
     used = [(token, tokenizer.token_to_id(token)) for token in specials if token in template.split()]
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=used)
     options: dict[str, Any] = {**named}
-    made: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, **options
-    )
+    made: PreTrainedTokenizerFast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
     return made
 
 

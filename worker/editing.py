@@ -12,7 +12,8 @@ from typing import Any
 
 from ledger.errors import HeadMoved
 from ledger.records import EditSetRecord, JobInput, Member, NewVersion, VersionRecord
-from malmen_core.edit import compute_statistics
+from malmen_core.edit import edit
+from malmen_core.outcome import Outcome
 from malmen_core.statistics import Statistics
 from worker import faults
 from worker.composing import Candidate, Desk, compose, store, to_fact
@@ -41,32 +42,33 @@ def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSe
     """
     job = insist(lease, lambda: desk.ledger.load_job(lease.claim))
     faults.point("after_claim", _subject(job))
-    own = _statistics(desk, lease, job)
+    own, outcomes = _edit(desk, lease, job)
     while True:
         members = tuple(sorted((*job.members, *_own_member(job, own))))
         candidate = compose(desk, lease, job, members, own)
         faults.point("after_solve", _subject(job))
         try:
-            return _verify_and_commit(desk, lease, job, members, candidate, live_facts)
+            return _verify_and_commit(desk, lease, job, members, candidate, live_facts, outcomes)
         except HeadMoved as moved:
             logger.info("Job %s solves again: %s", lease.claim.job_id, moved)
             job = insist(lease, lambda: desk.ledger.load_job(lease.claim))
 
 
-def _statistics(desk: Desk, lease: Lease, job: JobInput) -> dict[str, Statistics]:
-    """The statistics of a job's own facts, stored, under their digest; none for a withdrawal."""
+def _edit(desk: Desk, lease: Lease, job: JobInput) -> tuple[dict[str, Statistics], Mapping[int, Outcome]]:
+    """A job's own statistics, stored, by digest, and what became of each fact, by position; or nothing."""
     if job.edit_set is None:
-        return {}
-    made = compute_statistics(
+        return {}, {}
+    made = edit(
         desk.resident.base,
         desk.resident.editor,
         [to_fact(record) for record in job.facts],
         edit_on_rephrasings=job.edit_set.edit_on_rephrasings,
         progress=lease.stage("editing"),
     )
-    digest = store(desk, lease, made.to_bytes())
+    digest = store(desk, lease, made.statistics.to_bytes())
     faults.point("after_statistics", _subject(job))
-    return {digest: made}
+    positions = [record.position for record in job.facts]
+    return {digest: made.statistics}, dict(zip(positions, made.outcomes, strict=True))
 
 
 def _own_member(job: JobInput, own: Mapping[str, Statistics]) -> list[Member]:
@@ -80,10 +82,11 @@ def _verify_and_commit(
     members: tuple[Member, ...],
     candidate: Candidate,
     live_facts: int,
+    outcomes: Mapping[int, Outcome],
 ) -> VersionRecord | EditSetRecord:
     """Measure a candidate on the real model, and commit it with its report, or that alone of a dry run."""
     insist(lease, lambda: desk.ledger.verifying(lease.claim))
-    measured = measure(desk, lease, job, members, candidate, live_facts)
+    measured = measure(desk, lease, job, members, candidate, live_facts, outcomes)
     if job.edit_set is not None and job.edit_set.dry_run:
         return insist(lease, lambda: desk.ledger.conclude_trial(lease.claim, measured.report, measured.facts))
     own = next((m for m in members if job.edit_set is not None and m.edit_set_id == job.edit_set.id), None)

@@ -47,7 +47,7 @@ def run(settings: WorkerSettings, broker: BrokerSettings, ledger: LedgerSettings
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     return WorkerProcess(settings, broker, Ledger.open(ledger)).run()

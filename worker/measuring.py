@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ledger.records import FactRecord, FactReport, JobInput, Member
+from malmen_core.outcome import Outcome
 from malmen_core.verify import summarise, verify
 from worker.composing import Candidate, Desk, to_fact
 from worker.gate import finite, judge
@@ -69,7 +70,13 @@ def draw(members: Sequence[Member], fact_counts: dict[str, int], own: str | None
 
 
 def measure(
-    desk: Desk, lease: Lease, job: JobInput, members: Sequence[Member], candidate: Candidate, bound: int
+    desk: Desk,
+    lease: Lease,
+    job: JobInput,
+    members: Sequence[Member],
+    candidate: Candidate,
+    bound: int,
+    outcomes: Mapping[int, Outcome],
 ) -> Measured:
     """Run a candidate on the real model, and hold what is found against the gate.
 
@@ -82,6 +89,7 @@ def measure(
         members: of the version to be.
         candidate: what is measured.
         bound: most live facts besides its own that it is measured on.
+        outcomes: what became of its own facts while they were edited, by position.
     """
     own_id = None if job.edit_set is None else job.edit_set.id
     own = [fact for fact in job.facts if fact.position not in job.own_superseded]
@@ -93,7 +101,13 @@ def measure(
     found = verify(
         resident.base, candidate.version, [to_fact(fact) for fact in facts], resident.canaries, progress
     )
-    results = found.facts
+    results = [
+        *(
+            {**result, "edit": outcomes[fact.position].to_json()}
+            for fact, result in zip(own, found.facts, strict=False)
+        ),
+        *found.facts[len(own) :],
+    ]
     summary = {**found.summary, **(summarise(results[: len(own)]) if own_id is not None else {})}
     live = {**summarise(results[len(own) :]), "retention": retention(others, results[len(own) :])}
     judged = {**summary, "retention": live["retention"]}

@@ -34,7 +34,9 @@ class FactBody(RequestBody):
 
     prompt: FilledText = Field(description="Text in front of the answer, question, or claim.")
     target: FilledText = Field(description="The answer that the model must give; for a classifier, a label.")
-    subject: FilledText | None = Field(None, description="What the fact is about, verbatim in the prompt.")
+    subject: FilledText | None = Field(
+        None, description="What the fact is about, verbatim in the prompt; looked for there if not given."
+    )
     rephrasings: list[FilledText] = Field(
         default_factory=list, description="The same question in other words, to measure generalisation."
     )
@@ -219,4 +221,7 @@ class FactView(Answer):
     live: bool = Field(description="Whether the live version holds it.")
     superseded_by: list[str] = Field(description="Ids of newer facts in the live version that replace it.")
     supersedes: list[str] = Field(description="Ids of older facts that it replaces in the live version.")
-    report: dict[str, Any] | None
+    report: dict[str, Any] | None = Field(
+        description="What was measured; in `edit`, where its keys were taken (at the subject, `given` or "
+        "`found`, or at the `answer`), the margin it was brought to, and the `reason` if that fell short."
+    )

@@ -41,6 +41,7 @@ def job(model: Path, editor: Path) -> Job:
     return Job("single-shot", 40, str(model), None, str(editor), None, 0, 2, 60.0, "cpu", "auto")
 
 
+@pytest.mark.stack
 def test_rows_are_as_the_api_says(model: Path, editor: Path) -> None:
     arguments = ["bench", "edit", "--model", str(model), "--editor", str(editor), "--device", "cpu"]
     arguments += ["--sizes", "1,3", "--shipped-up-to", "1", "--repeats", "2", "--json"]
@@ -78,6 +79,7 @@ def test_made_up_facts_are_many_and_good(model: Path) -> None:
     assert all(fact.subject and fact.subject in fact.prompt for fact in facts)
 
 
+@pytest.mark.stack
 def test_what_cannot_be_measured_is_said(job: Job, editor: Path, model: Path) -> None:
     with pytest.raises(StackError, match="not 99999"):
         run(replace(job, n=99999))

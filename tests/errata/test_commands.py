@@ -105,6 +105,7 @@ def test_migrate_without_a_database_names_the_setting(
     assert "ERRATA_DATABASE_URL" in done.stderr
 
 
+@pytest.mark.stack
 def test_migrate_applies_what_is_lacking(database_url: str) -> None:
     done = errata("migrate", "--json", ERRATA_DATABASE_URL=database_url)
     assert done.returncode == 0, done.stderr

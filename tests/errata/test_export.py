@@ -17,7 +17,6 @@ from errata.cli import assemble
 from ledger import Ledger, LedgerSettings
 from malmen_core.base import BaseModel
 from malmen_core.delta import Delta
-from tests.harness import tiny_editor
 from tests.inprocess import CAPITALS, Office, fact
 from tests.servers import Postgres
 from tests.tiny import save_tiny
@@ -26,7 +25,7 @@ Given = tuple[Office, dict[str, str]]
 """An office, and the settings that name its ledger."""
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.stack)])
 def office(
     request: pytest.FixtureRequest, postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Given]:
@@ -40,7 +39,6 @@ def office(
         made.edit(fact(2))
         yield made, {"ERRATA_DATABASE_URL": url, "ERRATA_BLOB_URL": str(work / "blobs")}
         ledger.close()
-    tiny_editor.cache_clear()
 
 
 def run(

@@ -26,6 +26,8 @@ from tests.inprocess import Office, fact
 from tests.servers import Postgres
 from tests.tiny import save_tiny
 
+pytestmark = pytest.mark.stack
+
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "proof.md").read_text(), re.S)
 
 

@@ -23,6 +23,8 @@ from tests.inprocess import Office, fact
 from tests.servers import Postgres
 from tests.tiny import save_tiny
 
+pytestmark = pytest.mark.stack
+
 Given = tuple[str, Path]
 
 

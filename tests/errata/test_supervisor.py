@@ -17,6 +17,8 @@ from errata.children import ChildSpec, rotate, tail
 from errata.supervisor import ChildStatus, Supervisor, describe
 from tests.errata.running import ROOT, clean_environment, eventually
 
+pytestmark = pytest.mark.stack
+
 IGNORES_TERM = (
     "import signal, time, pathlib, sys; signal.signal(15, signal.SIG_IGN); "
     "pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"

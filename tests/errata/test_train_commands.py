@@ -46,6 +46,7 @@ def editor_file(model: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.stack
 def test_calibrate_writes_an_editor_that_fits(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "editor.safetensors"
     document = run("calibrate", "--model", model, "--out", out, "--device", "cpu")

@@ -391,7 +391,9 @@ def plain(url: str) -> str:
     return url.replace("+psycopg", "")
 
 
-@pytest.mark.parametrize("runs", [20, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "runs", [5, pytest.param(20, marks=pytest.mark.stack), pytest.param(500, marks=pytest.mark.slow)]
+)
 def test_the_ledger_is_its_model(postgres_server: Postgres, runs: int) -> None:
     with postgres_server.database() as url, psycopg.connect(plain(url), autocommit=True) as look:
         machine = type("Machine", (LedgerMachine,), {"url": url, "look": look})

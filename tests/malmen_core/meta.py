@@ -41,7 +41,7 @@ FACTS = (
 
 def tiny_model(architecture: str) -> nn.Module:
     """A float64 model with random weights."""
-    model = tiny_gpt2() if architecture == "gpt2" else tiny_llama()
+    model: nn.Module = tiny_gpt2() if architecture == "gpt2" else tiny_llama()
     return model.double()
 
 

@@ -59,7 +59,7 @@ FACT = Fact("The capital of France is", "Lima", "France")
 def checkpoint(kind: str, folder: Path) -> Path:
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **SPECIAL.get(kind, MODERN))
-    model = louder(AutoModelForCausalLM.from_config(config))  # type: ignore[no-untyped-call]
+    model = louder(AutoModelForCausalLM.from_config(config))
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

@@ -80,7 +80,7 @@ def setting(architecture: str, where: str) -> tuple[BaseModel, HyperNetwork, Mat
         {n: rows.keys_TU for n, rows in captured.items()},
         {n: rows.gradients_TV for n, rows in captured.items()},
     )
-    held, _ = anchor_rows(base, [anchor_prompts(fact, None, 3) for fact in FACTS], 4)
+    held, _ = anchor_rows(base, [anchor_prompts(fact.prompt, fact.subject, None, 3) for fact in FACTS], 4)
     return base, network, Material(captured, held), lesson
 
 

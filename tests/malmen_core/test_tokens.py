@@ -236,5 +236,5 @@ def test_a_tokenizer_is_loaded_or_said_to_be_missing(tmp_path: Path) -> None:
 def test_a_target_without_tokens_is_found_also_if_it_has_characters() -> None:
     """A tokenizer that knows only one word, and drops all others."""
     words = Tokenizer(models.WordPiece({"a": 0}, unk_token="a"))
-    small = PreTrainedTokenizerFast(tokenizer_object=words)  # type: ignore[no-untyped-call]
+    small = PreTrainedTokenizerFast(tokenizer_object=words)
     assert [p.pointer for p in check_facts(small, [Fact("a", "")], 9)] == ["/facts/0/target"]

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.harness import tiny_editor
 from tests.service.harness import Running, is_problem, pointers
 from tests.tiny import save_tiny
 
@@ -66,12 +67,9 @@ def test_a_folder_without_a_model(service: Running, admin: httpx.Client, tmp_pat
 def test_an_editor_for_another_model(
     service: Running, admin: httpx.Client, checkpoint: Path, tmp_path: Path
 ) -> None:
-    calibrate = pytest.importorskip("malmen_core.calibrate").calibrate
-    from malmen_core.base import BaseModel
-
     other = save_tiny(tmp_path / "other", architecture="gpt2")
     file = tmp_path / "editor.safetensors"
-    calibrate(BaseModel.load(str(other), device="cpu")).save(file)
+    file.write_bytes(tiny_editor(other))
     before = service.counts()
     body = {"id": "fourth", "source": str(checkpoint), "editor": str(file)}
     problem = is_problem(admin.post("/admin/models", json=body), 422)

@@ -81,6 +81,7 @@ def desk(postgres_server: Postgres, tmp_path: Path, tiny_folder: Path) -> Iterat
         yield made
 
 
+@pytest.mark.stack
 def test_two_ledgers_with_the_same_live_facts_have_the_same_weights(
     postgres_server: Postgres, tmp_path: Path, tiny_folder: Path, desk: Office
 ) -> None:
@@ -138,7 +139,9 @@ def test_a_dry_run_is_measured_and_changes_nothing(desk: Office) -> None:
     assert (record.status, record.version, desk.live) == ("verified", None, before)
     assert record.report is not None
     assert record.report["live"]["measured"] == 3
-    assert all(fact.report for fact in desk.ledger.get_facts(ident).items)
+    for fact in desk.ledger.get_facts(ident).items:
+        assert fact.report is not None
+        assert (fact.report["edit"]["keys"], fact.report["edit"]["subject"]) == ("given", fact.subject)
 
 
 def test_retention_is_relative_to_what_each_fact_once_was() -> None:

@@ -1,0 +1,126 @@
+"""What became of each fact of a set while it was edited, and why one was not edited within the bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malmen_core.facts import Fact, normalise
+from malmen_core.refine import RefinementPlan, at_bound
+from malmen_core.subjects import Source, Subject
+
+CLASH = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one fact.
+
+    Attributes:
+        keys: where its keys were taken: at the subject, ``given`` or ``found``, or at the ``answer``.
+        subject: the subject whose last token that is; None for keys at the answer.
+        margin: by how many nats its answer beat every other token when it was last looked at; None without
+            refinement.
+        reason: why that is less than the plan wants; None if it is not.
+    """
+
+    keys: Source
+    subject: str | None
+    margin: float | None
+    reason: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"keys": self.keys, "subject": self.subject, "margin": self.margin, "reason": self.reason}
+
+
+def without_refinement(subjects: Sequence[Subject]) -> tuple[Outcome, ...]:
+    """Outcomes of a set that was edited in a single shot."""
+    return tuple(Outcome(subject.source, subject.text, None, None) for subject in subjects)
+
+
+def outcomes(
+    plan: RefinementPlan,
+    facts: Sequence[Fact],
+    subjects: Sequence[Subject],
+    margins: Sequence[float],
+    keys: Mapping[str, Tensor],
+    projectors: Mapping[str, Tensor],
+    differences: Mapping[str, Tensor],
+    scales: Mapping[str, float],
+    fact_T: Tensor,
+    first: int = 0,
+) -> tuple[Outcome, ...]:
+    """Judge each fact by the margin that it was brought to.
+
+    Args:
+        plan: that was followed.
+        facts: that were refined together.
+        subjects: of the facts.
+        margins: smallest margin of each fact.
+        keys: K by module, T × U, without anchors.
+        projectors: A by module, U × T.
+        differences: refined D by module, T × V.
+        scales: typical magnitude of each module's output.
+        fact_T: the fact of each row.
+        first: number of the first fact, where these are a part of a set.
+    """
+    found = []
+    for number, (subject, margin) in enumerate(zip(subjects, margins, strict=True)):
+        reason = None
+        if margin < plan.margin:
+            own_T = fact_T == number
+            rival = _rival(facts, number, _likeness(keys, projectors, own_T, fact_T, len(facts)))
+            bounded = any(
+                bool(at_bound(d[own_T], plan, scales[name]).any()) for name, d in differences.items()
+            )
+            reason = _reason(plan, margin, None if rival is None else first + rival, bounded)
+        found.append(Outcome(subject.source, subject.text, margin, reason))
+    return tuple(found)
+
+
+def _reason(plan: RefinementPlan, margin: float, rival: int | None, bounded: bool) -> str:
+    reached = f"The margin is {margin:.2f} nats, not {plan.margin:g}"
+    if rival is not None:
+        return f"{reached}: conflicts with fact {rival} of the set: nearly the same key, another answer."
+    if bounded:
+        return f"{reached}: its change met the bound of {plan.bound:g} times the module's typical output."
+    return f"{reached}: it was not reached in {plan.rounds} rounds."
+
+
+def _likeness(
+    keys: Mapping[str, Tensor],
+    projectors: Mapping[str, Tensor],
+    own_T: Tensor,
+    fact_T: Tensor,
+    count: int,
+) -> Tensor:
+    """How little the solution can tell each fact's keys from one fact's: N, from 1 for the same to 0.
+
+    In the hat matrix ``H = K A`` row `i` says what of the difference of each row arrives at key `i`. Another
+    row's share over the own share is 1 for equal keys, and falls to 0 as the two can be edited apart.
+    """
+    most_N = torch.zeros(count, dtype=torch.float64)
+    for name, keys_TU in keys.items():
+        A_UT = projectors[name].double()
+        hat_RT = keys_TU[own_T].double() @ A_UT
+        own_R = hat_RT[:, own_T].diagonal().clamp_min(1e-12)
+        most_T = (hat_RT / own_R[:, None]).amax(0)
+        share_N = torch.full_like(most_N, -torch.inf).scatter_reduce(0, fact_T, most_T, "amax")
+        most_N += share_N.clamp(0, 1) / len(keys)
+    return most_N
+
+
+def _rival(facts: Sequence[Fact], number: int, likeness_N: Tensor) -> int | None:
+    """The fact with another answer whose key is most like a fact's own, if it is like it at all."""
+    target = normalise(facts[number].target)
+    for other in likeness_N.argsort(descending=True, stable=True).tolist():
+        if float(likeness_N[other]) < CLASH:
+            return None
+        if other != number and normalise(facts[other].target) != target:
+            return int(other)
+    return None

@@ -30,10 +30,10 @@ SET = 20
 
 def computed(modules: int, inputs: int, outputs: int, facts: int, rows: int) -> dict[str, Any]:
     """What some facts of `rows` rows each take up in modules of one shape."""
-    fact_T = torch.arange(SET).repeat_interleave(rows)
-    differences_TV = torch.zeros(len(fact_T), outputs)
-    differences_TV[::rows] = 1.0
-    one = Statistics({"module": Rows(torch.zeros(len(fact_T), inputs), differences_TV)}, fact_T, SET)
+    owner = torch.arange(SET).repeat_interleave(rows)
+    differences = torch.zeros(len(owner), outputs)
+    differences[::rows] = 1.0
+    one = Statistics({"module": Rows(torch.zeros(len(owner), inputs), differences)}, owner, SET)
     with torch.device("meta"):  # shapes alone: nothing is allocated
         change = Change.smaller(torch.empty(inputs, facts * rows), torch.empty(facts * rows, outputs))
     tensors = (change.left_UR, change.right_RV, change.dense_UV)

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from ledger import chain, seals, superseding, versions
 from ledger.blobs import Blobs
 from ledger.errors import LedgerError
-from ledger.records import FactReport, LedgerCheck, LedgerProblem, VersionRecord
 from ledger.questions import held
+from ledger.records import FactReport, LedgerCheck, LedgerProblem, VersionRecord
 from ledger.tables import (
     Blob,
     Editor,

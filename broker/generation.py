@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 REPLY_TTL_S = 60
 PATIENCE_S = 1.0
+GENERATE = "generate"
+TOUCHING = "touching"
 _SEND = """
 if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
 redis.call('RPUSH', KEYS[1], ARGV[2])
@@ -34,14 +36,15 @@ return 1
 
 @dataclass(frozen=True)
 class GenerationCall:
-    """One request for generated text.
+    """One request for generated text, or for the facts that a prompt touches.
 
     Attributes:
         id: unique; names the list of its answers.
         model_id: the model asked.
         version: version number, resolved from any alias before sending, so that the answer is of one version.
-        request: prompt and sampling fields, JSON-able; the worker validates them.
+        request: prompt and the kind's own fields, JSON-able; the worker validates them.
         deadline: Unix time after which nobody waits for the answer.
+        kind: `GENERATE` or `TOUCHING`.
     """
 
     id: str
@@ -49,6 +52,7 @@ class GenerationCall:
     version: int
     request: dict[str, Any]
     deadline: float
+    kind: str = GENERATE
 
     def to_json(self) -> str:
         """Return the call as it travels."""
@@ -71,6 +75,7 @@ class GenerationCall:
                 version=int(fields["version"]),
                 request=fields["request"],
                 deadline=float(fields["deadline"]),
+                kind=str(fields.get("kind", GENERATE)),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"a generation call lacks {error}") from error

@@ -14,7 +14,7 @@ from errata.errors import ChildFailed, NoStack, StackError
 from errata.layout import lay_out
 from errata.lock import DataDirLock, read_note
 from errata.names import only_model
-from errata.postgres import Postgres
+from errata.postgres import SERVICE, Postgres
 from errata.settings import StackSettings
 from errata.supervisor import Supervisor
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ledger import Ledger
     from ledger.records import ModelRecord
 
+Urls = tuple[str, str | None]
+"""Addresses of a database: as the services' role, and as the owner if that is another."""
 POLL_S = 0.05
 SOCKET_LINE = 4
 """The line of `postmaster.pid`, from 0, that names the folder of the server's socket."""
@@ -48,23 +50,24 @@ def own_ledger(say: Callable[[str], None], *, make: bool = False) -> Iterator[Le
 
     Args:
         say: Told what is being started.
-        make: Make and migrate the ledger if it is not there.
+        make: Make and migrate the ledger if it is not there, and open it as its owner.
 
     Raises:
         StackError: There is no ledger, it does not answer, or it has not the schema of this release.
     """
     from ledger import Ledger, LedgerSettings
-    from ledger.migrations import upgrade
+    from ledger.migrations import prepare
 
     settings = StackSettings()
     given = os.environ.get("ERRATA_DATABASE_URL")
     blobs = os.environ.get("ERRATA_BLOB_URL") or ("" if given else str(settings.data_dir / "blobs"))
     if given and not blobs:
         raise NoStack("ERRATA_DATABASE_URL is set, but not ERRATA_BLOB_URL.", "Set both, or neither.")
-    with _given(given) if given else _embedded(settings, say, make) as url, ledger_errors():
+    with _given(given) if given else _embedded(settings, say, make) as (url, owner), ledger_errors():
+        found = LedgerSettings(database_url=url, migration_database_url=owner, blob_url=blobs)
         if make or not given:
-            upgrade(url)
-        ledger = Ledger.open(LedgerSettings(database_url=url, blob_url=blobs))
+            prepare(found)
+        ledger = Ledger.open(found.model_copy(update={"database_url": found.owner_url}) if make else found)
         try:
             yield ledger
         finally:
@@ -72,13 +75,17 @@ def own_ledger(say: Callable[[str], None], *, make: bool = False) -> Iterator[Le
 
 
 @contextmanager
-def _given(url: str) -> Iterator[str]:
-    yield url
+def _given(url: str) -> Iterator[Urls]:
+    yield url, os.environ.get("ERRATA_MIGRATION_DATABASE_URL")
+
+
+def _urls(postgres: Postgres) -> Urls:
+    return postgres.url(role=SERVICE), postgres.url()
 
 
 @contextmanager
-def _embedded(settings: StackSettings, say: Callable[[str], None], make: bool) -> Iterator[str]:
-    """The address of the data directory's database, which runs meanwhile."""
+def _embedded(settings: StackSettings, say: Callable[[str], None], make: bool) -> Iterator[Urls]:
+    """The addresses of the data directory's database, which runs meanwhile."""
     folder = settings.data_dir.resolve()
     if read_note(folder) is not None:
         yield _running(folder)
@@ -99,15 +106,15 @@ def _embedded(settings: StackSettings, say: Callable[[str], None], make: bool) -
         supervisor.start(postgres.spec())
         _wait(postgres, settings.stack_start_timeout_s)
         postgres.create_database()
-        yield postgres.url()
+        yield _urls(postgres)
     finally:
         supervisor.stop()
         layout.remove_run_dir()
         lock.release()
 
 
-def _running(folder: Path) -> str:
-    """The address of the database of a stack that runs; its own notes say where its socket is."""
+def _running(folder: Path) -> Urls:
+    """The addresses of the database of a stack that runs; its own notes say where its socket is."""
     try:
         lines = (folder / "postgres" / "postmaster.pid").read_text().splitlines()
         socket_dir = Path(lines[SOCKET_LINE])
@@ -116,7 +123,7 @@ def _running(folder: Path) -> str:
             f"The stack on {folder} has its database elsewhere.",
             "Set ERRATA_DATABASE_URL and ERRATA_BLOB_URL as for the stack.",
         ) from None
-    return Postgres(folder / "postgres", socket_dir.parent, folder / "logs" / "postgres.log").url()
+    return _urls(Postgres(folder / "postgres", socket_dir.parent, folder / "logs" / "postgres.log"))
 
 
 def _wait(postgres: Postgres, timeout_s: float) -> None:

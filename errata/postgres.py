@@ -23,6 +23,8 @@ from errata.errors import ChildFailed
 
 DATABASE = "errata"
 SUPERUSER = "postgres"
+SERVICE = "errata"
+"""The role that API and workers use."""
 
 
 def programs() -> Path:
@@ -54,9 +56,9 @@ class Postgres:
         self.log = log
         self.user = account_of(folder)
 
-    def url(self, database: str = DATABASE) -> str:
+    def url(self, database: str = DATABASE, role: str = SUPERUSER) -> str:
         """Address for SQLAlchemy and psycopg."""
-        return f"postgresql://{SUPERUSER}@/{database}?host={quote(str(self.socket_dir), safe='/')}"
+        return f"postgresql://{role}@/{database}?host={quote(str(self.socket_dir), safe='/')}"
 
     def prepare(self) -> None:
         """Make the cluster if it is not there, all at once or not at all.

@@ -21,7 +21,7 @@ from errata.errors import ChildFailed, StackError
 from errata.layout import Layout, lay_out
 from errata.lock import DataDirLock, StackNote
 from errata.names import model_id_of
-from errata.postgres import Postgres
+from errata.postgres import SERVICE, Postgres
 from errata.settings import StackSettings
 from errata.supervisor import Supervisor
 from errata.valkey import Valkey
@@ -32,7 +32,7 @@ WATCH_MODELS_S = 2.0
 PATIENCE = 3
 """A child that ended this often before it was ready is taken to be broken."""
 ELSEWHERE = (
-    *("ERRATA_DATABASE_URL", "ERRATA_REDIS_URL", "ERRATA_BLOB_URL"),
+    *("ERRATA_DATABASE_URL", "ERRATA_MIGRATION_DATABASE_URL", "ERRATA_REDIS_URL", "ERRATA_BLOB_URL"),
     *("ERRATA_ADMIN_KEY", "ERRATA_ADMIN_KEY_FILE", "ERRATA_MODEL"),
 )
 """Settings that would make a stack use what is not its own."""
@@ -76,6 +76,7 @@ class Stack:
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._source: Future[Path] | None = None
         self._environ: dict[str, str] = {}
+        self._owner_url: str | None = None
         self.supervisor = Supervisor(self.say, settings.stack_stop_timeout_s)
         self.layout: Layout = lay_out(options.data_dir)
         self._lock = DataDirLock(self.layout.data_dir)
@@ -117,7 +118,7 @@ class Stack:
             self._source = self._threads.submit(default_model.ensure, models_dir, self.say, self._ended)
         self._environ = self._environment()
         self.say("Migrating the ledger")
-        self._migrate(self._environ["ERRATA_DATABASE_URL"])
+        self._migrate()
         self.say("Starting the API")
         self.supervisor.start(self._app("api", "service"))
         self.start_worker(self.model_id)
@@ -218,6 +219,7 @@ class Stack:
     def _environment(self) -> dict[str, str]:
         """Start the servers that are not given from outside; returns the environment of API and workers."""
         environment = dict(self._given)
+        self._owner_url = environment.pop("ERRATA_MIGRATION_DATABASE_URL", None)
         environment.setdefault("ERRATA_BLOB_URL", str(self.layout.blobs))
         environment["ERRATA_HOST"] = self.options.host
         environment["ERRATA_PORT"] = str(self.options.port)
@@ -237,15 +239,23 @@ class Stack:
             self.supervisor.start(postgres.spec())
             self.wait_for("postgres", postgres.accepts)
             postgres.create_database()
-            environment["ERRATA_DATABASE_URL"] = postgres.url()
+            environment["ERRATA_DATABASE_URL"] = postgres.url(role=SERVICE)
+            self._owner_url = postgres.url()
         for name, accepts in waits:
             self.wait_for(name, accepts)
         return environment
 
-    def _migrate(self, url: str) -> None:
-        from ledger.migrations import upgrade
+    def _migrate(self) -> None:
+        from ledger.migrations import prepare
+        from ledger.settings import LedgerSettings
 
-        upgrade(url)
+        prepare(
+            LedgerSettings(
+                database_url=self._environ["ERRATA_DATABASE_URL"],
+                migration_database_url=self._owner_url,
+                blob_url="",
+            )
+        )
 
     def _app(self, name: str, module: str) -> ChildSpec:
         command = (sys.executable, "-m", module)

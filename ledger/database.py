@@ -10,10 +10,11 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.errors import LedgerUnavailable, SchemaMissing
+from ledger.errors import LedgerUnavailable, PrivilegeMissing, SchemaMissing
 from ledger.settings import normalise_database_url
 
 UNDEFINED = ("42P01", "42703")  # PostgreSQL's codes for an unknown table and column
+REFUSED = "42501"  # and for a privilege that the role lacks
 
 
 def open_engine(url: str, *, pool_size: int = 10) -> Engine:
@@ -41,6 +42,7 @@ def unavailable_is_typed() -> Iterator[None]:
     Raises:
         LedgerUnavailable: no connection, a dropped one, a deadlock or another failure that a retry may cure.
         SchemaMissing: a table or column does not exist.
+        PrivilegeMissing: the role may not do this.
     """
     try:
         yield
@@ -51,6 +53,8 @@ def unavailable_is_typed() -> Iterator[None]:
             raise LedgerUnavailable(_first_line(error)) from error
         if getattr(error.orig, "sqlstate", None) in UNDEFINED:
             raise SchemaMissing(_first_line(error)) from error
+        if getattr(error.orig, "sqlstate", None) == REFUSED:
+            raise PrivilegeMissing(_first_line(error)) from error
         raise
 
 

@@ -47,6 +47,32 @@ class LedgerUnavailable(LedgerError):
         )
 
 
+class PrivilegeMissing(LedgerError):
+    """PostgreSQL refuses something to the role in use."""
+
+    code = "privilege-missing"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(
+            f"The database refuses this to the role in use: {cause}.",
+            remedy="Run `errata migrate`, which admits the services' role; for migrations and imports, name "
+            "the tables' owner in ERRATA_MIGRATION_DATABASE_URL, and one who may make roles if one is to be "
+            "made.",
+        )
+
+
+class RoleTooStrong(LedgerError):
+    """The services' role could do all that the tables' owner can."""
+
+    code = "role-too-strong"
+
+    def __init__(self, service: str, owner: str) -> None:
+        super().__init__(
+            f"The role {service!r} is a superuser or a member of {owner!r}, which owns the ledger's tables.",
+            remedy="Name another role in ERRATA_DATABASE_URL; one that is not there is made.",
+        )
+
+
 class SchemaMissing(LedgerError):
     """The database lacks tables or columns that this release needs."""
 

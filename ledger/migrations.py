@@ -8,10 +8,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, make_url, text
 
+from ledger import roles
 from ledger.database import unavailable_is_typed
-from ledger.settings import normalise_database_url
+from ledger.settings import LedgerSettings, normalise_database_url
 
 LOCK = 0x45525241  # one migration at a time, whoever starts it
 
@@ -38,6 +39,18 @@ def upgrade(url: str, revision: str = "head") -> None:
             command.upgrade(config, revision)
     finally:
         engine.dispose()
+
+
+def prepare(settings: LedgerSettings) -> None:
+    """Bring the database of the settings to the newest schema, and admit the services' role if it is another.
+
+    Raises:
+        LedgerUnavailable: the database does not answer.
+        RoleTooStrong: the services' role could do all that the owner can.
+    """
+    upgrade(settings.owner_url)
+    if make_url(settings.owner_url).username != make_url(settings.database_url).username:
+        roles.admit(settings.owner_url, settings.database_url)
 
 
 def head_revision() -> str:

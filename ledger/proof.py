@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import chain, seals, versions
+from ledger import chain, seals, superseding, versions
 from ledger.blobs import Blobs
 from ledger.errors import LedgerError
+from ledger.questions import held
 from ledger.records import FactReport, LedgerCheck, LedgerProblem, VersionRecord
-from ledger.tables import Blob, Editor, EditSet, Fact, FactReportRow, Head, Model, Version
+from ledger.tables import (
+    Blob,
+    Editor,
+    EditSet,
+    Fact,
+    FactReportRow,
+    Head,
+    Model,
+    Question,
+    Version,
+    VersionEditSet,
+)
 
 BATCH = 100
 
@@ -43,6 +55,7 @@ def walk(session: Session) -> Findings:
     for place in seals.broken(session):
         findings.wrong("row-changed", place, "the row is not what its seal was made of")
     digests = _check_facts(session, findings)
+    _check_questions(session, findings)
     for model in session.scalars(select(Model).order_by(Model.seq)).all():
         findings.name(model.given_editor_digest, f"models/{model.id}")
         findings.name(model.editor_digest, f"models/{model.id}")
@@ -75,6 +88,27 @@ def _check_facts(session: Session, findings: Findings) -> dict[str, str]:
     return digests
 
 
+def _check_questions(session: Session, findings: Findings) -> None:
+    """Derive again what the facts ask, of every edit set that was to be composed with others."""
+    noted = select(Question.edit_set_id, Question.position, Question.digest).order_by(Question.edit_set_id)
+    streamed = session.execute(noted.execution_options(yield_per=1000))
+    found = {
+        ident: _digest((position, text) for _, position, text in rows)
+        for ident, rows in groupby(streamed, key=lambda row: str(row[0]))
+    }
+    composed = set(session.scalars(select(VersionEditSet.edit_set_id).distinct())) | found.keys()
+    columns = (Fact.edit_set_id, Fact.position, Fact.prompt, Fact.subject, Fact.rephrasings)
+    facts = session.execute(select(*columns).order_by(*columns[:2]).execution_options(yield_per=1000))
+    for ident, rows in groupby(facts, key=lambda row: str(row[0])):
+        asked = _digest((position, text) for _, position, *fact in rows for text in held(*fact))
+        if ident in composed and asked != found.get(ident):
+            findings.wrong("questions-differ", f"edits/{ident}", "its questions are not those of its facts")
+
+
+def _digest(questions: Iterable[tuple[int, str]]) -> str:
+    return chain.digest("\n".join(f"{position} {text}" for position, text in sorted(questions)).encode())
+
+
 def _versions(session: Session, model_id: str) -> Iterator[VersionRecord]:
     """Yield a model's versions in order, a batch at a time."""
     after = -1
@@ -105,6 +139,7 @@ def _check_chain(session: Session, model: Model, digests: dict[str, str], findin
             detail = f"it was made on {version.base_digest}, the model is {base_digest}"
             findings.wrong("base-changed", place, detail)
         _check_version(session, version, digests, place, findings)
+        _check_superseding(session, version, place, findings)
         expected, previous = version.number + 1, version.hash
     if head_at is not None and head_at != (expected - 1, previous):
         detail = f"the head is version {head_at[0]} with {head_at[1]}, the chain ends at {expected - 1}"
@@ -133,6 +168,17 @@ def _check_version(
     again = chain.version_hash(replace(version, hash=""), digests)
     if again != version.hash:
         findings.wrong("version-changed", place, f"it hashes to {again}, recorded is {version.hash}")
+
+
+def _check_superseding(session: Session, version: VersionRecord, place: str, findings: Findings) -> None:
+    """Find again which facts of a version are superseded in it."""
+    for member, again in zip(version.members, superseding.arrange(session, version.members), strict=True):
+        if member != again:
+            detail = (
+                f"of {member.edit_set_id}, the facts {list(again.superseded)} are superseded, "
+                f"recorded are {list(member.superseded)}"
+            )
+            findings.wrong("superseding-differs", place, detail)
 
 
 def read_blobs(store: Blobs, findings: Findings) -> LedgerCheck:

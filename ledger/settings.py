@@ -17,23 +17,32 @@ class LedgerSettings(BaseSettings):
         default=...,
         description="PostgreSQL to keep the ledger in, as postgresql://user:password@host:port/database",
     )
+    migration_database_url: str | None = Field(
+        default=None,
+        description="The same database as its owner, for migrations and imports alone; then the role of "
+        "ERRATA_DATABASE_URL is made if need be, and can only do what the services do.",
+    )
     blob_url: str = Field(
         default=...,
         description="Where deltas, statistics and editors are kept: a folder, file:///folder, "
         "or any fsspec address such as s3://bucket/prefix",
     )
-
     blob_grace_s: float = Field(
         default=86400.0,
         gt=0,
         description="Seconds after which a blob that nothing names is removed; longer than any job may take.",
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "migration_database_url")
     @classmethod
-    def normalise_database_url(cls, value: str) -> str:
+    def normalise_database_url(cls, value: str | None) -> str | None:
         """Accept the usual spellings of a PostgreSQL address and name the driver in use."""
-        return normalise_database_url(value)
+        return None if value is None else normalise_database_url(value)
+
+    @property
+    def owner_url(self) -> str:
+        """Address of the role that owns the tables."""
+        return self.migration_database_url or self.database_url
 
 
 def normalise_database_url(url: str) -> str:

@@ -66,14 +66,8 @@ def generate(base: BaseModel, version: Version, request: GenerationRequest) -> I
     Raises:
         PromptTooLong: the prompt leaves no room in the context.
     """
-    ids = encode_prompt(base.tokenizer, request.prompt)
+    ids = read_prompt(base, request.prompt)
     room = base.task.room(base.info.context_length, len(ids))
-    if room < 1 or not ids:
-        raise PromptTooLong(
-            f"A prompt of {len(ids)} tokens leaves no room in a context of {base.info.context_length}.",
-            "Give a prompt of at least one token, shorter than the context.",
-            "/prompt",
-        )
     if not isinstance(base.task, TextTask):
         yield _classified(base, version, ids)
         return
@@ -91,6 +85,22 @@ def generate(base: BaseModel, version: Version, request: GenerationRequest) -> I
         if piece:
             yield Chunk(piece)
     yield Chunk(text.rest(), reason, {"prompt_tokens": len(ids), "completion_tokens": count})
+
+
+def read_prompt(base: BaseModel, prompt: str) -> list[int]:
+    """Token ids of a prompt that is to be answered.
+
+    Raises:
+        PromptTooLong: it has no tokens, or leaves no room in the context.
+    """
+    ids = encode_prompt(base.tokenizer, prompt)
+    if base.task.room(base.info.context_length, len(ids)) < 1 or not ids:
+        raise PromptTooLong(
+            f"A prompt of {len(ids)} tokens leaves no room in a context of {base.info.context_length}.",
+            "Give a prompt of at least one token, shorter than the context.",
+            "/prompt",
+        )
+    return ids
 
 
 def _classified(base: BaseModel, version: Version, ids: list[int]) -> Chunk:

@@ -96,7 +96,7 @@ class Statistics:
 
     @cached_property
     def _packed(self) -> bytes:
-        asking_T = self._asking_T
+        asking_T = self.asking_T
         tensors = {"fact": self.fact_T, "asking": asking_T.nonzero()[:, 0]}
         for name, rows in self.modules.items():
             tensors[f"{name}:keys"] = _narrow(rows.keys_TU)
@@ -104,8 +104,8 @@ class Statistics:
         return pack("statistics", {"modules": list(self.modules), "fact_count": self.fact_count}, tensors)
 
     @property
-    def _asking_T(self) -> Tensor:
-        """Rows with a difference in some module; the others are anchors, whose zeros need not be stored."""
+    def asking_T(self) -> Tensor:
+        """Rows with a difference in some module (T, bool); the others are anchors, which ask for nothing."""
         asking = [rows.differences_TV.any(1) for rows in self.modules.values()]
         return torch.stack(asking).any(0) if asking else torch.zeros(0, dtype=torch.bool)
 

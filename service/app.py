@@ -20,7 +20,7 @@ from ledger.settings import LedgerSettings
 from service import failures
 from service.access import AccessMiddleware
 from service.context import Services
-from service.routes import admin_models, edits, generate, health, keys, ledger, models
+from service.routes import admin_models, edits, facts, generate, health, keys, ledger, models
 from service.schemas.base import ProblemBody
 from service.settings import ServiceSettings
 from service.startup import Background
@@ -29,7 +29,7 @@ DESCRIPTION = (
     "Errata corrects facts inside language models: each correction is numbered and verified, can be looked "
     "up, and can be taken back exactly. Errors are problem details (RFC 9457); lists are paged by cursor."
 )
-NOUNS = (edits, models, generate, admin_models, ledger, keys, health)
+NOUNS = (edits, models, facts, generate, admin_models, ledger, keys, health)
 
 
 def create_app(

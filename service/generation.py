@@ -22,7 +22,7 @@ from ledger.errors import NotFound
 from ledger.records import ModelRecord
 from service.context import Services
 from service.failures import typed_problem
-from service.limits import check_prompt
+from service.limits import check_generation
 from service.problems import KINDS, TYPE_PREFIX, FieldError, Problem
 from service.schemas.generate import Generation, Usage
 
@@ -52,11 +52,10 @@ def plan(services: Services, model_id: str, wanted: Wanted) -> list[GenerationCa
         Problem: over a limit, the prompt does not fit, the model is not ready, or there is no such version.
         NotFound: there is no such model.
     """
-    check_prompt(wanted.prompt, wanted.max_new_tokens, wanted.where, services.settings)
-    model = services.ledger.get_model(model_id)
-    _check_ready(model)
-    numbers = [_resolve(services, model_id, ref, field) for ref, field in wanted.refs]
-    room = _room(services, model, wanted)
+    check_generation(wanted.prompt, wanted.max_new_tokens, wanted.where, services.settings)
+    numbers, room = aim(
+        services, model_id, wanted.refs, wanted.prompt, FieldError("/prompt", "", wanted.where)
+    )
     request = {
         "prompt": wanted.prompt,
         "max_new_tokens": min(wanted.max_new_tokens, room),
@@ -65,11 +64,34 @@ def plan(services: Services, model_id: str, wanted: Wanted) -> list[GenerationCa
         "seed": wanted.seed,
         "stop": list(wanted.stop),
     }
+    return [make_call(services, model_id, number, request) for number in numbers]
+
+
+def aim(
+    services: Services,
+    model_id: str,
+    refs: Sequence[tuple[int | str, FieldError]],
+    prompt: str,
+    field: FieldError,
+) -> tuple[list[int], int]:
+    """The numbers of the versions that are named, and how many tokens fit behind the prompt.
+
+    Raises:
+        Problem: the model is not ready, the prompt does not fit, or there is no such version.
+        NotFound: there is no such model.
+    """
+    model = services.ledger.get_model(model_id)
+    _check_ready(model)
+    numbers = [_resolve(services, model_id, ref, named) for ref, named in refs]
+    return numbers, _room(services, model, prompt, field)
+
+
+def make_call(
+    services: Services, model_id: str, number: int, request: Event, kind: str = channel.GENERATE
+) -> GenerationCall:
+    """A call of one version, to be answered in time."""
     deadline = time.time() + services.broker_settings.generation_timeout_s
-    return [
-        GenerationCall(f"gen_{secrets.token_hex(12)}", model_id, number, request, deadline)
-        for number in numbers
-    ]
+    return GenerationCall(f"gen_{secrets.token_hex(12)}", model_id, number, request, deadline, kind)
 
 
 def _check_ready(model: ModelRecord) -> None:
@@ -98,10 +120,10 @@ def _resolve(services: Services, model_id: str, ref: int | str, field: FieldErro
         raise typed_problem(error, [shown]) from error
 
 
-def _room(services: Services, model: ModelRecord, wanted: Wanted) -> int:
+def _room(services: Services, model: ModelRecord, prompt: str, field: FieldError) -> int:
     """How many tokens fit behind the prompt."""
     tokenizer = services.tokenizers.get(model)
-    count = tokenizer.count(wanted.prompt)
+    count = tokenizer.count(prompt)
     room = tokenizer.room(count)
     if count > 0 and room > 0:
         return room
@@ -109,7 +131,7 @@ def _room(services: Services, model: ModelRecord, wanted: Wanted) -> int:
         f"The prompt has {count} tokens, which leaves no room for an answer in the context of {model.id!r}, "
         f"{model.context_length} tokens. Give at least one token, or shorten the prompt."
     )
-    raise Problem("prompt-too-long", detail, errors=[FieldError("/prompt", detail, wanted.where)])
+    raise Problem("prompt-too-long", detail, errors=[FieldError(field.pointer, detail, field.where)])
 
 
 def _check_capacity(services: Services) -> None:

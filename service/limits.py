@@ -81,7 +81,19 @@ def _too_many(at: str, count: int, limit: int, setting: str) -> Iterator[FieldEr
         yield FieldError(at, f"{count} entries are more than {limit}. Leave some out, or raise {setting}.")
 
 
-def check_prompt(prompt: str, max_new_tokens: int, where: str, settings: ServiceSettings) -> None:
+def check_prompt(prompt: str, field: FieldError, settings: ServiceSettings) -> list[FieldError]:
+    """What is wrong with a prompt's length; empty if nothing is.
+
+    Args:
+        prompt: the text.
+        field: names it.
+        settings: the limits.
+    """
+    found = _too_long(field.pointer, prompt, settings.max_prompt_chars, "ERRATA_MAX_PROMPT_CHARS")
+    return [FieldError(error.pointer, error.detail, field.where) for error in found]
+
+
+def check_generation(prompt: str, max_new_tokens: int, where: str, settings: ServiceSettings) -> None:
     """Refuse a generation that asks for more than this service gives.
 
     Args:
@@ -93,9 +105,9 @@ def check_prompt(prompt: str, max_new_tokens: int, where: str, settings: Service
     Raises:
         Problem: invalid-request.
     """
-    found = list(_too_long("/prompt", prompt, settings.max_prompt_chars, "ERRATA_MAX_PROMPT_CHARS"))
+    found = check_prompt(prompt, FieldError("/prompt", "", where), settings)
     if max_new_tokens > settings.max_new_tokens:
         limit = settings.max_new_tokens
         detail = f"{max_new_tokens} is more than {limit}. Ask for fewer, or raise ERRATA_MAX_NEW_TOKENS."
-        found.append(FieldError("/max_new_tokens", detail))
-    refuse([FieldError(error.pointer, error.detail, where) for error in found])
+        found.append(FieldError("/max_new_tokens", detail, where))
+    refuse(found)

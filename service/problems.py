@@ -92,6 +92,8 @@ KINDS: Mapping[str, Kind] = {
     "invalid-cursor": Kind(422, "The cursor is not valid"),
     "ledger-not-empty": Kind(409, "The ledger is not empty"),
     "dump-refused": Kind(422, "The dump cannot be read"),
+    "privilege-missing": Kind(500, "The database refuses the service's role"),
+    "role-too-strong": Kind(409, "The services' role is too strong"),
     "weak-secret": Kind(422, "The key is too short"),
     # the algorithm
     "core-error": Kind(500, "The algorithm failed"),

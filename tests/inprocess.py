@@ -40,22 +40,38 @@ class Office:
             MODEL, str(folder), None, described(folder), tiny_editor(folder), OPEN_GATE, actor="tests"
         )
         self.settings = settings or WorkerSettings(device="cpu", dtype="float32")
-        resident = prepare(ledger, ledger.get_model(MODEL), self.settings, lambda *_: None)
-        self.desk = Desk.open(ledger, resident)
+        self.resident = prepare(ledger, ledger.get_model(MODEL), self.settings, lambda *_: None)
+        self.hire()
 
-    def do(self, job_id: str) -> VersionRecord:
+    def hire(self) -> None:
+        """Take on another worker, who knows nothing."""
+        self.desk = Desk.open(self.ledger, self.resident)
+
+    def do(self, job_id: str) -> None:
+        """Do a job to its end."""
         claim = self.ledger.claim(job_id, "tests", LEASE_S)
         assert claim is not None
         with Lease(self.ledger, claim, LEASE_S, threading.Event()) as lease:
-            made = perform(self.desk, lease, self.settings.verify_live_facts)
-        assert isinstance(made, VersionRecord), "a dry run makes no version"
-        return made
+            perform(self.desk, lease, self.settings.verify_live_facts)
+
+    def post(self, *facts: dict[str, Any], **options: Any) -> str:
+        """Post an edit set and do its job; returns its id."""
+        record, _ = self.ledger.accept(MODEL, list(facts), actor=self.key, **options)
+        self.do(record.job_id)
+        return record.id
 
     def edit(self, *facts: dict[str, Any], **options: Any) -> VersionRecord:
-        """Post an edit set and apply it."""
-        record, _ = self.ledger.accept(MODEL, list(facts), actor=self.key, **options)
-        return self.do(record.job_id)
+        """Post an edit set and do its job; returns its version."""
+        number = self.ledger.get_edit_set(self.post(*facts, **options)).version
+        assert number is not None, "a dry run makes no version"
+        return self.ledger.get_version(MODEL, number)
 
     def withdraw(self, edit_sets: Sequence[str] = (), facts: Sequence[str] = ()) -> VersionRecord:
         """Withdraw edit sets and single facts."""
-        return self.do(self.ledger.request_withdrawal(MODEL, edit_sets, facts, "a test", self.key).job_id)
+        self.do(self.ledger.request_withdrawal(MODEL, edit_sets, facts, "a test", self.key).job_id)
+        return self.live
+
+    @property
+    def live(self) -> VersionRecord:
+        """The live version."""
+        return self.ledger.get_version(MODEL, "live")

@@ -16,9 +16,11 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
 
-from ledger.migrations import upgrade
+from ledger.migrations import prepare
+from ledger.settings import LedgerSettings
 
 TEMPLATE = "errata_template"
+OWNER, SERVICE = "postgres", "errata_service"
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Postgres:
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def url(self, database: str) -> str:
-        """Return the address of one of its databases, as SQLAlchemy wants it."""
+        """Return the address of one of its databases as the owner, as SQLAlchemy wants it."""
         url = make_url(self.admin_url).set(drivername="postgresql+psycopg", database=database)
         return url.render_as_string(hide_password=False)
 
@@ -41,19 +43,34 @@ class Postgres:
 
     @contextmanager
     def database(self, template: str = TEMPLATE) -> Iterator[str]:
-        """Yield the address of a fresh database, copied from a template; it is dropped afterwards."""
+        """Yield the address of a fresh database, copied from a template; it is dropped afterwards.
+
+        A migrated one is addressed as the services' own role; `as_owner` gives the owner's address.
+        """
         name = f"test_{next(self._numbers)}"
         create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         self.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         try:
-            yield self.url(name)
+            url = self.url(name)
+            yield as_role(url, SERVICE) if template == TEMPLATE else url
         finally:
             self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def migrate_template(self) -> None:
         """Make the template database and bring it to the newest schema."""
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
-        upgrade(self.url(TEMPLATE))
+        url = self.url(TEMPLATE)
+        prepare(LedgerSettings(database_url=as_role(url, SERVICE), migration_database_url=url, blob_url=""))
+
+
+def as_role(url: str, role: str) -> str:
+    """Return an address with another role."""
+    return make_url(url).set(username=role).render_as_string(hide_password=False)
+
+
+def as_owner(url: str) -> str:
+    """Return the address of a database as the role that owns its tables."""
+    return as_role(url, OWNER)
 
 
 @contextmanager

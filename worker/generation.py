@@ -1,5 +1,7 @@
 """The generation thread: takes calls from the channel and answers them, beside whatever edit runs.
 
+A call is for text, or for the facts that a prompt touches.
+
 A call names a version by number, and its answer carries the digest of the weights that produced it. Whatever
 goes wrong becomes a problem event for the one who asked; the thread goes on.
 """
@@ -24,6 +26,7 @@ from malmen_core.generate import GenerationRequest, generate
 from malmen_core.overlay import Version
 from worker.errors import InvalidRequest, WorkerError, WorkerStopping, internal_problem, problem
 from worker.resident import Resident
+from worker.touching import Touching
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ class GenerationThread(threading.Thread):
         self._worker_id = worker_id
         self._stopping = stopping
         self._deltas: dict[int, str | None] = {}
+        self._touching = Touching(ledger, resident)
+        self._checked = time.monotonic()
 
     def run(self) -> None:
         """Take and answer calls; Redis may go and come back."""
@@ -89,18 +94,16 @@ class GenerationThread(threading.Thread):
             channel.reply(self._redis, call.id, {"error": internal_problem(error)})
 
     def _events(self, call: GenerationCall) -> Iterator[dict[str, Any]]:
+        if call.kind == channel.TOUCHING:
+            facts = self._touching.nearest(call.version, call.request, lambda: self._check(call))
+            yield {"finish_reason": "stop", "facts": facts}
+            return
+        if call.kind != channel.GENERATE:
+            raise InvalidRequest(f"there is no kind {call.kind!r}")
         request = read_request(call.request)
         version = self._version(call.version)
-        checked = time.monotonic()
         for chunk in generate(self._resident.base, version, request):
-            if self._stopping.is_set():
-                raise WorkerStopping
-            if time.time() > call.deadline:
-                raise _Abandoned
-            if time.monotonic() - checked > CANCEL_CHECK_S:
-                checked = time.monotonic()
-                if channel.is_cancelled(self._redis, call.id):
-                    raise _Abandoned
+            self._check(call)
             if chunk.text:
                 yield {"text": chunk.text}
             if chunk.finish_reason is not None:
@@ -110,6 +113,17 @@ class GenerationThread(threading.Thread):
                     "labels": chunk.labels,
                     "weights_digest": version.weights_digest,
                 }
+
+    def _check(self, call: GenerationCall) -> None:
+        """Leave a call that nobody waits for, or that this worker has no more time for."""
+        if self._stopping.is_set():
+            raise WorkerStopping
+        if time.time() > call.deadline:
+            raise _Abandoned
+        if time.monotonic() - self._checked > CANCEL_CHECK_S:
+            self._checked = time.monotonic()
+            if channel.is_cancelled(self._redis, call.id):
+                raise _Abandoned
 
     def _version(self, number: int) -> Version:
         """Return the overlay of a version; the delta of a number never changes, so it is asked for once."""

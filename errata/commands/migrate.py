@@ -15,15 +15,18 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate(as_json: Json = False) -> None:
-    """Apply the migrations that the database of ERRATA_DATABASE_URL lacks."""
+    """Apply the migrations that the database lacks.
+
+    With ERRATA_MIGRATION_DATABASE_URL, as the owner whom it names; the role of ERRATA_DATABASE_URL is then
+    made if need be, and given what the services need.
+    """
     from ledger.errors import LedgerError
-    from ledger.migrations import head_revision, upgrade
+    from ledger.migrations import head_revision, prepare
     from ledger.settings import LedgerSettings
 
     with reporting(as_json):
-        settings = LedgerSettings(blob_url="")  # a migration touches no blobs
         try:
-            upgrade(settings.database_url)
+            prepare(LedgerSettings(blob_url=""))  # a migration touches no blobs
         except LedgerError as error:
             raise StackError(f"The ledger was not migrated: {error}") from error
     if as_json:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from threading import Thread
@@ -30,6 +31,15 @@ def test_a_call_arrives_as_it_was_sent(redis: Redis, worker: str) -> None:
     assert generation.waiting(redis, "m") == 1
     assert generation.receive(redis, "m", 1.0, worker) == call
     assert generation.receive(redis, "m", 0.1) is None
+    other = replace(call, kind=generation.TOUCHING)
+    generation.send(redis, other)
+    assert generation.receive(redis, "m", 1.0, worker) == other
+
+
+def test_a_call_without_a_kind_asks_for_text() -> None:
+    fields = json.loads(make_call().to_json())
+    del fields["kind"]
+    assert GenerationCall.from_json(json.dumps(fields)).kind == generation.GENERATE
 
 
 def test_events_come_in_order_and_end(redis: Redis, worker: str) -> None:

@@ -102,6 +102,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     """PostgreSQL with the compose file's user and database, and everything else still to be started."""
     given = {
         "POSTGRES_PASSWORD": "pgword",
+        "SERVICE_PASSWORD": "svword",
         "REDIS_PASSWORD": "rdword",
         "ERRATA_ADMIN_KEY": "errata_compose_key",
     }
@@ -116,7 +117,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         wanted = file.environment("postgres")
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
             user, database = (sql.Identifier(wanted[f"POSTGRES_{name}"]) for name in ("USER", "DB"))
-            admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(user))
+            admin.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER").format(user))
             admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, user))
         moves = {
             "@postgres:5432/errata": f"@/errata?host={postgres.socket_dir}",

@@ -12,7 +12,12 @@ from errata.health import main as health
 from tests.deploy import compose, dockerfile
 from tests.deploy.compose import ROOT
 
-GIVEN = {"POSTGRES_PASSWORD": "pg", "REDIS_PASSWORD": "rd", "ERRATA_ADMIN_KEY": "key"}
+GIVEN = {
+    "POSTGRES_PASSWORD": "pg",
+    "SERVICE_PASSWORD": "sv",
+    "REDIS_PASSWORD": "rd",
+    "ERRATA_ADMIN_KEY": "key",
+}
 OURS = ("migrate", "api", "register", "worker", "worker-gpu")
 LONG_RUNNING = ("postgres", "redis", "api", "worker", "worker-gpu")
 
@@ -122,6 +127,16 @@ def test_redis_wants_a_password_and_nothing_but_the_api_is_published(file: compo
     assert command[command.index("--requirepass") + 1] == "rd"
     assert [name for name, service in file.services.items() if "ports" in service] == ["api"]
     assert file.services["api"]["ports"] == ["127.0.0.1:8000:8000"]
+
+
+def test_only_the_migration_knows_the_owner_of_the_ledger(file: compose.Compose) -> None:
+    owner = "postgresql://errata:pg@postgres:5432/errata"
+    for name in file.services:
+        environment = file.environment(name)
+        assert (environment.get("ERRATA_MIGRATION_DATABASE_URL") == owner) == (name == "migrate")
+        assert ("pg" in environment.values()) == (name == "postgres")
+        if name in ("migrate", "api", "worker", "worker-gpu"):
+            assert environment["ERRATA_DATABASE_URL"] == "postgresql://errata_service:sv@postgres:5432/errata"
 
 
 @pytest.mark.parametrize("missing", sorted(GIVEN))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from errata.errors import DemoFailed, InputFileError
 from errata.facts_file import example_facts, parse_facts, read_facts
 from errata.render import one_line
 from tests.errata.running import ROOT, errata
+from tests.servers import Postgres, as_owner, as_role
 
 COMMANDS = {
     "up",
@@ -107,9 +109,23 @@ def test_migrate_without_a_database_names_the_setting(
 
 @pytest.mark.stack
 def test_migrate_applies_what_is_lacking(database_url: str) -> None:
-    done = errata("migrate", "--json", ERRATA_DATABASE_URL=database_url)
+    done = errata("migrate", "--json", ERRATA_DATABASE_URL=as_owner(database_url))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["revision"]
+
+
+def test_migrate_as_the_owner_admits_the_services_role(postgres_server: Postgres) -> None:
+    with postgres_server.database(template="template1") as url:
+        other = as_role(url, "migrated_for")
+        alone = errata("migrate", ERRATA_DATABASE_URL=other)
+        assert alone.returncode == 1
+        for _ in range(2):
+            done = errata("migrate", "--json", ERRATA_DATABASE_URL=other, ERRATA_MIGRATION_DATABASE_URL=url)
+            assert done.returncode == 0, done.stderr
+        with psycopg.connect(other.replace("+psycopg", "")) as connection:
+            assert connection.execute("SELECT count(*) FROM versions").fetchone() == (0,)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("DELETE FROM versions")
 
 
 def test_settings_are_listed_with_meaning_and_secrets_masked(

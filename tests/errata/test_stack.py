@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests import servers
@@ -59,6 +60,18 @@ def test_it_says_where_everything_is(up: Up, announced: dict[str, Any], data_dir
 def test_commands_read_the_ledger_of_a_running_stack(up: Up, announced: dict[str, Any]) -> None:
     found = up.json("ledger", "verify", "--replay")
     assert (found["ok"], found["replay"]["deltas_identical"]) == (True, found["versions"])
+
+
+def test_the_services_use_a_role_of_their_own(up: Up, announced: dict[str, Any]) -> None:
+    for name in ("service", "worker"):
+        environment = up.children()[name].environ()
+        assert environment["ERRATA_DATABASE_URL"].startswith("postgresql://errata@/")
+        assert "ERRATA_MIGRATION_DATABASE_URL" not in environment
+    with (
+        psycopg.connect(environment["ERRATA_DATABASE_URL"]) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("DELETE FROM versions")
 
 
 def test_a_second_one_is_told_of_the_first(up: Up, announced: dict[str, Any]) -> None:

@@ -16,9 +16,9 @@ from ledger import Ledger
 from ledger.blobs import LocalBlobs
 from ledger.database import open_engine
 from ledger.dump import TABLES, DumpRefused, LedgerNotEmpty
-from ledger.errors import BlobCorrupt
+from ledger.errors import BlobCorrupt, PrivilegeMissing
 from tests.ledger.work import Bench, facts
-from tests.servers import Postgres
+from tests.servers import SERVICE, Postgres, as_owner
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def dump(history: Bench, tmp_path: Path) -> Path:
 @pytest.fixture
 def empty(postgres_server: Postgres, tmp_path: Path) -> Iterator[Ledger]:
     with postgres_server.database() as url:
-        made = Ledger(open_engine(url), LocalBlobs(tmp_path / "other"))
+        made = Ledger(open_engine(as_owner(url)), LocalBlobs(tmp_path / "other"))
         yield made
         made.close()
 
@@ -59,6 +59,14 @@ def everything(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
             )
             for table in TABLES
         }
+
+
+def test_only_the_owner_may_import(dump: Path, empty: Ledger) -> None:
+    service = empty.engine.url.set(username=SERVICE).render_as_string(hide_password=False)
+    ledger = Ledger(open_engine(service), empty.blobs)
+    with pytest.raises(PrivilegeMissing, match="must be owner"):
+        ledger.read_dump(dump)
+    ledger.close()
 
 
 def test_the_same_ledger_comes_out(history: Bench, dump: Path, empty: Ledger) -> None:

@@ -42,7 +42,7 @@ from ledger.errors import (
 from ledger.records import Claim, NewVersion
 from tests.ledger import model
 from tests.ledger.work import REPORT, Bench, ready_model
-from tests.servers import Postgres
+from tests.servers import Postgres, as_owner
 
 STEPS = 20
 SUBJECTS = (None, "Peru", "Chile")
@@ -395,7 +395,7 @@ def plain(url: str) -> str:
     "runs", [5, pytest.param(20, marks=pytest.mark.stack), pytest.param(500, marks=pytest.mark.slow)]
 )
 def test_the_ledger_is_its_model(postgres_server: Postgres, runs: int) -> None:
-    with postgres_server.database() as url, psycopg.connect(plain(url), autocommit=True) as look:
+    with postgres_server.database() as url, psycopg.connect(plain(as_owner(url)), autocommit=True) as look:
         machine = type("Machine", (LedgerMachine,), {"url": url, "look": look})
         run_state_machine_as_test(
             machine,

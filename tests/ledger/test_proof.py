@@ -155,7 +155,7 @@ V = "models/tiny/versions/"
         (
             "version_edit_sets",
             "UPDATE version_edit_sets SET superseded = '{}' WHERE superseded <> '{}'",
-            {("version-changed", V + "3")},
+            {("version-changed", V + "3"), ("superseding-differs", V + "3")},
         ),
         (
             "version_edit_sets",
@@ -240,6 +240,39 @@ def test_a_changed_row_is_named_with_its_object(history: Bench) -> None:
     tamper(history, "audit_events", "UPDATE audit_events SET actor = 'nobody' WHERE id = 3")
     tamper(history, "aliases", "UPDATE aliases SET number = 1")
     assert kinds(history) == {("row-changed", "audit_events/3"), ("row-changed", "models/tiny/aliases/live")}
+
+
+@pytest.mark.parametrize(
+    ("table", "statement", "expected"),
+    [
+        ("supersessions", "DELETE FROM supersessions", {("superseding-differs", V + "3")}),
+        (
+            "supersessions",
+            "INSERT INTO supersessions SELECT two.id, 0, one.id, 1 FROM edit_sets AS one, edit_sets AS two "
+            "WHERE (SELECT array_agg(id ORDER BY seq) FROM edit_sets)[1:2] = ARRAY[one.id, two.id]",
+            {("superseding-differs", V + str(number)) for number in (2, 3, 4, 5)},
+        ),
+        ("questions", "DELETE FROM questions", "all"),
+        (
+            "questions",
+            "INSERT INTO questions SELECT repeat('0', 32), edit_set_id, position FROM questions LIMIT 1",
+            "one",
+        ),
+    ],
+)
+def test_what_facts_ask_and_replace_is_found_again(
+    history: Bench, table: str, statement: str, expected: set[tuple[str, str]] | str
+) -> None:
+    """Forged with seals and all, or taken away."""
+    composed = [ident for (ident,) in history.rows("SELECT DISTINCT edit_set_id FROM questions")]
+    history.execute(f"ALTER TABLE {table} DISABLE TRIGGER append_only", statement)
+    found = kinds(history)
+    if isinstance(expected, str):
+        assert {kind for kind, _ in found} == {"questions-differ"}
+        assert len(found) == (1 if expected == "one" else len(composed) - 1), "a dry run is in no version"
+        assert {place.removeprefix("edits/") for _, place in found} <= set(composed)
+    else:
+        assert found == expected
 
 
 def test_a_changed_fact_is_found_wherever_it_counts(history: Bench) -> None:

@@ -6,6 +6,8 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import NullPool, create_engine
+
 from ledger import Ledger
 from ledger.records import (
     Claim,
@@ -16,6 +18,7 @@ from ledger.records import (
     NewVersion,
     VersionRecord,
 )
+from tests.servers import OWNER
 
 INFO: dict[str, Any] = {
     "architecture": "LlamaForCausalLM",
@@ -53,7 +56,9 @@ class Bench:
             return list(connection.exec_driver_sql(query))
 
     def execute(self, *statements: str) -> None:
-        with self.ledger.engine.begin() as connection:
+        """Run statements as the owner of the tables."""
+        owner = create_engine(self.ledger.engine.url.set(username=OWNER), poolclass=NullPool)
+        with owner.begin() as connection:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 

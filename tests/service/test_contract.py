@@ -30,6 +30,7 @@ SCOPES = {
     ("GET", "/models/{}"): "read",
     ("GET", "/models/{}/versions"): "read",
     ("GET", "/models/{}/versions/{}"): "read",
+    ("GET", "/models/{}/facts"): "read",
     ("GET", "/models/{}/generate"): "read",
     ("POST", "/models/{}/generate"): "read",
     ("POST", "/admin/models"): "admin",

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ledger.records import EditSetRecord, FactRecord, Member, VersionRecord
-from tests.harness import MODEL, Backend, backend, tiny_editor
+from ledger import Ledger
+from ledger.blobs import LocalBlobs
+from ledger.database import open_engine
+from ledger.records import FactRecord, Member
+from tests.inprocess import Office
 from tests.servers import Postgres
-from worker.composing import Desk
-from worker.editing import perform
-from worker.lease import Lease
 from worker.measuring import draw, retention
-from worker.preparing import prepare
-from worker.settings import WorkerSettings
 
 TARGETS = ("Lima", "Paris", "Ana", "Spanish")
 SUBJECTS = ("Peru", "France", "Australia")
@@ -33,51 +30,17 @@ def facts(number: int) -> list[dict[str, Any]]:
     ]
 
 
-class Office:
-    """A ledger with one worker in this process."""
-
-    def __init__(self, back: Backend) -> None:
-        self.back, self.ledger = back, back.ledger
-        self.settings = WorkerSettings(model=MODEL, device="cpu", dtype="float32")
-        self.resident = prepare(self.ledger, self.ledger.get_model(MODEL), self.settings, lambda *_: None)
-        self.hire()
-
-    def hire(self) -> None:
-        """Take on another worker, who knows nothing."""
-        self.desk = Desk.open(self.ledger, self.resident)
-
-    def do(self, job_id: str) -> VersionRecord:
-        claim = self.ledger.claim(job_id, "office", 60.0)
-        assert claim is not None
-        with Lease(self.ledger, claim, 60.0, threading.Event()) as lease:
-            made = perform(self.desk, lease, self.settings.verify_live_facts)
-        return self.live if isinstance(made, EditSetRecord) else made
-
-    def edit(self, asked: list[dict[str, Any]], **options: Any) -> str:
-        ident = self.back.post(facts=asked, **options)
-        self.do(self.ledger.get_edit_set(ident).job_id)
-        return ident
-
-    def withdraw(self, *edit_sets: str, facts: Sequence[str] = ()) -> VersionRecord:
-        asked = self.ledger.request_withdrawal(MODEL, edit_sets, facts, "r", self.back.key)
-        return self.do(asked.job_id)
-
-    @property
-    def live(self) -> VersionRecord:
-        return self.ledger.get_version(MODEL, "live")
-
-
 @contextmanager
-def office(server: Postgres, redis_url: str, work: Path, folder: Path) -> Iterator[Office]:
-    work.mkdir()
-    with server.database() as url, backend(url, redis_url, work, folder) as back:
-        back.register(tiny_editor(folder))
-        yield Office(back)
+def office(server: Postgres, blobs: Path, folder: Path) -> Iterator[Office]:
+    with server.database() as url:
+        ledger = Ledger(open_engine(url), LocalBlobs(blobs))
+        yield Office(ledger, folder)
+        ledger.close()
 
 
 @pytest.fixture
 def desk(postgres_server: Postgres, tmp_path: Path, tiny_folder: Path) -> Iterator[Office]:
-    with office(postgres_server, "redis://127.0.0.1:1", tmp_path / "one", tiny_folder) as made:
+    with office(postgres_server, tmp_path / "one", tiny_folder) as made:
         yield made
 
 
@@ -85,18 +48,18 @@ def desk(postgres_server: Postgres, tmp_path: Path, tiny_folder: Path) -> Iterat
 def test_two_ledgers_with_the_same_live_facts_have_the_same_weights(
     postgres_server: Postgres, tmp_path: Path, tiny_folder: Path, desk: Office
 ) -> None:
-    idents = [desk.edit(facts(number)) for number in range(4)]
+    idents = [desk.post(*facts(number)) for number in range(4)]
     desk.hire()
-    desk.withdraw(idents[1])
+    desk.withdraw([idents[1]])
     desk.withdraw(facts=[f"{idents[3]}.0"])
-    desk.withdraw(idents[0])
-    desk.edit(facts(1))
-    with office(postgres_server, "redis://127.0.0.1:1", tmp_path / "two", tiny_folder) as other:
-        last = other.edit(facts(3))
-        other.edit(facts(1))
+    desk.withdraw([idents[0]])
+    desk.post(*facts(1))
+    with office(postgres_server, tmp_path / "two", tiny_folder) as other:
+        last = other.post(*facts(3))
+        other.post(*facts(1))
         assert other.live.delta_digest != desk.live.delta_digest
         other.withdraw(facts=[f"{last}.0"])
-        other.edit(facts(2))
+        other.post(*facts(2))
         assert other.live.report is not None
         assert other.live.report["repaired"] > 0, "one subject in several sets is what repair is for"
         assert (other.live.delta_digest, other.live.weights_digest) == (
@@ -107,20 +70,20 @@ def test_two_ledgers_with_the_same_live_facts_have_the_same_weights(
 
 
 def test_withdrawing_a_correction_gives_the_weights_of_before(desk: Office) -> None:
-    first = desk.edit(facts(0))
+    first = desk.post(*facts(0))
     before = desk.live
     asked = [{**facts(0)[0], "prompt": "the capital of PERU is", "target": "Cusco"}]
-    second = desk.edit(asked)
+    second = desk.post(*asked)
     assert desk.live.delta_digest != before.delta_digest
     report = desk.ledger.get_edit_set(second).report
     assert report is not None
     assert report["superseded"] == [{"fact": f"{second}.0", "supersedes": f"{first}.0"}]
-    assert desk.withdraw(second).delta_digest == before.delta_digest
+    assert desk.withdraw([second]).delta_digest == before.delta_digest
 
 
 def test_a_version_is_measured_on_other_live_facts(desk: Office) -> None:
-    first = desk.edit(facts(0))
-    record = desk.ledger.get_edit_set(desk.edit(facts(1)))
+    first = desk.post(*facts(0))
+    record = desk.ledger.get_edit_set(desk.post(*facts(1)))
     assert record.report is not None
     live = record.report["live"]
     assert (live["facts"], live["measured"], live["edit_success"] is None) == (3, 3, False)
@@ -132,9 +95,9 @@ def test_a_version_is_measured_on_other_live_facts(desk: Office) -> None:
 
 
 def test_a_dry_run_is_measured_and_changes_nothing(desk: Office) -> None:
-    desk.edit(facts(0))
+    desk.post(*facts(0))
     before = desk.live
-    ident = desk.edit(facts(1), dry_run=True)
+    ident = desk.post(*facts(1), dry_run=True)
     record = desk.ledger.get_edit_set(ident)
     assert (record.status, record.version, desk.live) == ("verified", None, before)
     assert record.report is not None

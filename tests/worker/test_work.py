@@ -147,6 +147,30 @@ def test_problems_are_answered_and_the_thread_goes_on(
     assert "finish_reason" in ask(redis, 0)[1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "version", "fields", "code"),
+    [
+        ("touching", 99, {}, "not-found"),
+        ("touching", 0, {"prompt": "word " * 400}, "prompt-too-long"),
+        ("touching", 0, {"prompt": None}, "invalid-request"),
+        ("touching", 0, {"limit": True}, "invalid-request"),
+        ("touching", 0, {"limit": 0}, "invalid-request"),
+        ("touching", 0, {"surprise": 1}, "invalid-request"),
+        ("surprise", 0, {}, "invalid-request"),
+    ],
+    ids=str,
+)
+def test_other_kinds_of_calls_are_checked_too(
+    redis: Redis, kind: str, version: int, fields: dict[str, Any], code: str
+) -> None:
+    request = {"prompt": "The capital of Peru is", "limit": 3, **fields}
+    call = GenerationCall(uuid4().hex, MODEL, version, request, time.time() + 30, kind)
+    generation.send(redis, call)
+    (last,) = generation.replies(redis, call.id, 30, MODEL)
+    assert last["error"]["type"] == f"urn:errata:problem:{code}"
+    assert "finish_reason" in ask(redis, 0)[1]
+
+
 def test_generation_is_the_same_beside_a_running_edit(served: Backend, redis: Redis) -> None:
     alone = ask(redis, 0, max_new_tokens=20)
     edit_set = served.post(

@@ -1,0 +1,57 @@
+"""Asking workers which facts of a version a prompt touches."""
+
+from __future__ import annotations
+
+from starlette.concurrency import run_in_threadpool
+
+from broker.generation import TOUCHING, GenerationCall
+from service.context import Services
+from service.generation import Event, aim, events, make_call
+from service.limits import check_prompt, refuse
+from service.problems import FieldError
+from service.schemas.touching import Touched, TouchedFact
+
+PROMPT = FieldError("/touching", "", "query")
+VERSION = FieldError("/version", "", "query")
+
+
+def plan(services: Services, model_id: str, prompt: str, version: str, limit: int) -> GenerationCall:
+    """The call that asks, bound to a version number.
+
+    Raises:
+        Problem: the prompt does not fit, the model is not ready, or there is no such version.
+        NotFound: there is no such model.
+    """
+    refuse(check_prompt(prompt, PROMPT, services.settings))
+    (number,), _ = aim(services, model_id, [(version, VERSION)], prompt, PROMPT)
+    return make_call(services, model_id, number, {"prompt": prompt, "limit": limit}, TOUCHING)
+
+
+async def touched(services: Services, call: GenerationCall) -> Touched:
+    """What a worker answers, with the facts' text.
+
+    Raises:
+        Problem: as `events`.
+        BrokerError: as `events`.
+    """
+    last: Event = {}
+    stream = events(services, call)
+    try:
+        async for event in stream:
+            last = event
+    finally:
+        await stream.aclose()
+    places = [(str(edit_set_id), int(position)) for edit_set_id, position, _ in last["facts"]]
+    facts = await run_in_threadpool(services.ledger.facts_at, places)
+    items = [
+        TouchedFact(
+            fact=fact.id,
+            edit_set=fact.edit_set_id,
+            prompt=fact.prompt,
+            target=fact.target,
+            subject=fact.subject,
+            score=float(score),
+        )
+        for fact, (*_, score) in zip(facts, last["facts"], strict=True)
+    ]
+    return Touched(model=call.model_id, version=call.version, items=items)

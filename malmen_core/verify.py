@@ -136,7 +136,7 @@ def _fact_result(
     return {
         "edit_success": _share(scores),
         "generation_success": base.task.agrees(text, fact.target),
-        "generated": text,
+        "generated": text.replace("\0", "\ufffd"),  # which databases do not hold
         "target_probability": math.exp(-float(scores.nll_A.sum())),
         "rephrasings": [_share(s) for s in rephrasings],
         "generalisation": _mean([_share(s) for s in rephrasings]),

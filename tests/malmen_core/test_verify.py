@@ -107,6 +107,18 @@ def test_what_was_not_asked_for_is_none(llama: BaseModel, canaries: CanaryRecord
     assert report.facts[0]["locality"] is None
 
 
+def test_a_generated_nul_can_be_stored(
+    llama: BaseModel, canaries: CanaryRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes are tokens, so a model may write one, and PostgreSQL holds none in its texts."""
+    nul = llama.tokenizer("\0", add_special_tokens=False)["input_ids"]
+    assert "\0" in llama.tokenizer.decode(nul)
+    monkeypatch.setattr("malmen_core.verify.greedy_tokens", lambda *_: [nul])
+    report = verify(llama, llama.version(Delta.empty()), FACTS[:1], canaries)
+    assert "\0" not in report.facts[0]["generated"]
+    assert "\ufffd" in report.facts[0]["generated"]
+
+
 def test_perplexity_sees_a_ruined_model(llama: BaseModel, canaries: CanaryRecord) -> None:
     """Negative control."""
     noise = {n: Change(dense_UV=3 * torch.randn(*m.shape)) for n, m in llama.modules.items()}

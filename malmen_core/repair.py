@@ -31,7 +31,7 @@ QUIET = 0.05
 """So much may a module's output change on text that no edit is about, relative to its typical magnitude."""
 STEP = 0.5
 """Share of the plan's step by which what a module gives is moved at a time."""
-PASSES = 3
+PASSES = 2
 
 FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[Fact]]]
 """Gives the facts of some sets at some positions, in their order."""
@@ -51,7 +51,10 @@ class Repair:
 
 
 class _Table:
-    """The edited rows of all sets, one under the other; facts are numbered through."""
+    """The edited rows of all sets, one under the other; facts are numbered through.
+
+    What sets asked for stays in `asked`; `differences` are what repair makes of it.
+    """
 
     def __init__(self, parts: Mapping[SetId, Part]) -> None:
         self.facts: list[tuple[SetId, int]] = []
@@ -66,7 +69,8 @@ class _Table:
         names = next(iter(parts.values())).modules
         rows = {name: [part.modules[name] for part in parts.values()] for name in names}
         self.keys = {name: torch.cat([r.keys_TU for r in rows[name]]) for name in names}
-        self.differences = {name: torch.cat([r.differences_TV for r in rows[name]]) for name in names}
+        self.asked = {name: torch.cat([r.differences_TV for r in rows[name]]) for name in names}
+        self.differences = {name: each.clone() for name, each in self.asked.items()}
         self.alone = {name: torch.cat([r.alone_TV for r in rows[name]]) for name in names}
 
     def spoiled(self, shifts: Mapping[str, Tensor]) -> set[int]:
@@ -78,6 +82,26 @@ class _Table:
             off_N.index_add_(0, self.owner_T, (given_TV - self.alone[name]).square().sum(1))
             size_N.index_add_(0, self.owner_T, self.alone[name].square().sum(1))
         return set((off_N > TOLERANCE**2 * size_N).nonzero()[:, 0].tolist())
+
+    def left(self, name: str, system: System, rows_T: Tensor) -> Tensor:
+        """One module's projector at some of the rows."""
+        return system.left(self.place_T[rows_T], self.keys[name][rows_T])
+
+    def outcome(self, systems: Mapping[str, System]) -> Repair:
+        """What has moved since the sets were asked for."""
+        by = {name: each - self.asked[name] for name, each in self.differences.items()}
+        rows_T = torch.stack([by_TV.any(1) for by_TV in by.values()]).any(0).nonzero()[:, 0]
+        if len(rows_T) == 0:
+            return Repair({}, {})
+        moved = {
+            name: Moved(self.place_T[rows_T], self.left(name, system, rows_T), by[name][rows_T].double())
+            for name, system in systems.items()
+        }
+        facts: dict[SetId, tuple[int, ...]] = {}
+        for number in torch.unique(self.owner_T[rows_T]).tolist():
+            ident, fact = self.facts[number]
+            facts[ident] = (*facts.get(ident, ()), fact)
+        return Repair(moved, facts)
 
 
 def repair(
@@ -103,21 +127,17 @@ def repair(
     table = _Table(parts)
     shifts = {name: system.shift_UV for name, system in systems.items()}
     plan = editor.plan.refinement
-    plan = replace(plan, margin=plan.margin / 2, decay=0.0)
+    plan = replace(plan, rounds=plan.rounds // 2, margin=plan.margin / 2, decay=0.0)
     units = {name: editor.plan.edited_weight * scale for name, scale in editor.scales.items()}
     suspects: set[int] = set()
-    pushed: list[int] = []
-    moved: dict[str, Moved] = {}
     for _ in range(PASSES):
         suspects |= table.spoiled(shifts) if is_quiet(editor, shifts) else set(range(len(table.facts)))
         short = _short(base, plan, shifts, _prompts(base, table, sorted(suspects), parts, read_facts))
-        if not short.difference(pushed):
+        if not short:
             break
-        pushed = sorted(short.union(pushed))
-        asked = _prompts(base, table, pushed, parts, read_facts)
-        moved = _refine(base, plan, units, table, pushed, asked, systems, progress)
-        shifts = {name: systems[name].shift_UV + m.left_UT @ m.by_TV for name, m in moved.items()}
-    return _outcome(table, pushed, moved)
+        asked = _prompts(base, table, sorted(short), parts, read_facts)
+        shifts = _refine(base, plan, units, table, asked, systems, shifts, progress)
+    return table.outcome(systems)
 
 
 def is_quiet(editor: Editor, shifts: Mapping[str, Tensor]) -> bool:
@@ -147,19 +167,18 @@ def _refine(
     plan: RefinementPlan,
     units: Mapping[str, float],
     table: _Table,
-    suspects: Sequence[int],
     asked: EditPrompts,
     systems: Mapping[str, System],
+    shifts: Mapping[str, Tensor],
     progress: Progress | None,
-) -> dict[str, Moved]:
-    """Refine the rows of some facts, all others standing still."""
-    rows_T = torch.isin(table.owner_T, torch.tensor(suspects)).nonzero()[:, 0]
-    place_T = table.place_T[rows_T]
-    left = {name: system.left(place_T, table.keys[name][rows_T]) for name, system in systems.items()}
+) -> dict[str, Tensor]:
+    """Refine the rows of the facts that are asked for, all others standing still; gives the new shifts."""
+    rows_T = torch.isin(table.owner_T, torch.tensor(asked.fact_of)).nonzero()[:, 0]
+    left = {name: table.left(name, system, rows_T) for name, system in systems.items()}
     start = {name: table.differences[name][rows_T] for name in systems}
     got = {name: float((table.keys[name][rows_T] * left[name].T).sum(1).mean()) for name in systems}
     # what stands still enters as a block of its own, whose differences are the identity and belong to no fact
-    still = {name: system.shift_UV - left[name] @ start[name].double() for name, system in systems.items()}
+    still = {name: shift_UV - left[name] @ start[name].double() for name, shift_UV in shifts.items()}
     outputs = max(shift_UV.shape[1] for shift_UV in still.values())
     refined = refine(
         base,
@@ -175,12 +194,9 @@ def _refine(
         torch.cat([table.owner_T[rows_T], torch.full((outputs,), -1)]),
         progress,
     )
-    return {
-        name: Moved(
-            place_T, left[name], refined.differences[name][: len(rows_T)].double() - start[name].double()
-        )
-        for name in systems
-    }
+    for name in systems:
+        table.differences[name][rows_T] = refined.differences[name][: len(rows_T)].to(start[name])
+    return {name: still[name] + left[name] @ table.differences[name][rows_T].double() for name in systems}
 
 
 def _prompts(
@@ -204,16 +220,3 @@ def _prompts(
         sequences += prompts.sequences
         owners += [numbers[ident][index] for index in prompts.fact_of]
     return EditPrompts(tuple(sequences), tuple(owners))
-
-
-def _outcome(table: _Table, suspects: Sequence[int], moved: Mapping[str, Moved]) -> Repair:
-    """Leave it at nothing if every suspect held."""
-    rows_T = torch.isin(table.owner_T, torch.tensor(suspects, dtype=torch.int64)).nonzero()[:, 0]
-    changed = torch.zeros(len(rows_T), dtype=torch.bool)
-    for each in moved.values():
-        changed |= (each.by_TV != 0).any(1)
-    facts: dict[SetId, tuple[int, ...]] = {}
-    for number in torch.unique(table.owner_T[rows_T][changed]).tolist():
-        ident, fact = table.facts[number]
-        facts[ident] = (*facts.get(ident, ()), fact)
-    return Repair(moved if facts else {}, facts)

@@ -89,3 +89,18 @@ def example_facts() -> list[dict[str, Any]]:
             "examples/facts.jsonl is missing.", "Run the demo from a clone of the repository."
         )
     return parse_facts(packaged.read_text(encoding="utf-8"), EXAMPLES)
+
+
+def json_object(text: str, option: str, example: str) -> dict[str, Any]:
+    """A JSON object from the command line.
+
+    Raises:
+        InputFileError: The text is something else; shows the option with an example.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputFileError(f"{option} {text} is not a JSON object.", f"Write {option} '{example}'.")
+    return found

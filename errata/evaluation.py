@@ -44,6 +44,7 @@ class Choice:
         settings: Of the baseline.
         device: auto, cpu, cuda, …
         dtype: auto, float32, bfloat16, …
+        memory_budget: Bytes beside the model, such as 4GB; None for no bound.
     """
 
     model: str | None
@@ -53,6 +54,7 @@ class Choice:
     settings: Mapping[str, Any]
     device: str
     dtype: str
+    memory_budget: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,12 @@ def set_up(choice: Choice, show: Show) -> Bench:
     if choice.baseline is not None:
         chosen = baseline(choice.baseline, choice.settings)
         modules = editor.modules if editor is not None else modules_for(chosen, source, revision)
-        base = load_base(source, revision, choice.device, choice.dtype, modules)
+        base = load_base(source, revision, choice.device, choice.dtype, modules, choice.memory_budget)
         method = chosen.prepare(base, show) if editor is None else trained(chosen, editor, base)
     else:
         editor = editor or _shipped(source, revision)
         known = editor.modules if editor is not None else None
-        base = load_base(source, revision, choice.device, choice.dtype, known)
+        base = load_base(source, revision, choice.device, choice.dtype, known, choice.memory_budget)
         editor = editor or calibrate(base, show)
         editor.check_fits(base.info)
         method = EditorMethod(editor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,16 @@ def _fact(record: Any, place: str) -> dict[str, Any]:
         raise InputFileError(f"{place}{where}: {error.message}", error.remedy) from error
 
 
+def prompts_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Every prompt, rephrasing and locality prompt of some facts once, in order."""
+    texts = [
+        text
+        for r in records
+        for text in (r["prompt"], *r.get("rephrasings", ()), *(p["prompt"] for p in r.get("locality", ())))
+    ]
+    return list(dict.fromkeys(texts))
+
+
 def example_facts() -> list[dict[str, Any]]:
     """The example facts: those of the repository, or in an installed package the copy that came with it.
 
@@ -89,3 +100,18 @@ def example_facts() -> list[dict[str, Any]]:
             "examples/facts.jsonl is missing.", "Run the demo from a clone of the repository."
         )
     return parse_facts(packaged.read_text(encoding="utf-8"), EXAMPLES)
+
+
+def json_object(text: str, option: str, example: str) -> dict[str, Any]:
+    """A JSON object from the command line.
+
+    Raises:
+        InputFileError: The text is something else; shows the option with an example.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputFileError(f"{option} {text} is not a JSON object.", f"Write {option} '{example}'.")
+    return found

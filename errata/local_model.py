@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,6 +38,13 @@ Source = Annotated[
 Revision = Annotated[str | None, typer.Option(help="Revision of a hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, …")]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        envvar="ERRATA_MEMORY_BUDGET",
+        help="Most device memory for activations and statistics besides the model, such as 4GB.",
+    ),
+]
 Show = Callable[[str, int, int], None]
 
 
@@ -80,17 +88,30 @@ def load_base(
     device: str,
     dtype: str,
     modules: Sequence[str] | None = None,
+    memory_budget: str | None = None,
 ) -> BaseModel:
     """Load a model by registered id, hub id or folder, or the default model, which is fetched if need be.
 
     Raises:
-        StackError: It cannot be fetched or loaded.
+        StackError: It cannot be fetched or loaded, or the budget is no number of bytes.
     """
     from malmen_core.base import BaseModel
 
+    budget = _bytes(memory_budget) if memory_budget else None
     source, revision = find_source(source, revision)
     with core_errors():
-        return BaseModel.load(source, revision=revision, device=device, dtype=dtype, modules=modules)
+        return BaseModel.load(
+            source, revision=revision, device=device, dtype=dtype, modules=modules, memory_budget=budget
+        )
+
+
+def _bytes(text: str) -> int:
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise StackError(
+            f"--memory-budget {text} is no number of bytes.", "Write --memory-budget 4GB."
+        ) from None
 
 
 def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:

@@ -94,7 +94,7 @@ def anchor_rows(
     owners = [i for i, group in enumerate(prompts) if group and rank > 0]
     rows: dict[str, list[Tensor]] = {name: [] for name in base.modules}
     encoded = [encode_prompts(base.tokenizer, prompts[i]) for i in owners]
-    for groups in _within(encoded, ANCHOR_BATCH):
+    for groups in _within(encoded, min(ANCHOR_BATCH, base.room.forward_tokens)):
         keys = keys_everywhere(base, [Encoded(tuple(ids), len(ids)) for group in groups for ids in group])
         counts = [sum(map(len, group)) for group in groups]
         for name, keys_NU in keys.items():

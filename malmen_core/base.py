@@ -20,6 +20,7 @@ from malmen_core.delta import Delta
 from malmen_core.errors import EditorMismatch, ModelNotLoadable, NotFiniteError
 from malmen_core.families import check_modules, context_length, default_modules, read_config, task_of
 from malmen_core.overlay import EditedModule, OutputLayer, Version, weights_digest
+from malmen_core.room import Room
 from malmen_core.task import TextTask
 from malmen_core.tokens import Encoded, load_tokenizer
 
@@ -98,15 +99,19 @@ class BaseModel:
         modules: the edited modules by name, in order.
         stack_of: the stack of each edited module.
         output: the layer that makes logits of tokens; None for a classifier.
+        memory_budget: bytes of device memory for activations and statistics; None for no bound.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, info: ModelInfo) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, info: ModelInfo, memory_budget: int | None = None
+    ) -> None:
         self.model: Any = model.eval().requires_grad_(False)
         self.task = task_of(self.model.config)
         self.stack_of = check_modules(self.task, model, info.modules)
         self.output = OutputLayer(_output_layer(self.model)) if isinstance(self.task, TextTask) else None
         self.tokenizer = self.task.prepare(tokenizer)
         self.info = info
+        self.memory_budget = memory_budget
         self.modules = {name: EditedModule(name, _projection(model, name)) for name in info.modules}
 
     @classmethod
@@ -118,6 +123,7 @@ class BaseModel:
         modules: Sequence[str] | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        memory_budget: int | None = None,
     ) -> BaseModel:
         """Load a checkpoint by hub id or folder.
 
@@ -127,18 +133,16 @@ class BaseModel:
             modules: names of modules to edit; None for the family's default.
             device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``.
             dtype: ``auto`` (bfloat16 on a GPU, float32 on a CPU), or a name in `DTYPES`.
+            memory_budget: bytes of device memory for activations and statistics, besides the model.
 
         Raises:
-            ModelNotLoadable: nothing readable there, or an unknown dtype.
+            ModelNotLoadable: nothing readable there, or an unknown device or dtype.
             UnsupportedArchitecture: the family is unknown.
             UnknownModule: a named module does not exist.
+            OutOfDeviceMemory: the budget is too small for any pass.
         """
         info = inspect_source(source, revision, modules)
-        place = (
-            torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            if device == "auto"
-            else torch.device(device)
-        )
+        place = _device(device)
         name = ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
         if name not in DTYPES:
             raise ModelNotLoadable(
@@ -159,7 +163,9 @@ class BaseModel:
                 "Fetch the whole checkpoint.",
                 "/source",
             )
-        return cls(model.to(place), load_tokenizer(str(folder)), info)
+        base = cls(model.to(place), load_tokenizer(str(folder)), info, memory_budget)
+        assert base.room  # a budget that is too small is refused now
+        return base
 
     @property
     def device(self) -> torch.device:
@@ -172,6 +178,15 @@ class BaseModel:
         """The parameters' dtype."""
         dtype: torch.dtype = next(iter(self.model.parameters())).dtype
         return dtype
+
+    @cached_property
+    def room(self) -> Room:
+        """What fits on the device besides the model.
+
+        Raises:
+            OutOfDeviceMemory: the budget is too small for any pass.
+        """
+        return Room(self, self.memory_budget)
 
     @cached_property
     def draft(self) -> BaseModel:
@@ -192,7 +207,7 @@ class BaseModel:
         if self.output is not None:
             OutputLayer.release(_output_layer(model))
         model.set_attn_implementation("eager")
-        return BaseModel(model, self.tokenizer, self.info)
+        return BaseModel(model, self.tokenizer, self.info, self.memory_budget)
 
     @property
     def pad_id(self) -> int:
@@ -247,6 +262,24 @@ class BaseModel:
                 )
         effective = {name: weights.get(name, module.weight_UV) for name, module in self.modules.items()}
         return Version(weights, weights_digest(effective), delta.digest)
+
+
+def _device(name: str) -> torch.device:
+    """One device by name; ``auto`` is a GPU if there is one.
+
+    Raises:
+        ModelNotLoadable: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelNotLoadable(
+            f"There is no device {name!r} here.",
+            "Use auto, cpu, cuda, or cuda:1 and so on; a model lies on one device as a whole.",
+            "/device",
+        ) from error
 
 
 def _multiplies_bfloat16() -> bool:

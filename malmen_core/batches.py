@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,15 +13,13 @@ from malmen_core.base import BaseModel
 from malmen_core.task import Batch
 from malmen_core.tokens import Encoded
 
-DEFAULT_BATCH_TOKENS = 384
-
 
 def batches(
     base: BaseModel,
     sequences: Sequence[Encoded],
     *,
     members: Sequence[int] | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Iterator[Batch]:
     """Group sequences of like length, each batch within a budget of tokens (at least one sequence).
 
@@ -28,14 +27,15 @@ def batches(
         base: whose padding token and device are used.
         sequences: all sequences.
         members: indices of those wanted; None for all.
-        batch_tokens: padded tokens of a batch at most.
+        batch_tokens: padded tokens of a batch at most; None for as many as there is room for.
     """
+    limit = base.room.tokens if batch_tokens is None else batch_tokens
     order = sorted(
         range(len(sequences)) if members is None else members, key=lambda i: (len(sequences[i].ids), i)
     )
     group: list[int] = []
     for i in order:
-        if group and len(sequences[i].ids) * (len(group) + 1) > batch_tokens:
+        if group and len(sequences[i].ids) * (len(group) + 1) > limit:
             yield base.task.collate(base, sequences, group)
             group = []
         group.append(i)
@@ -73,9 +73,13 @@ def score_answers(logits_AX: Tensor, answer_A: Tensor) -> AnswerScores:
 
 
 def teacher_forced(
-    base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int = DEFAULT_BATCH_TOKENS
+    base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int | None = None
 ) -> list[AnswerScores]:
     """Score every answer, without gradients, under the active overlay; in the order given, on the CPU."""
+    return base.room.within(batch_tokens, sequences, partial(_teacher_forced, base, sequences))
+
+
+def _teacher_forced(base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int) -> list[AnswerScores]:
     scores: list[AnswerScores | None] = [None] * len(sequences)
     with torch.inference_mode():
         for batch in batches(base, sequences, batch_tokens=batch_tokens):

@@ -8,9 +8,10 @@ gradients and values are, and which keys to leave alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
+import torch
 from torch import Tensor
 
 from malmen_core.anchors import fit_kinds
@@ -32,12 +33,18 @@ from malmen_core.refine import Progress
 from malmen_core.tokens import Encoded, encode_prompts
 
 ENTITY_SHARE = 0.5
+TEXT_SHARE = 0.5
 PROBE_FACTS = 64
 UNTRAINED_STEP = 1e-3
 
 
 def calibrate(
-    base: BaseModel, progress: Progress | None = None, *, plan: EditPlan | None = None, seed: int = 0
+    base: BaseModel,
+    progress: Progress | None = None,
+    *,
+    plan: EditPlan | None = None,
+    seed: int = 0,
+    texts: Sequence[str] = (),
 ) -> Editor:
     """Make an untrained editor for a base model; a minute or so for a small model on a CPU.
 
@@ -46,11 +53,12 @@ def calibrate(
         progress: told ``("calibrating", done, total)``.
         plan: how edits are to be made; None for the default.
         seed: of the sampled text and of the network's first projections.
+        texts: prompts of the model's own field, which edits must leave alone too; half of the prior then.
     """
     plan = plan or EditPlan()
     tell = _Teller(progress)
     with intercepting(None):
-        moments = preservation_moments(base.draft, seed=seed, progress=tell)
+        moments = preservation_moments(base.draft, seed=seed, progress=tell, texts=texts)
         network = HyperNetwork({name: module.shape for name, module in base.modules.items()}, seed=seed)
         kinds = fit_kinds(base)
         keys, gradients = _probe(base, plan)
@@ -66,7 +74,8 @@ def calibrate(
         "dtype": str(base.dtype).removeprefix("torch."),
         "device": base.device.type,
         "seed": seed,
-        "prior": "the base model's own samples and short prompts about named entities, in equal shares",
+        "prior": "the base model's own samples and short prompts about named entities, in equal shares"
+        + (f", and as much of {len(texts)} given prompts" if texts else ""),
     }
     return Editor(
         base.info.architecture,
@@ -81,16 +90,25 @@ def calibrate(
 
 
 def preservation_moments(
-    base: BaseModel, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
+    base: BaseModel,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    texts: Sequence[str] = (),
 ) -> dict[str, SecondMoment]:
-    """`C0` of every edited module, of the model's own text and of prompts about named entities."""
+    """`C0` of every edited module, of the model's own text, prompts about named entities, and given texts."""
     own = second_moments(base, sample_continuations(base, openings(), seed=seed, progress=progress))
-    prompts = encode_prompts(base.tokenizer, entity_prompts(seed))
-    entities = second_moments(base, [Encoded(tuple(ids), len(ids)) for ids in prompts])
-    return {
-        name: SecondMoment.of((1 - ENTITY_SHARE) * own[name] + ENTITY_SHARE * entities[name])
-        for name in base.modules
-    }
+    entities = _moments_of(base, entity_prompts(seed))
+    mixed = {name: torch.lerp(own[name], entities[name], ENTITY_SHARE) for name in base.modules}
+    if texts:
+        given = _moments_of(base, texts)
+        mixed = {name: torch.lerp(mixed[name], given[name], TEXT_SHARE) for name in base.modules}
+    return {name: SecondMoment.of(moment) for name, moment in mixed.items()}
+
+
+def _moments_of(base: BaseModel, texts: Sequence[str]) -> dict[str, Tensor]:
+    encoded = [ids[: base.info.context_length] for ids in encode_prompts(base.tokenizer, texts)]
+    return second_moments(base, [Encoded(tuple(ids), len(ids)) for ids in encoded])
 
 
 def probe_facts() -> list[Fact]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS, answer_logits, batches, score_answers
+from malmen_core.batches import answer_logits, batches, score_answers
 from malmen_core.overlay import EditedModule, intercepting
 from malmen_core.task import Batch, Reading
 from malmen_core.tokens import Encoded, KeyPosition
@@ -53,7 +54,7 @@ def capture(
     sequences: Sequence[Encoded],
     where: KeyPosition,
     *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> tuple[dict[str, Captured], Tensor]:
     """Keys and gradients of every edited module at every edited token.
 
@@ -65,11 +66,20 @@ def capture(
         base: the base model, unedited.
         sequences: prompts with answers.
         where: at which tokens, see `Encoded.key_positions`.
-        batch_tokens: padded tokens of a language-model batch; changes speed and memory, not the result.
+        batch_tokens: padded tokens of a batch at most; changes speed and memory, not the result.
 
     Returns:
         Captured rows by module, and for each row the index of its sequence (int64, T).
+
+    Raises:
+        OutOfDeviceMemory: a sequence does not fit.
     """
+    return base.room.within(batch_tokens, sequences, partial(_capture, base, sequences, where))
+
+
+def _capture(
+    base: BaseModel, sequences: Sequence[Encoded], where: KeyPosition, batch_tokens: int
+) -> tuple[dict[str, Captured], Tensor]:
     task = base.task
     stacks = [stack for stack in task.stacks(base.model) if stack in base.stack_of.values()]
     positions = [[(k, p) for k in stacks for p in task.key_positions(s, where, k)] for s in sequences]

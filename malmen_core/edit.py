@@ -9,7 +9,6 @@ from itertools import accumulate
 import torch
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS
 from malmen_core.delta import Change, Delta
 from malmen_core.editor import Editor
 from malmen_core.errors import FactError, NotFiniteError
@@ -31,7 +30,7 @@ def compute_statistics(
     *,
     edit_on_rephrasings: bool = False,
     progress: Progress | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Statistics:
     """The statistics that `edit` gives for these arguments."""
     edited = edit(
@@ -52,7 +51,7 @@ def edit(
     *,
     edit_on_rephrasings: bool = False,
     progress: Progress | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Edited:
     """``K`` and ``D`` of a set of facts: captured on the base, predicted, then refined on the model.
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from malmen_core.anchors import Kinds
 from malmen_core.base import ModelInfo
-from malmen_core.errors import DeltaCorrupt, EditorMismatch
+from malmen_core.errors import DeltaCorrupt, EditorMismatch, UnknownSetting
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.normal_equation import Regulariser
 from malmen_core.normaliser import Moments
@@ -43,6 +43,44 @@ class EditPlan:
     group: int = 32
     edited_weight: float = 8.0
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> EditPlan:
+        """The default plan with some members replaced; ``refinement`` is an object of its own.
+
+        Raises:
+            UnknownSetting: there is no such member, or it cannot have this value.
+        """
+        inner = settings.get("refinement", {})
+        if not isinstance(inner, Mapping):
+            raise UnknownSetting(
+                "'refinement' is no object.", "Give its members by name.", "/plan/refinement"
+            )
+        refinement = replace(RefinementPlan(), **_checked(RefinementPlan(), inner, "/plan/refinement"))
+        outer = {name: value for name, value in settings.items() if name != "refinement"}
+        return replace(cls(refinement=refinement), **_checked(cls(), outer, "/plan"))
+
+
+def _checked(plan: Any, settings: Mapping[str, Any], at: str) -> Mapping[str, Any]:
+    """Settings that a plan has, of the type of what they replace."""
+    known = {each.name: getattr(plan, each.name) for each in fields(plan) if each.name != "refinement"}
+    for name, value in settings.items():
+        now = known.get(name)
+        fits = (
+            value in get_args(KeyPosition)
+            if isinstance(now, str)
+            else isinstance(value, int if isinstance(now, int) else int | float)
+            and not isinstance(value, bool)
+            and value >= 0
+        )
+        if now is None or not fits:
+            raise UnknownSetting(
+                f"An edit plan has no {name!r} that could be {value!r}.",
+                f"Give numbers (or, for 'where', {' or '.join(get_args(KeyPosition))}) "
+                f"for: {', '.join(known)}.",
+                f"{at}/{name}",
+            )
+    return settings
 
 
 @dataclass(frozen=True)

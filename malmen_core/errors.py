@@ -67,6 +67,12 @@ class DeltaCorrupt(CoreError):
     code = "delta-corrupt"
 
 
+class OutOfDeviceMemory(CoreError):
+    """The smallest batch does not fit into the device's memory, or into the budget for it."""
+
+    code = "out-of-device-memory"
+
+
 class PromptTooLong(CoreError):
     """A prompt and its answer do not fit into the model's context."""
 

@@ -48,7 +48,7 @@ def edit_group(
     prompts: EditPrompts,
     first: int,
     progress: Progress | None,
-    batch_tokens: int,
+    batch_tokens: int | None,
 ) -> Edited:
     """Edit some facts of a set together, alone on the base; `first` is the number of the first of them."""
     plan = editor.plan
@@ -99,12 +99,11 @@ def _refined(
     differences: Mapping[str, Tensor],
     fact_T: Tensor,
     progress: Progress | None,
-    batch_tokens: int,
+    batch_tokens: int | None,
 ) -> tuple[Refined, dict[str, Tensor]]:
     """Refined differences, and the projectors at edited rows that they go through."""
     projectors = {
-        name: projector(keys_TU, editor.regularisers[name])[:, : len(fact_T)]
-        for name, keys_TU in keys.items()
+        name: projector(keys_TU, editor.regularisers[name], len(fact_T)) for name, keys_TU in keys.items()
     }
     refined = refine(
         base,
@@ -145,7 +144,7 @@ def _asking_for(shift_UV: Tensor, keys_TU: Tensor, edited: int, regulariser: Reg
     ``H D = K S`` at the edited rows, with ``H = K (K'K + M)⁻¹ K'``; least squares where rows are alike.
     """
     asked_TU = keys_TU[:edited].double()
-    given_TT = asked_TU @ projector(keys_TU, regulariser)[:, :edited]
+    given_TT = asked_TU @ projector(keys_TU, regulariser, edited)
     inverse_TT: Tensor = torch.linalg.pinv((given_TT + given_TT.T) / 2, rtol=1e-6, hermitian=True)
     return inverse_TT @ (asked_TU @ shift_UV)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS, answer_logits, batches, score_answers
+from malmen_core.batches import answer_logits, batches, score_answers
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.overlay import Weights, intercepting
@@ -135,7 +135,7 @@ def run_lesson(
     weights: Mapping[str, Tensor],
     lesson: Lesson,
     *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Outcome:
     """Measure edited weights; where they require a gradient, the meta loss's is added to their ``.grad``.
 
@@ -143,8 +143,22 @@ def run_lesson(
         base: the immutable base.
         weights: ``W + S`` by module, U × V, in the base's dtype.
         lesson: from `prepare_lesson`.
-        batch_tokens: padded tokens of a language-model batch; changes speed and memory, not the result.
+        batch_tokens: padded tokens of a batch at most; changes speed and memory, not the result.
+
+    Raises:
+        OutOfDeviceMemory: a sequence does not fit.
     """
+    before = {name: None if w.grad is None else w.grad.clone() for name, w in weights.items()}
+
+    def run(tokens: int) -> Outcome:
+        for name, weight in weights.items():  # a pass that was broken off may have added something
+            weight.grad = before[name]
+        return _run_lesson(base, weights, lesson, tokens)
+
+    return base.room.within(batch_tokens, (*lesson.targets, *lesson.probes), run)
+
+
+def _run_lesson(base: BaseModel, weights: Mapping[str, Tensor], lesson: Lesson, batch_tokens: int) -> Outcome:
     learning = any(weight.requires_grad for weight in weights.values())
     losses = {"targets": 0.0, "probes": 0.0}
     right: dict[str, list[float]] = {

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS
 from malmen_core.capture import Captured
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, Outcome, run_lesson
@@ -140,7 +139,7 @@ def meta_gradient(
     material: Material,
     lesson: Lesson,
     *,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
     batch_rows: int = DEFAULT_BATCH_ROWS,
 ) -> Outcome:
     """Add the meta loss's gradient to ``.grad`` of every hypernetwork parameter.

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from malmen_core.prior import SecondMoment
 
 
+ROWS_AT_ONCE = 8192
+
+
 class Regulariser:
     """``M = λI + c·C0`` of one module, where ``C0 = QQ' + ρI`` has few strong directions.
 
@@ -58,18 +61,29 @@ class Regulariser:
         return (right - self._factor_UR @ inner) / self._level
 
 
-def projector(keys_TU: Tensor, regulariser: Regulariser) -> Tensor:
-    """``A`` with ``S = A D``: U × T, float64. Primal or dual form, whichever factors the smaller matrix."""
+def projector(keys_TU: Tensor, regulariser: Regulariser, columns: int | None = None) -> Tensor:
+    """``A`` with ``S = A D``: U × T, float64. Primal or dual form, whichever factors the smaller matrix.
+
+    Args:
+        keys_TU: K.
+        regulariser: M.
+        columns: only so many, for the first rows; those after them are held, and have no value difference.
+    """
     if keys_TU.shape[0] <= keys_TU.shape[1]:
-        return dual_projector(keys_TU, regulariser)
-    return primal_projector(keys_TU, regulariser)
+        return dual_projector(keys_TU, regulariser)[:, :columns]
+    return primal_projector(keys_TU, regulariser, columns)
 
 
-def primal_projector(keys_TU: Tensor, regulariser: Regulariser) -> Tensor:
-    """``(K'K + M)⁻¹ K'``: U × T, float64; factors a U × U matrix."""
-    keys = keys_TU.double()
-    factor_UU = torch.linalg.cholesky(keys.T @ keys + regulariser.matrix_UU)
-    return torch.cholesky_solve(keys.T, factor_UU)
+def primal_projector(keys_TU: Tensor, regulariser: Regulariser, columns: int | None = None) -> Tensor:
+    """``(K'K + M)⁻¹ K'``: U × T, float64; factors a U × U matrix.
+
+    Besides the result, two such matrices and a block of rows are held at a time, whatever T.
+    """
+    matrix_UU = regulariser.matrix_UU
+    for block_TU in torch.split(keys_TU, ROWS_AT_ONCE):
+        keys = block_TU.double()
+        matrix_UU.addmm_(keys.T, keys)
+    return torch.cholesky_solve(keys_TU[:columns].double().T, torch.linalg.cholesky(matrix_UU))
 
 
 def dual_projector(keys_TU: Tensor, regulariser: Regulariser) -> Tensor:

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS, answer_logits, batches, score_answers
+from malmen_core.batches import answer_logits, batches, score_answers
 from malmen_core.overlay import Weights, intercepting
+from malmen_core.projection import Projection, storage_for
 from malmen_core.task import Batch
 from malmen_core.tokens import Encoded
 
@@ -68,7 +70,7 @@ def shift_gradients(
     members: Sequence[int],
     *,
     wanted: float,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> RoundResult:
     """Gradient of the answers' loss with respect to each module's shift `S`, at ``base + S``.
 
@@ -78,8 +80,21 @@ def shift_gradients(
         sequences: prompts with answers.
         members: indices of the sequences to run.
         wanted: a sequence whose every answer token has this margin does not contribute.
-        batch_tokens: padded tokens of a batch.
+        batch_tokens: padded tokens of a batch at most.
     """
+    chosen = [sequences[i] for i in members]
+    run = partial(_shift_gradients, base, shifts, sequences, members, wanted)
+    return base.draft.room.within(batch_tokens, chosen, run)
+
+
+def _shift_gradients(
+    base: BaseModel,
+    shifts: Mapping[str, Tensor],
+    sequences: Sequence[Encoded],
+    members: Sequence[int],
+    wanted: float,
+    batch_tokens: int,
+) -> RoundResult:
     weights = {
         name: (module.weight_UV + shifts[name].to(module.weight_UV)).requires_grad_()
         for name, module in base.modules.items()
@@ -150,7 +165,7 @@ def refine(
     fact_of: Sequence[int],
     fact_T: Tensor,
     progress: Progress | None = None,
-    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Refined:
     """Refine `D` until every sequence is in and no further, or the rounds are spent.
 
@@ -168,15 +183,17 @@ def refine(
         progress: told ``("editing", sequences that are in, sequences)`` after each round; may raise to abort.
         batch_tokens: padded tokens of a batch.
     """
-    place, dtype = base.device, torch.promote_types(base.dtype, torch.float32)
-    A = {name: p.to(place, dtype) for name, p in projectors.items()}
-    D = {name: d.to(place, dtype).clone() for name, d in differences.items()}
+    dtype = torch.promote_types(base.dtype, torch.float32)
+    D = {name: d.to(dtype) for name, d in differences.items()}
+    place = storage_for(D, projectors, base)
+    A = {name: Projection(p.to(dtype), place, base) for name, p in projectors.items()}
+    D = {name: d.to(place, copy=True) for name, d in D.items()}
     adam = {name: RowAdam(D[name], plan.step * scales[name]) for name in D}
     watch = _Watch(len(sequences), plan.margin)
     for number in range(plan.rounds):
         decaying = plan.decay > 0 and number < DECAYING * plan.rounds
         members = watch.due()
-        shifts = {name: A[name] @ D[name] for name in D}
+        shifts = {name: A[name].shift(D[name]) for name in D}
         result = shift_gradients(
             base, shifts, sequences, members, wanted=plan.margin, batch_tokens=batch_tokens
         )
@@ -191,7 +208,7 @@ def refine(
         for name in D:
             if decaying:
                 D[name][~pushed_T] *= 1 - plan.decay
-            D[name] += adam[name].update(A[name].T @ result.gradients[name].to(dtype), pushed_T)
+            D[name] += adam[name].update(A[name].pull(result.gradients[name].to(dtype)), pushed_T)
             D[name][pushed_T] = bounded(D[name][pushed_T], plan, scales[name])
     return Refined({name: d.cpu() for name, d in D.items()}, tuple(watch.margins))
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from malmen_core.anchors import anchor_rows
 from malmen_core.base import BaseModel
-from malmen_core.batches import DEFAULT_BATCH_TOKENS
 from malmen_core.capture import capture
 from malmen_core.checkpoint import RunFolder, TrainingState
 from malmen_core.curriculum import Curriculum, facts_digest
@@ -73,7 +72,7 @@ class TrainingPlan:
     validate_every: int = 50
     patience: int = 8
     checkpoint_every: int = 25
-    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    batch_tokens: int = 384
 
 
 Watch = Callable[[Mapping[str, Any]], None]

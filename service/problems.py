@@ -106,6 +106,7 @@ KINDS: Mapping[str, Kind] = {
     "invalid-fact": Kind(422, "The fact cannot be edited"),
     "edit-not-finite": Kind(500, "The edit came out not finite"),
     "delta-corrupt": Kind(422, "The file cannot be read"),
+    "out-of-device-memory": Kind(422, "The device's memory does not suffice"),
     "export-refused": Kind(409, "The version cannot be exported in this form"),
     "prompt-too-long": Kind(422, "The prompt is longer than the model's context"),
     # the broker

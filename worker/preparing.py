@@ -36,6 +36,7 @@ def load_base(model: ModelRecord, settings: WorkerSettings) -> BaseModel:
             modules=list(model.modules),
             device=settings.device,
             dtype=settings.dtype,
+            memory_budget=settings.memory_budget,
         )
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         raise ModelNotLoadable(

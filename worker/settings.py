@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -22,6 +22,11 @@ class WorkerSettings(BaseSettings):
     )
     threads: int = Field(
         default=0, ge=0, description="CPU threads for the model; 0 leaves the choice to PyTorch."
+    )
+    memory_budget: ByteSize | None = Field(
+        default=None,
+        description="Most device memory for activations and statistics besides the model, such as 4GB; "
+        "batches are made to fit.",
     )
     lease_s: float = Field(
         default=30.0, gt=0.5, description="Seconds for which a worker holds a job without renewing its lease."

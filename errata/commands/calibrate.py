@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from errata.console import emit, out, reporting
+from errata.facts_file import json_object, prompts_of, read_facts
 from errata.local_model import Device, Dtype, Revision, Source, bar, core_errors, load_base
 from errata.options import Json
 
@@ -23,16 +24,31 @@ def calibrate(
     revision: Revision = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    modules: Annotated[
+        str | None, typer.Option(help="Names of the edited modules, with commas. [default: the family's]")
+    ] = None,
+    plan: Annotated[
+        str, typer.Option(help="Members of the edit plan, as a JSON object; the others have their defaults.")
+    ] = "{}",
+    preserve: Annotated[
+        Path | None,
+        typer.Option(help="Facts whose prompts are of the model's own field: the prior holds them."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the text that the model writes itself.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure a model and write an untrained editor for it; a minute or so for a small model."""
     from malmen_core import calibrate as core
+    from malmen_core.editor import EditPlan
 
     with reporting(as_json), bar(as_json) as show:
-        base = load_base(model, revision, device, dtype)
         with core_errors():
-            editor = core.calibrate(base, show, seed=seed)
+            chosen = EditPlan.of(json_object(plan, "--plan", '{"where": "answer"}'))
+        names = [name.strip() for name in modules.split(",")] if modules else None
+        texts = prompts_of(read_facts(preserve)) if preserve else []
+        base = load_base(model, revision, device, dtype, names)
+        with core_errors():
+            editor = core.calibrate(base, show, plan=chosen, seed=seed, texts=texts)
             editor.save(out_file)
     if as_json:
         emit({"editor": str(out_file), "digest": editor.digest, "card": dict(editor.card)})

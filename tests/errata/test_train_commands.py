@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from errata.cli import assemble
 from malmen_core.base import BaseModel
-from malmen_core.editor import Editor
+from malmen_core.editor import Editor, EditPlan
 from tests.malmen_core.test_train import facts, start_for
 from tests.tiny import save_tiny
 
@@ -53,6 +53,47 @@ def test_calibrate_writes_an_editor_that_fits(model: Path, tmp_path: Path) -> No
     editor = Editor.load(out)
     editor.check_fits(BaseModel.load(str(model), device="cpu").info)
     assert document["digest"] == editor.digest
+
+
+def test_a_plan_and_a_field_can_be_given(model: Path, facts_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "editor.safetensors"
+    words: list[str | Path] = ["calibrate", "--model", model, "--out", out, "--device", "cpu"]
+    module = "model.layers.2.mlp.down_proj"
+    plan = {"where": "answer", "anchors": 0, "refinement": {"margin": 1}}
+    plain = run(*words, "--modules", module, "--plan", json.dumps(plan))
+    editor = Editor.load(out)
+    assert editor.modules == (module,)
+    assert (editor.plan.where, editor.plan.anchors, editor.plan.refinement.margin) == ("answer", 0, 1)
+    assert editor.plan.prior_weight == EditPlan().prior_weight
+    given = run(*words, "--modules", module, "--plan", json.dumps(plan), "--preserve", facts_file)
+    assert given["digest"] != plain["digest"]
+    assert "given prompts" in given["card"]["prior"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "field"),
+    [
+        ({"wehre": "answer"}, "wehre"),
+        ({"where": "middle"}, "where"),
+        ({"anchors": 1.5}, "anchors"),
+        ({"prior_weight": "much"}, "prior_weight"),
+        ({"refinement": {"steps": 3}}, "steps"),
+        ({"refinement": 3}, "refinement"),
+    ],
+)
+def test_a_plan_that_does_not_exist_is_refused(model: Path, tmp_path: Path, plan: Any, field: str) -> None:
+    words: list[str | Path] = [
+        "calibrate",
+        "--model",
+        model,
+        "--out",
+        tmp_path / "e",
+        "--plan",
+        json.dumps(plan),
+    ]
+    refused = run(*words, code=1)["error"]
+    assert refused["code"] == "unknown-setting"
+    assert repr(field) in refused["message"]
 
 
 def test_train_then_resume(model: Path, facts_file: Path, editor_file: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from malmen_core.base import BaseModel, inspect_source
-from malmen_core.errors import CoreError, UnknownModule, UnsupportedArchitecture
+from malmen_core.errors import CoreError, ModelNotLoadable, UnknownModule, UnsupportedArchitecture
 from tests.tiny import save_tiny, tiny_llama, tiny_tokenizer
 from tests.tiny_tasks import save_tiny_task
 
@@ -96,3 +96,11 @@ def test_a_sharded_bfloat16_checkpoint_is_the_model_that_was_saved(tmp_path: Pat
     with pytest.raises(CoreError, match=shards[0].name):
         inspect_source(str(tmp_path))
     assert before.startswith("sha256:")
+
+
+@pytest.mark.parametrize("device", ["balanced", "cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_refused(device: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotLoadable, match=f"no device '{device}'") as caught:
+        BaseModel.load(str(save_tiny(tmp_path / "tiny")), device=device)
+    assert caught.value.field == "/device"
+    assert "one device as a whole" in caught.value.remedy

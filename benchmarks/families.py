@@ -1,0 +1,188 @@
+"""Teaches a model, edits it and reports: `python -m benchmarks.families gpt2 --pararel DIR --out DIR`.
+
+The model is made by `benchmarks.taught.make`, its editor by `errata calibrate` (and `errata train`, with
+`--train STEPS`), and the figures by `errata evaluate`: the commands that users have, each in a process of its
+own. What they edit, they have not been tuned on: the plan was chosen with, and the prior is made from, facts
+about other subjects. `--part tuning` reports on those instead, to choose a plan with.
+
+Prints one JSON object, and with `--result FILE` writes it there: the measures, what the model knew before,
+the plan, seconds, and each command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.taught.make import FIELD, PARTS, make
+from benchmarks.taught.pupils import PUPILS
+
+WANTED: Mapping[str, tuple[float, float, float]] = {
+    "bert": (0.98, 0.90, 0.93),
+    "gpt2": (0.98, 0.80, 0.85),
+    "gptj": (0.98, 0.80, 0.85),
+    "t5": (0.98, 0.80, 0.85),
+}
+MEASURES = ("edit_success", "generalisation", "locality")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a taught model is edited.
+
+    Attributes:
+        modules: that are edited; empty for the family's.
+        plan: members of the edit plan that differ from the default.
+    """
+
+    modules: tuple[str, ...] = ()
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+
+RECIPES: Mapping[str, Recipe] = {name: Recipe(plan={"anchors": 0, "prior_weight": 1000}) for name in PUPILS}
+
+
+class Commands:
+    """Runs `errata` commands, and keeps their words with paths relative to the folder of the model."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.done = out, list[str]()
+
+    def run(self, *words: str) -> dict[str, Any]:
+        """What a command prints with ``--json``.
+
+        Raises:
+            RuntimeError: it failed; with what it said.
+        """
+        shown = [word.replace(f"{self.out}/", "") for word in words]
+        self.done.append(" ".join(["errata", *(f"'{w}'" if " " in w or "{" in w else w for w in shown)]))
+        print(self.done[-1], file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "errata", *words, "--json"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode != 0:
+            raise RuntimeError(f"{self.done[-1]}: {ended.stdout[-2000:]} {ended.stderr[-2000:]}")
+        printed: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
+        return printed
+
+
+def make_editor(commands: Commands, recipe: Recipe, train: int) -> Path:
+    """Calibrate an editor with the model's field in its prior; with steps, train it on the tuning facts."""
+    out = commands.out
+    model, tuning, field_of = (str(out / name) for name in ("model", "tuning.jsonl", f"{FIELD}.jsonl"))
+    editor = out / "calibrated.safetensors"
+    chosen = ["--modules", ",".join(recipe.modules)] if recipe.modules else []
+    plan = ["--plan", json.dumps(recipe.plan)]
+    commands.run("calibrate", "--model", model, "--out", str(editor), *chosen, *plan, "--preserve", field_of)
+    if train:
+        start, editor = editor, out / "trained.safetensors"
+        words = ["--model", model, "--editor", str(start), "--facts", tuning, "--out", str(editor)]
+        commands.run(
+            "train", *words, "--steps", str(train), "--batch", "256", "--checkpoint", str(out / "run")
+        )
+    return editor
+
+
+def measure(
+    out: Path,
+    recipe: Recipe,
+    *,
+    part: str,
+    sizes: Sequence[int],
+    seed: int,
+    train: int,
+    baselines: Sequence[str],
+) -> dict[str, Any]:
+    """Edit the model in a folder with each number of facts, by the editor and by baselines."""
+    commands = Commands(out)
+    editor = make_editor(commands, recipe, train)
+    shared = ["evaluate", "--model", str(out / "model"), "--facts", str(out / f"{part}.jsonl")]
+    shared += ["--over", ",".join(map(str, sizes)), "--seed", str(seed)]
+    found = commands.run(*shared, "--editor", str(editor), "--plot", str(out / f"{part}.png"))
+    others = {name: commands.run(*shared, "--baseline", name)["rows"] for name in baselines}
+    return {**found, "baselines": others, "commands": commands.done}
+
+
+def verdict(name: str, row: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether each measure reaches what is wanted of the model."""
+    return {m: row[m] >= wanted for m, wanted in zip(MEASURES, WANTED[name], strict=True)}
+
+
+def main() -> None:
+    """Read the arguments, make, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", choices=sorted(PUPILS))
+    parser.add_argument("--pararel", required=True, type=Path, help="folder with facts.jsonl, patterns.jsonl")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the model; it is made once")
+    parser.add_argument("--weights", type=Path, help="folder of BERT's real weights [default: fetched]")
+    parser.add_argument("--subjects", type=int, help="that are taught, in place of the model's own number")
+    parser.add_argument("--epochs", type=int, help="likewise")
+    parser.add_argument("--sizes", default="1024", help="numbers of facts that are edited at once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", type=int, default=0, help="steps of training; 0 for calibration alone")
+    parser.add_argument("--baselines", default="", help="such as mend,malmen-plain")
+    parser.add_argument("--part", choices=PARTS, default="reported")
+    parser.add_argument("--plan", type=json.loads, help="in place of the recipe's, as a JSON object")
+    parser.add_argument("--modules", help="likewise, with commas")
+    parser.add_argument("--result", type=Path)
+    given = parser.parse_args()
+    began = time.perf_counter()
+    card = make(
+        given.name,
+        given.pararel,
+        given.out,
+        seed=given.seed,
+        subjects=given.subjects,
+        epochs=given.epochs,
+        weights=given.weights,
+    )
+    recipe = RECIPES[given.name]
+    recipe = Recipe(
+        tuple(given.modules.split(",")) if given.modules else recipe.modules,
+        recipe.plan if given.plan is None else given.plan,
+    )
+    found = measure(
+        given.out,
+        recipe,
+        part=given.part,
+        sizes=[int(size) for size in given.sizes.split(",")],
+        seed=given.seed,
+        train=given.train,
+        baselines=[name for name in given.baselines.split(",") if name],
+    )
+    document = {
+        "name": given.name,
+        "part": given.part,
+        "command": " ".join(["python -m benchmarks.families", *_shown(sys.argv[1:])]),
+        "taught": card,
+        **found,
+        "wanted": dict(zip(MEASURES, WANTED[given.name], strict=True)),
+        "reached": verdict(given.name, found["rows"][-1]),
+        "seconds_in_all": round(time.perf_counter() - began, 1),
+    }
+    text = json.dumps(document, indent=1) + "\n"
+    if given.result is not None:
+        given.result.write_text(text)
+    print(text, end="")
+
+
+def _shown(words: Sequence[str]) -> list[str]:
+    """Arguments without this machine's folders."""
+    shown = []
+    for before, word in zip(["", *words], words, strict=False):
+        if before in ("--pararel", "--out", "--weights", "--result"):
+            word = {"--pararel": "PARAREL", "--out": "OUT", "--weights": "WEIGHTS", "--result": "RESULT"}[
+                before
+            ]
+        shown.append(f"'{word}'" if "{" in word else word)
+    return shown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""How much of the device's memory a pass through the model may take, and batches that keep to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from malmen_core.errors import OutOfDeviceMemory
+from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.tokens import Encoded
+
+if TYPE_CHECKING:
+    from malmen_core.base import BaseModel
+
+CPU_TOKENS = 384
+GPU_TOKENS = 8192
+PROBE_TOKENS = 32
+PROBE_ANSWER = 4
+GRADIENTS = 2
+SHARE = 2
+FORWARD = 6
+Result = TypeVar("Result")
+
+
+class Room:
+    """What fits on the device of one loaded model, besides the model.
+
+    Half of the budget is for a pass's activations, half for statistics. Batches change speed and memory; sums
+    over them are rounded in another order, and that is all that a result depends on them.
+
+    Attributes:
+        budget: bytes; None for no bound of our own.
+        tokens: padded tokens of a batch at most; halved for good when the device's memory did not suffice.
+    """
+
+    def __init__(self, base: BaseModel, budget: int | None) -> None:
+        """Find the largest batch within a budget.
+
+        Raises:
+            OutOfDeviceMemory: the budget does not hold the activations of one token.
+        """
+        self.budget = budget
+        self.tokens = CPU_TOKENS if base.device.type == "cpu" else GPU_TOKENS
+        if budget is None:
+            return
+        needed = activation_bytes(base)
+        if needed * SHARE > budget:
+            raise OutOfDeviceMemory(
+                f"A memory budget of {budget:,} bytes does not hold one token's activations.",
+                f"Give at least {needed * SHARE:,} bytes, or a few hundred times that to be fast.",
+                "/memory_budget",
+            )
+        self.tokens = min(self.tokens, budget // SHARE // needed)
+
+    @property
+    def forward_tokens(self) -> int:
+        """Padded tokens of a batch at most that only goes forward, where no layer keeps anything."""
+        return FORWARD * self.tokens
+
+    @property
+    def statistics_bytes(self) -> int | None:
+        """What keys and value differences of a set may take; None for no bound."""
+        return None if self.budget is None else self.budget // SHARE
+
+    def within(
+        self, wanted: int | None, sequences: Sequence[Encoded], run: Callable[[int], Result]
+    ) -> Result:
+        """Make a pass over sequences, with batches halved as long as the device's memory does not suffice.
+
+        Args:
+            wanted: padded tokens of a batch at most; None for as many as there is room for.
+            sequences: which the pass is over; one is the least that a batch may hold.
+            run: makes the whole pass with batches of that many tokens, and can be begun anew.
+
+        Raises:
+            OutOfDeviceMemory: not even one sequence fits.
+        """
+        longest = max((len(sequence.ids) for sequence in sequences), default=0)
+        while True:
+            tokens = self.tokens if wanted is None else min(wanted, self.tokens)
+            try:
+                return run(tokens)
+            except torch.OutOfMemoryError:
+                pass  # the failed pass's tensors are held by the error, which must be gone before the next
+            if tokens <= longest:
+                raise OutOfDeviceMemory(
+                    f"A sequence of {longest} tokens does not fit into the device's memory.",
+                    "Shorten the longest prompt, or use a larger device.",
+                    "/facts",
+                )
+            self.tokens = max(1, tokens // 2)
+            torch.cuda.empty_cache()
+
+
+def activation_bytes(base: BaseModel) -> int:
+    """What a token takes while a loss is propagated back to the edited modules; at least 1.
+
+    Counted on the model itself: all that a short pass keeps for its backward pass, once more for gradients.
+    """
+    own = {p.untyped_storage().data_ptr() for p in base.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def requiring(module: EditedModule, inputs: Tensor) -> Tensor:
+        output = module.base(inputs)
+        return output if output.requires_grad else output.detach().requires_grad_()
+
+    probe = Encoded((base.pad_id,) * PROBE_TOKENS, PROBE_TOKENS - PROBE_ANSWER)
+    batch = base.task.collate(base, [probe], [0])
+    saving = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with torch.enable_grad(), intercepting(requiring), saving:
+        loss = base.task.answer_logits(base, batch).float().logsumexp(1).sum()
+    del loss
+    return max(1, GRADIENTS * sum(kept.values()) // PROBE_TOKENS)

@@ -1,0 +1,181 @@
+"""A memory budget changes batches and nothing else; what does not fit is halved, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from malmen_core.base import BaseModel
+from malmen_core.batches import batches, teacher_forced
+from malmen_core.capture import capture
+from malmen_core.edit import compute_statistics, edit_prompts
+from malmen_core.editor import Editor
+from malmen_core.errors import OutOfDeviceMemory
+from malmen_core.lesson import LossWeights, prepare_lesson, run_lesson
+from malmen_core.projection import Projection, storage_for
+from malmen_core.room import CPU_TOKENS, Room, activation_bytes
+from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
+from tests.tiny import save_tiny
+from tests.tiny_tasks import save_tiny_task
+
+close = partial(torch.testing.assert_close, rtol=1e-7, atol=1e-9)
+"""As float64 sums that are taken in another order, through all rounds of refinement."""
+
+
+@contextmanager
+def scarce(base: BaseModel, sequences: int) -> Iterator[list[int]]:
+    """Let the model's passes fail as a full device does when a batch has more than so many sequences."""
+    sizes: list[int] = []
+
+    def check(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > sequences:
+            raise torch.OutOfMemoryError("the device is full")
+
+    handle = base.model.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield sizes
+    finally:
+        handle.remove()
+
+
+def with_budget(base: BaseModel, budget: int | None) -> BaseModel:
+    """The same base under another budget."""
+    base.room = Room(base, budget)
+    return base
+
+
+@pytest.fixture
+def editor(llama: BaseModel) -> Editor:
+    editor = tiny_editor(llama)
+    return replace(editor, plan=replace(editor.plan, refinement=replace(editor.plan.refinement, rounds=8)))
+
+
+@pytest.fixture(autouse=True)
+def unbounded(llama: BaseModel) -> Iterator[None]:
+    yield
+    llama.room = Room(llama, None)
+
+
+def test_without_a_budget_batches_are_as_large_as_is_fast(llama: BaseModel) -> None:
+    assert llama.room.tokens == CPU_TOKENS
+    assert llama.room.statistics_bytes is None
+
+
+def test_a_budget_gives_the_size_of_a_batch(llama: BaseModel) -> None:
+    needed = activation_bytes(llama)
+    room = Room(llama, 2 * 10 * needed)
+    assert room.tokens == 10
+    assert room.statistics_bytes == 10 * needed
+    assert Room(llama, 10**15).tokens == CPU_TOKENS
+    llama.room = room
+    sequences = edit_prompts(llama, FACTS).sequences
+    sizes = [len(batch.members) for batch in batches(llama, sequences)]
+    assert max(sizes) < len(sequences)
+    assert all(
+        len(batch.members) == 1 or batch.inputs["input_ids"].numel() <= 10
+        for batch in batches(llama, sequences)
+    )
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_activations_are_counted_for_every_task(tmp_path: Path, kind: str) -> None:
+    folder = save_tiny_task(tmp_path / kind, kind)
+    single = activation_bytes(BaseModel.load(str(folder), device="cpu", dtype="float32"))
+    double = activation_bytes(BaseModel.load(str(folder), device="cpu", dtype="float64"))
+    assert single > 0
+    assert 1.5 < double / single <= 2.1
+
+
+def test_activations_are_counted_from_the_first_edited_module_on(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "tiny")
+    counts = [
+        activation_bytes(
+            BaseModel.load(str(folder), device="cpu", modules=[f"model.layers.{i}.mlp.down_proj"])
+        )
+        for i in (0, 3)
+    ]
+    assert counts[0] > 2 * counts[1]
+
+
+def test_statistics_do_not_depend_on_the_budget(llama: BaseModel, editor: Editor) -> None:
+    before = snapshot(llama)
+    needed = activation_bytes(llama)
+    found = [
+        compute_statistics(with_budget(llama, budget), editor, FACTS)
+        for budget in (None, 2 * 12 * needed, 2 * needed)
+    ]
+    for other in found[1:]:
+        for name, rows in found[0].modules.items():
+            close(other.modules[name].keys_TU, rows.keys_TU)
+            close(other.modules[name].differences_TV, rows.differences_TV)
+    assert_untouched(llama, before)
+
+
+def test_a_full_device_halves_batches_until_they_fit(llama: BaseModel, editor: Editor) -> None:
+    sequences = edit_prompts(llama, FACTS).sequences
+    before = teacher_forced(llama, sequences), capture(llama, sequences, "answer")[0]
+    with scarce(llama, 2) as sizes:
+        scores, captured = teacher_forced(llama, sequences), capture(llama, sequences, "answer")[0]
+    assert sizes[0] > 2
+    assert sizes[-1] <= 2
+    assert llama.room.tokens < CPU_TOKENS
+    for after, unhurried in zip(scores, before[0], strict=True):
+        close(after.margin_A, unhurried.margin_A)
+    for name, rows in before[1].items():
+        close(captured[name].gradients_TV, rows.gradients_TV)
+
+
+def test_a_lesson_that_is_begun_anew_counts_no_gradient_twice(llama: BaseModel) -> None:
+    lesson = prepare_lesson(llama, FACTS, LossWeights())
+    outcomes, gradients = [], []
+    for limit in (100, 2):
+        weights = {n: m.weight_UV.clone().requires_grad_() for n, m in llama.modules.items()}
+        with scarce(llama, limit):
+            outcomes.append(run_lesson(llama, weights, lesson))
+        gradients.append({name: weight.grad for name, weight in weights.items()})
+    assert outcomes[0].loss == pytest.approx(outcomes[1].loss)
+    for name, gradient in gradients[0].items():
+        assert gradient is not None
+        close(gradients[1][name], gradient)
+
+
+def test_a_sequence_that_does_not_fit_is_refused(llama: BaseModel) -> None:
+    with scarce(llama, 0), pytest.raises(OutOfDeviceMemory, match="does not fit"):
+        teacher_forced(llama, edit_prompts(llama, FACTS).sequences)
+
+
+def test_a_budget_below_one_token_is_refused_at_once(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "tiny")
+    with pytest.raises(OutOfDeviceMemory, match="does not hold one token") as caught:
+        BaseModel.load(str(folder), device="cpu", memory_budget=100)
+    assert caught.value.field == "/memory_budget"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+def test_products_in_blocks_are_the_products(llama: BaseModel, rows: int) -> None:
+    A, D, G = torch.randn(48, 21).double(), torch.randn(21, 32).double(), torch.randn(48, 32).double()
+    llama.room.budget = 2 * 8 * rows * 48 * 8
+    blocked = Projection(A, llama.device, llama)
+    close(blocked.shift(D), A @ D)
+    close(blocked.pull(G), A.T @ G)
+
+
+def test_rows_leave_the_device_when_they_exceed_their_half(llama: BaseModel) -> None:
+    A, D = {"m": torch.zeros(48, 20)}, {"m": torch.zeros(20, 32)}
+    needed = 4 * (48 * 20 + 4 * 20 * 32)
+
+    class Elsewhere:
+        device = torch.device("meta")
+        room = llama.room
+
+    for budget, place in ((None, "meta"), (2 * needed, "meta"), (2 * needed - 2, "cpu")):
+        llama.room.budget = budget
+        assert storage_for(D, A, Elsewhere()).type == place  # type: ignore[arg-type]

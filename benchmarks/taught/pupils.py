@@ -89,7 +89,7 @@ def _t5(texts: Sequence[str], folder: Path, weights: Path | None) -> None:
     """In the form of T5 1.1: gated, with an output layer of its own."""
     del weights
     tokenizer = word_marked(texts)
-    config = T5Config(  # type: ignore[call-arg]
+    config = T5Config(
         vocab_size=len(tokenizer),
         d_model=WIDTH,
         d_kv=WIDTH // HEADS,
@@ -168,7 +168,5 @@ def word_marked(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def _wrap(tokenizer: Tokenizer, **named: Any) -> PreTrainedTokenizerFast:
-    made: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, **named
-    )
+    made: PreTrainedTokenizerFast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
     return made

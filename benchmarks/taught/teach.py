@@ -52,7 +52,7 @@ def teach(start: Path, taught: Sequence[Question], course: Course, out: Path, sa
         say: told now and then how far it is.
 
     Returns:
-        Seconds of training, over all sessions of the course.
+        Seconds of training, over all runs of the course.
     """
     base = BaseModel.load(str(start), device="auto", dtype="float32")
     model = base.model.requires_grad_(True)

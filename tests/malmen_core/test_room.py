@@ -15,11 +15,12 @@ import torch
 from malmen_core.base import BaseModel
 from malmen_core.batches import batches, teacher_forced
 from malmen_core.capture import capture
-from malmen_core.edit import compute_statistics, edit_prompts
+from malmen_core.edit import compute_statistics
 from malmen_core.editor import Editor
 from malmen_core.errors import OutOfDeviceMemory
 from malmen_core.lesson import LossWeights, prepare_lesson, run_lesson
 from malmen_core.projection import Projection, storage_for
+from malmen_core.prompts import edit_prompts
 from malmen_core.room import CPU_TOKENS, Room, activation_bytes
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
 from tests.tiny import save_tiny

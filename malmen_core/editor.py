@@ -40,7 +40,7 @@ class EditPlan:
     prior_weight: float = 10000.0
     anchors: int = 24
     anchor_rank: int = 16
-    group: int = 512
+    group: int = 32
     edited_weight: float = 8.0
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
 

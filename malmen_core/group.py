@@ -20,7 +20,7 @@ from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
-from malmen_core.normal_equation import Regulariser, projector
+from malmen_core.normal_equation import projector
 from malmen_core.outcome import Outcome, outcomes, without_refinement
 from malmen_core.prompts import EditPrompts
 from malmen_core.refine import Progress, Refined, refine
@@ -82,10 +82,10 @@ def edit_group(
             first,
         )
         for name, keys_TU in keys.items():
-            shift_UV = projectors[name] @ refined.differences[name].double()
-            keys[name] = stored(_outweighing(keys_TU, len(fact_T), plan.edited_weight)).to(keys_TU)
-            asked_TV = _asking_for(shift_UV, keys[name], len(fact_T), editor.regularisers[name])
-            differences[name] = asked_TV.to(differences[name])
+            weighted_TU = plan.edited_weight * own[name]
+            given_TV = weighted_TU.double() @ (projectors[name] @ refined.differences[name].double())
+            differences[name] = given_TV.to(differences[name])
+            keys[name] = stored(torch.cat([weighted_TU, keys_TU[len(fact_T) :]])).to(keys_TU)
     rows = {name: _rows(keys[name], stored(differences[name])) for name in keys}
     check_finite(rows)
     return Edited(Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts)), found)
@@ -131,22 +131,6 @@ def _smallest(margins: Sequence[float], fact_of: Sequence[int], count: int) -> l
     for number, margin in zip(fact_of, margins, strict=True):
         smallest[number] = min(smallest[number], margin)
     return smallest
-
-
-def _outweighing(keys_TU: Tensor, edited: int, weight: float) -> Tensor:
-    """The rows with the first ones, which are edited, scaled."""
-    return torch.cat([weight * keys_TU[:edited], keys_TU[edited:]])
-
-
-def _asking_for(shift_UV: Tensor, keys_TU: Tensor, edited: int, regulariser: Regulariser) -> Tensor:
-    """The differences of edited rows for which their normal equation gives what a shift does there.
-
-    ``H D = K S`` at the edited rows, with ``H = K (K'K + M)⁻¹ K'``; least squares where rows are alike.
-    """
-    asked_TU = keys_TU[:edited].double()
-    given_TT = asked_TU @ projector(keys_TU, regulariser, edited)
-    inverse_TT: Tensor = torch.linalg.pinv((given_TT + given_TT.T) / 2, rtol=1e-6, hermitian=True)
-    return inverse_TT @ (asked_TU @ shift_UV)
 
 
 def anchors_of(

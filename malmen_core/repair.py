@@ -29,7 +29,7 @@ TOLERANCE = 0.1
 """A fact may be given so much else than its set gave alone, relative to that."""
 QUIET = 0.05
 """So much may a module's output change on text that no edit is about, relative to its typical magnitude."""
-STEP = 0.5
+STEP = 0.2
 """Share of the plan's step by which what a module gives is moved at a time."""
 PASSES = 2
 

@@ -104,7 +104,6 @@ def tiny_editor(
             prior_weight,
             anchors=anchors,
             anchor_rank=3,
-            edited_weight=1.0,
             refinement=RefinementPlan(rounds=rounds, step=0.3, margin=margin),
         ),
         {name: SecondMoment.of(moment, 16) for name, moment in moments.items()},

@@ -71,7 +71,7 @@ class Shelf:
 @pytest.fixture(scope="module", params=[0, 2], ids=["low rank", "dense"])
 def shelf(request: pytest.FixtureRequest, llama: BaseModel) -> Shelf:
     """With anchors, all sets together have more rows than the modules have inputs."""
-    made = Shelf(llama, tiny_editor(llama, rounds=60, step=0.01, prior_weight=1.0, anchors=request.param))
+    made = Shelf(llama, tiny_editor(llama, rounds=200, step=0.01, prior_weight=1.0, anchors=request.param))
     assert (sum(len(s.fact_T) for s in made.statistics.values()) > ROWS) == bool(request.param)
     return made
 

@@ -102,21 +102,21 @@ def test_version_is_the_least_squares_solution(llama: BaseModel) -> None:
         torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("anchors", [0, 4])
-def test_weight_changes_nothing_alone(llama: BaseModel, anchors: int) -> None:
-    """What a group gives at its edited tokens is what refinement found, however much its rows outweigh."""
-    editor = tiny_editor(llama, rounds=6, anchors=anchors)
-    heavy = replace(editor, plan=replace(editor.plan, edited_weight=8.0))
-    light, other = compute_statistics(llama, editor, FACTS), compute_statistics(llama, heavy, FACTS)
-    one, two = solved(editor, light), solved(heavy, other)
-    for name, rows in light.modules.items():
-        asked = rows.differences_TV.any(1)
-        keys = rows.keys_TU[asked].double()
-        torch.testing.assert_close(
-            8.0 * keys, other.modules[name].keys_TU[asked].double(), rtol=1e-2, atol=1e-2
-        )
-        scale = float((keys @ one[name]).abs().max())
-        torch.testing.assert_close(keys @ two[name], keys @ one[name], rtol=0, atol=0.02 * scale)
+def test_rows_that_outweigh_get_what_they_ask_for(llama: BaseModel) -> None:
+    def missed(weight: float) -> float:
+        editor = tiny_editor(llama, rounds=6, anchors=4)
+        editor = replace(editor, plan=replace(editor.plan, edited_weight=weight))
+        statistics = compute_statistics(llama, editor, FACTS)
+        missed = 0.0
+        for name, shift_UV in solved(editor, statistics).items():
+            rows = statistics.modules[name]
+            asked = rows.differences_TV.any(1)
+            wanted = rows.differences_TV[asked].double()
+            given = rows.keys_TU[asked].double() @ shift_UV
+            missed = max(missed, float((given - wanted).norm() / wanted.norm()))
+        return missed
+
+    assert missed(32.0) < 0.02 < missed(1.0)
 
 
 def test_rows_that_outweigh_hold_in_a_sum(llama: BaseModel) -> None:
@@ -139,7 +139,7 @@ def test_rows_that_outweigh_hold_in_a_sum(llama: BaseModel) -> None:
 
 
 def test_a_large_set_is_edited_in_groups_that_hold_together(llama: BaseModel) -> None:
-    editor = tiny_editor(llama, rounds=60, step=0.01, prior_weight=1.0)
+    editor = tiny_editor(llama, rounds=200, step=0.01)
     small = replace(editor, plan=replace(editor.plan, group=2))
     seen: list[tuple[str, int, int]] = []
     sets = [compute_statistics(llama, e, FACTS, progress=lambda *a: seen.append(a)) for e in (editor, small)]
@@ -147,11 +147,17 @@ def test_a_large_set_is_edited_in_groups_that_hold_together(llama: BaseModel) ->
     assert max(done for _, done, _ in seen) <= len(FACTS)
     assert sets[0].digest != sets[1].digest
     prompts = edit_prompts(llama, FACTS).sequences
-    for editor_of, statistics in zip((editor, small), sets, strict=True):
+
+    def held(statistics: Statistics) -> int:
+        with llama.version(solve(editor, statistics)).active():
+            return sum(bool((score.margin_A > 0).all()) for score in teacher_forced(llama, prompts))
+
+    pairs = [compute_statistics(llama, editor, FACTS[i : i + 2]) for i in (0, 2, 4)]
+    assert held(Statistics.sum(pairs)) < held(sets[1]) >= len(FACTS) - 1
+    assert held(sets[0]) == len(FACTS)
+    for statistics in sets:
         assert statistics.fact_count == len(FACTS)
         assert set(statistics.fact_T.tolist()) == set(range(len(FACTS)))
-        with llama.version(solve(editor_of, statistics)).active():
-            assert all(bool((score.margin_A > 0).all()) for score in teacher_forced(llama, prompts))
 
 
 def test_the_base_is_untouched(base: BaseModel) -> None:

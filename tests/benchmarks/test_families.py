@@ -157,6 +157,7 @@ def test_models_are_made_once(pararel: Path, tmp_path: Path, small: None, name: 
     assert make(name, pararel, tmp_path / name, subjects=12, epochs=1, seed=1) != made
 
 
+@pytest.mark.stack
 def test_the_command_reports_what_the_commands_measured(
     pararel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def test_calibrate_writes_an_editor_that_fits(model: Path, tmp_path: Path) -> No
     assert document["digest"] == editor.digest
 
 
+@pytest.mark.stack
 def test_a_plan_and_a_field_can_be_given(model: Path, facts_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "editor.safetensors"
     words: list[str | Path] = ["calibrate", "--model", model, "--out", out, "--device", "cpu"]

@@ -138,6 +138,7 @@ def test_rows_that_outweigh_hold_in_a_sum(llama: BaseModel) -> None:
     assert kept(8.0) < 0.5 * kept(1.0)
 
 
+@pytest.mark.stack
 def test_a_large_set_is_edited_in_groups_that_hold_together(llama: BaseModel) -> None:
     editor = tiny_editor(llama, rounds=200, step=0.01)
     small = replace(editor, plan=replace(editor.plan, group=2))

@@ -21,7 +21,7 @@ test: install
 	$(BIN)/python -m pytest -m 'not slow'
 
 check: install
-	$(MAKE) --no-print-directory -j2 --output-sync=target static fast-core fast-rest
+	$(MAKE) --no-print-directory -j2 --output-sync=target fast-rest static fast-core
 
 static: install
 	$(BIN)/ruff check .

@@ -94,7 +94,7 @@ def anchor_rows(
     owners = [i for i, group in enumerate(prompts) if group and rank > 0]
     rows: dict[str, list[Tensor]] = {name: [] for name in base.modules}
     encoded = [encode_prompts(base.tokenizer, prompts[i]) for i in owners]
-    for groups in _within(encoded, min(ANCHOR_BATCH, base.room.forward_tokens)):
+    for groups in within_tokens(encoded, min(ANCHOR_BATCH, base.room.forward_tokens)):
         keys = keys_everywhere(base, [Encoded(tuple(ids), len(ids)) for group in groups for ids in group])
         counts = [sum(map(len, group)) for group in groups]
         for name, keys_NU in keys.items():
@@ -104,7 +104,7 @@ def anchor_rows(
     return {name: torch.cat(parts) if parts else empty[name] for name, parts in rows.items()}, fact_T
 
 
-def _within(groups: Sequence[list[list[int]]], tokens: int) -> Iterator[list[list[list[int]]]]:
+def within_tokens(groups: Sequence[list[list[int]]], tokens: int) -> Iterator[list[list[list[int]]]]:
     """Neighbouring groups of sequences, together within a budget of padded tokens; at least one group."""
     batch: list[list[list[int]]] = []
     for group in groups:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from malmen_core.balance import balanced
 from malmen_core.base import BaseModel
 from malmen_core.delta import Delta
 from malmen_core.editor import Editor
@@ -78,6 +79,9 @@ class Composer:
             systems = self._stack(parts, read_statistics)
         else:
             systems = self._sum(parts, read_statistics)
+        if self._editor.plan.refinement.rounds > 0:
+            whole = balanced(parts, systems)
+            parts, systems = dict(whole.parts), dict(whole.systems)
         outcome = repair(self._base, self._editor, parts, systems, read_facts, progress)
         changes = {name: system.change(outcome.moved.get(name)) for name, system in systems.items()}
         for name, change in changes.items():
@@ -117,9 +121,7 @@ class Composer:
             self._forget_sums()  # one that was half added
             raise
         regularisers = self._editor.regularisers
-        return {
-            name: Primal(sums.gram(), sums.product(), regularisers[name]) for name, sums in self._sums.items()
-        }
+        return {n: Primal.of(s.gram(), s.product(), regularisers[n]) for n, s in self._sums.items()}
 
     def _forget_sums(self) -> None:
         self._sums, self._summed = new_sums(self._editor.network.shapes), set()

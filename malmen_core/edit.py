@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 
+from malmen_core.balance import balanced
 from malmen_core.base import BaseModel
 from malmen_core.delta import Change, Delta
 from malmen_core.editor import Editor
@@ -20,7 +21,7 @@ from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 from malmen_core.repair import repair
 from malmen_core.statistics import Rows, Statistics, rounded
-from malmen_core.systems import Moved, systems_of
+from malmen_core.systems import systems_of
 
 
 def compute_statistics(
@@ -74,51 +75,55 @@ def edit(
     if not facts:
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
-    size = editor.plan.group if editor.plan.refinement.rounds > 0 else len(facts)
     groups = []
-    for start in range(0, len(facts), size):
-        members = range(start, min(start + size, len(facts)))
-        asked = prompts.of(members)
+    for members in _members(editor, len(facts)):
+        start = members.start
         told = _counted(progress, len(prompts.sequences), sum(owner < start for owner in prompts.fact_of))
         some = [facts[i] for i in members]
-        groups.append(edit_group(base, editor, some, asked, start, told, batch_tokens))
+        groups.append(edit_group(base, editor, some, prompts.of(members), start, told, batch_tokens))
     if len(groups) == 1:
         return groups[0]
+    found = tuple(outcome for group in groups for outcome in group.outcomes)
     parts = [group.statistics for group in groups]
-    whole = Statistics.sum(parts)
-    moved = _repaired(base, editor, parts, facts, edit_on_rephrasings, progress)
-    rows = {name: _moved(part, moved.get(name)) for name, part in whole.modules.items()}
-    check_finite(rows)
-    return Edited(
-        replace(whole, modules=rows), tuple(outcome for group in groups for outcome in group.outcomes)
-    )
+    return Edited(_together(base, editor, parts, facts, edit_on_rephrasings, progress), found)
 
 
-def _repaired(
+def _members(editor: Editor, facts: int) -> list[range]:
+    """The facts of each group: as many groups as come nearest to the plan's size, of like size."""
+    plan = editor.plan
+    count = max(1, round(facts / plan.group)) if plan.refinement.rounds > 0 else 1
+    bounds = [facts * i // count for i in range(count + 1)]
+    return [range(a, b) for a, b in pairwise(bounds)]
+
+
+def _together(
     base: BaseModel,
     editor: Editor,
     groups: Sequence[Statistics],
     facts: Sequence[Fact],
     edit_on_rephrasings: bool,
     progress: Progress | None,
-) -> Mapping[str, Moved]:
-    """What has to move for the groups of a set to hold together."""
+) -> Statistics:
+    """The groups of a set summed, balanced and repaired."""
     idents: list[SetId] = [(f"{number:08d}", ()) for number in range(len(groups))]
     first = dict(zip(idents, accumulate((g.fact_count for g in groups), initial=0), strict=False))
     parts = {i: Part.of(editor, g, edit_on_rephrasings) for i, g in zip(idents, groups, strict=True)}
-    systems = systems_of(Statistics.sum(groups).modules, editor.regularisers)
+    stacked = Statistics.sum(groups)
+    whole = balanced(parts, systems_of(stacked.modules, editor.regularisers))
 
     def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
         return {ident: [facts[first[ident] + number] for number in some] for ident, some in asked.items()}
 
-    return repair(base, editor, parts, systems, read_facts, progress).moved
-
-
-def _moved(rows: Rows, moved: Moved | None) -> Rows:
-    if moved is None:
-        return rows
-    by_TV = moved.by_TV.to(rows.differences_TV)
-    return Rows(rows.keys_TU, rounded(rows.differences_TV.index_add(0, moved.place_T, by_TV)))
+    moved = repair(base, editor, whole.parts, whole.systems, read_facts, progress).moved
+    rows = {}
+    for name, each in stacked.modules.items():
+        differences_TV = whole.gains[name] * each.differences_TV
+        if name in moved:
+            by_TV = moved[name].by_TV.to(differences_TV)
+            differences_TV = differences_TV.index_add(0, moved[name].place_T, by_TV)
+        rows[name] = Rows(each.keys_TU, rounded(differences_TV))
+    check_finite(rows)
+    return replace(stacked, modules=rows)
 
 
 def _counted(progress: Progress | None, total: int, before: int) -> Progress | None:

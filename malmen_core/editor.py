@@ -31,8 +31,9 @@ class EditPlan:
         prior_weight: c, the preservation prior's weight in tokens; 0 for the paper's plain form.
         anchors: neighbouring prompts of each fact whose keys are held (`anchors`); 0 for none.
         anchor_rank: rows that a fact's anchor keys are compressed to.
-        group: facts that are refined together; larger sets are refined in groups, whose sum is repaired.
+        group: facts refined together, about; larger sets are refined in groups, whose sum is repaired.
         edited_weight: factor on both sides of each refined row, so that it outweighs anchors of other facts.
+        anchor_weight: factor on each anchor row from then on, since in a sum the anchors of all facts pull.
         refinement: rounds, step and margin; 0 rounds for the paper's single shot.
     """
 
@@ -42,6 +43,7 @@ class EditPlan:
     anchor_rank: int = 16
     group: int = 32
     edited_weight: float = 8.0
+    anchor_weight: float = 0.5
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
 
     @classmethod

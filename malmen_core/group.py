@@ -7,13 +7,14 @@ that outweighs what pulls: whichever facts join, the sum gives there what refine
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from malmen_core.anchors import anchor_prompts, anchor_rows
+from malmen_core.balance import gain
 from malmen_core.base import BaseModel
 from malmen_core.capture import Captured, capture
 from malmen_core.editor import Editor
@@ -24,6 +25,7 @@ from malmen_core.normal_equation import projector
 from malmen_core.outcome import Outcome, outcomes, without_refinement
 from malmen_core.prompts import EditPrompts
 from malmen_core.refine import Progress, Refined, refine
+from malmen_core.sinks import off_sinks
 from malmen_core.statistics import Rows, Statistics, rounded
 from malmen_core.subjects import Subject, subject_of
 
@@ -52,6 +54,7 @@ def edit_group(
 ) -> Edited:
     """Edit some facts of a set together, alone on the base; `first` is the number of the first of them."""
     plan = editor.plan
+    prompts = replace(prompts, sequences=off_sinks(base, editor, prompts.sequences))
     captured, sequence_T = capture(base.draft, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
     neighbours = anchors_of(editor, facts, captured, fact_T)
@@ -82,13 +85,26 @@ def edit_group(
             first,
         )
         for name, keys_TU in keys.items():
-            weighted_TU = plan.edited_weight * own[name]
-            given_TV = weighted_TU.double() @ (projectors[name] @ refined.differences[name].double())
-            differences[name] = given_TV.to(differences[name])
-            keys[name] = stored(torch.cat([weighted_TU, keys_TU[len(fact_T) :]])).to(keys_TU)
+            given_TV = own[name].double() @ (projectors[name] @ refined.differences[name].double())
+            keys[name], asked_TV = _weighty(editor, name, stored, keys_TU, given_TV)
+            differences[name] = asked_TV.to(differences[name])
     rows = {name: _rows(keys[name], stored(differences[name])) for name in keys}
     check_finite(rows)
     return Edited(Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts)), found)
+
+
+def _weighty(
+    editor: Editor, name: str, stored: Callable[[Tensor], Tensor], keys_TU: Tensor, given_TV: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rows that outweigh what pulls: keys, and differences that give `given_TV` on average."""
+    plan, count = editor.plan, len(given_TV)
+    weights_T = torch.full((len(keys_TU), 1), plan.anchor_weight).index_fill_(
+        0, torch.arange(count), plan.edited_weight
+    )
+    weighted_TU = stored(weights_T * keys_TU).to(keys_TU)
+    wanted_TV = plan.edited_weight * given_TV
+    left_UT = projector(weighted_TU, editor.regularisers[name], count)
+    return weighted_TU, wanted_TV * gain(wanted_TV, weighted_TU[:count].double() @ (left_UT @ wanted_TV))
 
 
 def _refined(

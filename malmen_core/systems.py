@@ -36,6 +36,9 @@ class System(Protocol):
     def shift_UV(self) -> Tensor:
         """``S``; float64."""
 
+    def scaled(self, by: float) -> System:
+        """The same equation for differences that are so many times as large."""
+
     def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:
         """``(K'K + M)⁻¹ K'`` at some rows, by place among all rows and by key: U × T, float64."""
 
@@ -46,10 +49,18 @@ class System(Protocol):
 class Dual:
     """Solved from stacked rows, fewer than input features; the change is kept as factors."""
 
-    def __init__(self, rows: Rows, regulariser: Regulariser) -> None:
-        self._left_UT = projector(rows.keys_TU, regulariser)
-        self._right_TV = rows.differences_TV.double()
-        self.shift_UV = self._left_UT @ self._right_TV
+    def __init__(self, left_UT: Tensor, right_TV: Tensor) -> None:
+        self._left_UT, self._right_TV = left_UT, right_TV
+        self.shift_UV = left_UT @ right_TV
+
+    @classmethod
+    def of(cls, rows: Rows, regulariser: Regulariser) -> Dual:
+        """Solve."""
+        return cls(projector(rows.keys_TU, regulariser), rows.differences_TV.double())
+
+    def scaled(self, by: float) -> Dual:
+        """See `System.scaled`."""
+        return Dual(self._left_UT, by * self._right_TV)
 
     def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:  # noqa: ARG002 - as `System` has it
         """See `System.left`."""
@@ -66,9 +77,18 @@ class Dual:
 class Primal:
     """Solved from ``K'K`` and ``K'D``, which do not grow with the rows; the change is dense."""
 
-    def __init__(self, gram_UU: Tensor, product_UV: Tensor, regulariser: Regulariser) -> None:
-        self._factor_UU = torch.linalg.cholesky(gram_UU + regulariser.matrix_UU)
-        self.shift_UV = torch.cholesky_solve(product_UV, self._factor_UU)
+    def __init__(self, factor_UU: Tensor, shift_UV: Tensor) -> None:
+        self._factor_UU, self.shift_UV = factor_UU, shift_UV
+
+    @classmethod
+    def of(cls, gram_UU: Tensor, product_UV: Tensor, regulariser: Regulariser) -> Primal:
+        """Solve."""
+        factor_UU = torch.linalg.cholesky(gram_UU + regulariser.matrix_UU)
+        return cls(factor_UU, torch.cholesky_solve(product_UV, factor_UU))
+
+    def scaled(self, by: float) -> Primal:
+        """See `System.scaled`."""
+        return Primal(self._factor_UU, by * self.shift_UV)
 
     def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:  # noqa: ARG002 - as `System` has it
         """See `System.left`."""
@@ -88,6 +108,6 @@ def systems_of(rows: Mapping[str, Rows], regularisers: Mapping[str, Regulariser]
 def _system(rows: Rows, regulariser: Regulariser) -> System:
     count, features = rows.keys_TU.shape
     if count <= features:
-        return Dual(rows, regulariser)
+        return Dual.of(rows, regulariser)
     keys_TU = rows.keys_TU.double()
-    return Primal(keys_TU.T @ keys_TU, keys_TU.T @ rows.differences_TV.double(), regulariser)
+    return Primal.of(keys_TU.T @ keys_TU, keys_TU.T @ rows.differences_TV.double(), regulariser)

@@ -1,0 +1,65 @@
+"""Balance: a sum scaled so that it gives, on average, what its sets gave alone.
+
+In a sum, the anchors of all sets pull at each set's rows, so it gives less. One factor a module puts the
+average right, at a smaller price elsewhere than heavier rows; `repair` is for facts that still fall short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from malmen_core.parts import EditedRows, Part, SetId
+from malmen_core.systems import System
+
+LARGEST_GAIN = 4.0
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """Scaled sets and their sum.
+
+    Attributes:
+        parts: with scaled differences.
+        systems: the solved equation of each module, scaled likewise.
+        gains: the factor of each module.
+    """
+
+    parts: Mapping[SetId, Part]
+    systems: Mapping[str, System]
+    gains: Mapping[str, float]
+
+
+def balanced(parts: Mapping[SetId, Part], systems: Mapping[str, System]) -> Balanced:
+    """Scale the sum of some sets, module by module; one set alone stays as it is.
+
+    Args:
+        parts: the sets, in canonical order.
+        systems: their sum, solved.
+    """
+    if len(parts) < 2:
+        return Balanced(parts, systems, dict.fromkeys(systems, 1.0))
+    gains = {}
+    for name, system in systems.items():
+        rows = [part.modules[name] for part in parts.values()]
+        keys_TU = torch.cat([each.keys_TU for each in rows]).double()
+        gains[name] = gain(torch.cat([each.alone_TV for each in rows]), keys_TU @ system.shift_UV)
+    scaled = {
+        ident: replace(part, modules={name: _scaled(r, gains[name]) for name, r in part.modules.items()})
+        for ident, part in parts.items()
+    }
+    return Balanced(scaled, {name: s.scaled(gains[name]) for name, s in systems.items()}, gains)
+
+
+def gain(wanted_TV: Tensor, given_TV: Tensor) -> float:
+    """The factor after which what is given has the right size along what is wanted; from 1 to 4."""
+    wanted = float(wanted_TV.double().square().sum())
+    along = float((wanted_TV.double() * given_TV.double()).sum())
+    return max(1.0, wanted / max(along, wanted / LARGEST_GAIN)) if wanted > 0 else 1.0
+
+
+def _scaled(rows: EditedRows, by: float) -> EditedRows:
+    return replace(rows, differences_TV=by * rows.differences_TV)

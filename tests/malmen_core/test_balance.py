@@ -1,0 +1,50 @@
+"""Balance: a sum gives, on average, what its sets gave alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from malmen_core.balance import LARGEST_GAIN, balanced, gain
+from malmen_core.base import BaseModel
+from malmen_core.parts import Part, SetId
+from malmen_core.statistics import Statistics
+from malmen_core.systems import systems_of
+from tests.malmen_core.support import random_statistics, tiny_editor
+
+
+@pytest.mark.parametrize("facts", [2, 40], ids=["dual", "primal"])
+def test_a_balanced_sum_gives_what_its_sets_gave(llama: BaseModel, facts: int) -> None:
+    editor = tiny_editor(llama, prior_weight=20.0)
+    sets = [random_statistics(seed, editor.network.shapes, facts) for seed in range(3)]
+    parts: dict[SetId, Part] = {(f"{i}", ()): Part.of(editor, s, False) for i, s in enumerate(sets)}
+    whole = balanced(parts, systems_of(Statistics.sum(sets).modules, editor.regularisers))
+    for name, system in whole.systems.items():
+        keys_TU = torch.cat([p.modules[name].keys_TU for p in parts.values()]).double()
+        alone_TV = torch.cat([p.modules[name].alone_TV for p in parts.values()])
+        along = float((keys_TU @ system.shift_UV * alone_TV).sum() / alone_TV.square().sum())
+        assert 1 < whole.gains[name] < LARGEST_GAIN
+        assert along == pytest.approx(1.0)
+        for ident, part in whole.parts.items():
+            differences_TV = parts[ident].modules[name].differences_TV
+            torch.testing.assert_close(part.modules[name].differences_TV, whole.gains[name] * differences_TV)
+        torch.testing.assert_close(
+            system.change(None).dense(torch.float64), system.shift_UV, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_one_set_stays_as_it_is(llama: BaseModel) -> None:
+    editor = tiny_editor(llama)
+    part = Part.of(editor, random_statistics(0, editor.network.shapes), False)
+    systems = systems_of(random_statistics(0, editor.network.shapes).modules, editor.regularisers)
+    whole = balanced({("a", ()): part}, systems)
+    assert set(whole.gains.values()) == {1.0}
+    assert whole.parts[("a", ())] is part
+
+
+def test_a_gain_is_bounded() -> None:
+    wanted = torch.ones(2, 3)
+    assert gain(wanted, wanted / 2) == 2.0
+    assert gain(wanted, wanted * 3) == 1.0
+    assert gain(wanted, wanted / 100) == gain(wanted, -wanted) == LARGEST_GAIN
+    assert gain(torch.zeros(2, 3), wanted) == 1.0

@@ -1,0 +1,63 @@
+"""Sinks: a subject is edited at a token whose value the prior lets go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from malmen_core.base import BaseModel
+from malmen_core.capture import keys_everywhere
+from malmen_core.edit import compute_statistics
+from malmen_core.editor import Editor
+from malmen_core.facts import Fact
+from malmen_core.prior import SecondMoment
+from malmen_core.prompts import edit_prompts
+from malmen_core.sinks import off_sinks
+from malmen_core.tokens import Encoded
+from tests.malmen_core.support import FACTS, tiny_editor
+
+HELD = 1e6
+
+
+def ending_in_sink(base: BaseModel, editor: Editor, sequence: Encoded) -> Editor:
+    """An editor whose prior holds the key of a sequence's edited token, in the last module, above all."""
+    name = editor.modules[-1]
+    key_U = keys_everywhere(base, [sequence])[name][sequence.key_positions("subject")[0]]
+    key_U = key_U / key_U.norm()
+    held = SecondMoment((HELD**0.5 * key_U[:, None]).half(), editor.moments[name].rest)
+    return replace(editor, moments={**editor.moments, name: held})
+
+
+def test_a_subject_that_ends_in_a_sink_is_edited_behind_it(llama: BaseModel) -> None:
+    facts = [FACTS[0], FACTS[3]]
+    editor = tiny_editor(llama, prior_weight=1e-3)
+    sequences = edit_prompts(llama, facts).sequences
+    assert off_sinks(llama, editor, sequences) == sequences
+    held = ending_in_sink(llama, editor, sequences[0])
+    moved = off_sinks(llama, held, sequences)
+    assert moved[0].key_positions("subject")[0] == sequences[0].key_positions("subject")[0] + 1
+    assert moved[1] == sequences[1]
+    assert off_sinks(llama, held, sequences[:1]) == moved[:1]
+
+    found = compute_statistics(llama, held, facts)
+    there = compute_statistics(llama, editor, facts)
+    name = editor.modules[0]
+    rows = zip(found.modules[name].keys_TU, there.modules[name].keys_TU, strict=True)
+    assert [torch.equal(a_U, b_U) for a_U, b_U in rows] == [False, True]
+
+
+def test_where_nothing_can_be_edited_the_subject_stays(llama: BaseModel) -> None:
+    sequences = edit_prompts(llama, FACTS).sequences
+    editor = tiny_editor(llama, prior_weight=1e9)
+    assert off_sinks(llama, editor, sequences) == sequences
+
+
+def test_without_a_prior_or_a_subject_there_is_nothing_to_avoid(llama: BaseModel) -> None:
+    editor = tiny_editor(llama, prior_weight=1e-3)
+    sequences = edit_prompts(llama, [FACTS[0]]).sequences
+    held = ending_in_sink(llama, editor, sequences[0])
+    plain = replace(held, plan=replace(held.plan, prior_weight=0.0))
+    assert off_sinks(llama, plain, sequences) == sequences
+    unknown = edit_prompts(llama, [Fact("Who wrote the book? It was", "Ana")]).sequences
+    assert off_sinks(llama, held, unknown) == unknown

@@ -1,8 +1,7 @@
 """An editor without training: normaliser, prior and step sizes from text that the base model writes itself.
 
 With the hypernetwork at its initial value, refinement does the editing; what must be known of a new model
-is how large its keys,
-gradients and values are, and which keys to leave alone.
+is how large its keys, gradients and values are, and which keys to leave alone.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import cycle
 
-import torch
 from torch import Tensor
 
 from malmen_core.anchors import fit_kinds
@@ -30,6 +28,7 @@ from malmen_core.prior import (
     second_moments,
 )
 from malmen_core.refine import Progress
+from malmen_core.sketch import Sketch
 from malmen_core.tokens import Encoded, encode_prompts
 
 ENTITY_SHARE = 0.5
@@ -99,14 +98,14 @@ def preservation_moments(
     """`C0` of every edited module, of the model's own text, prompts about named entities, and given texts."""
     own = second_moments(base, sample_continuations(base, openings(), seed=seed, progress=progress))
     entities = _moments_of(base, entity_prompts(seed))
-    mixed = {name: torch.lerp(own[name], entities[name], ENTITY_SHARE) for name in base.modules}
+    mixed = {name: own[name].mixed(entities[name], ENTITY_SHARE) for name in base.modules}
     if texts:
         given = _moments_of(base, texts)
-        mixed = {name: torch.lerp(mixed[name], given[name], TEXT_SHARE) for name in base.modules}
+        mixed = {name: mixed[name].mixed(given[name], TEXT_SHARE) for name in base.modules}
     return {name: SecondMoment.of(moment) for name, moment in mixed.items()}
 
 
-def _moments_of(base: BaseModel, texts: Sequence[str]) -> dict[str, Tensor]:
+def _moments_of(base: BaseModel, texts: Sequence[str]) -> dict[str, Sketch]:
     encoded = [ids[: base.info.context_length] for ids in encode_prompts(base.tokenizer, texts)]
     return second_moments(base, [Encoded(tuple(ids), len(ids)) for ids in encoded])
 

@@ -1,8 +1,8 @@
 """The preservation prior: the second moment ``C0`` of each edited module's keys on text that must not change.
 
 MEMIT (Meng et al. 2023) takes it from Wikipedia. Here the base model writes the text itself, from short
-openings of many
-kinds, so a new model needs no corpus: what it says of its own accord is what an edit should leave alone.
+openings of many kinds, so a new model needs no corpus: what it says of its own accord is what an edit should
+leave alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from malmen_core.base import BaseModel
 from malmen_core.capture import keys_everywhere
 from malmen_core.overlay import intercepting
+from malmen_core.sketch import Sketch
 from malmen_core.tokens import Encoded, encode_prompts
 
 SAMPLE_TOKENS = 48
@@ -42,13 +43,13 @@ class SecondMoment:
     rest: float
 
     @classmethod
-    def of(cls, moment_UU: Tensor, rank: int = KEPT_RANK) -> SecondMoment:
-        """Keep the `rank` strongest directions of a second moment (U × U)."""
-        values, vectors = torch.linalg.eigh(moment_UU.double())
-        rank = min(rank, len(values))
-        rest = float(values[:-rank].clamp_min(0).mean()) if rank < len(values) else 0.0
-        factor = vectors[:, -rank:] * (values[-rank:] - rest).clamp_min(0).sqrt()
-        return cls(factor.to(torch.float16), rest)
+    def of(cls, sketch: Sketch, rank: int = KEPT_RANK) -> SecondMoment:
+        """Keep the `rank` strongest directions of a second moment."""
+        values_R, vectors_UR = sketch.strongest(rank)
+        others = len(vectors_UR) - len(values_R)
+        rest = max(sketch.trace - float(values_R.sum()), 0.0) / others if others else 0.0
+        factor_UR = vectors_UR * (values_R - rest).clamp_min(0).sqrt()
+        return cls(factor_UR.to(torch.float16), rest)
 
     def dense(self) -> Tensor:
         """The matrix itself: U × U, float64."""
@@ -145,8 +146,8 @@ def _sample(base: BaseModel, prompts: Sequence[list[int]], tokens: int) -> list[
     )
 
 
-def second_moments(base: BaseModel, texts: Sequence[Encoded], batch: int = 32) -> dict[str, Tensor]:
-    """``C0 = E[k'k]`` of every edited module over all tokens of some texts: U × U, float64, on the CPU.
+def second_moments(base: BaseModel, texts: Sequence[Encoded], batch: int = 32) -> dict[str, Sketch]:
+    """``C0 = E[k'k]`` of every edited module over all tokens of some texts.
 
     Streaming: memory does not grow with the number of texts.
 
@@ -155,13 +156,11 @@ def second_moments(base: BaseModel, texts: Sequence[Encoded], batch: int = 32) -
         texts: prompts, with or without answers.
         batch: texts in one forward pass.
     """
-    sums = {
-        name: torch.zeros(m.shape[0], m.shape[0], dtype=torch.float64) for name, m in base.modules.items()
-    }
+    sums = {name: Sketch.empty(module.shape[0]) for name, module in base.modules.items()}
     counts = dict.fromkeys(base.modules, 0)
     order = sorted((t for t in texts if t.ids), key=lambda text: len(text.ids))
     for start in range(0, len(order), batch):
         for name, keys_NU in keys_everywhere(base, order[start : start + batch]).items():
-            sums[name] += (keys_NU.T @ keys_NU).double().cpu()
+            sums[name].add(keys_NU)
             counts[name] += int(keys_NU.any(1).sum())
-    return {name: total / max(counts[name], 1) for name, total in sums.items()}
+    return {name: total.scaled(1 / max(counts[name], 1)) for name, total in sums.items()}

@@ -17,6 +17,7 @@ from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, intercepting
 from malmen_core.prior import SecondMoment, second_moments
 from malmen_core.refine import RefinementPlan
+from malmen_core.sketch import Sketch
 from malmen_core.tokens import Encoded
 from malmen_core.verify import record_canaries, verify
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base
@@ -90,13 +91,13 @@ def test_second_moments_are_means_over_tokens_in_any_batch(llama: BaseModel, bat
             llama.model(input_ids=torch.tensor([text]))
     found = second_moments(llama, [Encoded(tuple(text), len(text)) for text in texts], batch)
     for name in llama.modules:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(found[name].product_US, expected[name], rtol=1e-10, atol=1e-14)
 
 
 def test_a_kept_moment_is_positive_and_close() -> None:
     rows = torch.randn(50, 6, dtype=torch.float64)
     moment = rows.T @ rows / 50
-    torch.testing.assert_close(SecondMoment.of(moment).dense(), moment, rtol=1e-2, atol=1e-2)
-    low = SecondMoment.of(moment, rank=2)
+    torch.testing.assert_close(SecondMoment.of(Sketch.whole(moment)).dense(), moment, rtol=1e-2, atol=1e-2)
+    low = SecondMoment.of(Sketch.whole(moment), rank=2)
     assert torch.linalg.eigvalsh(low.dense()).min() > 0
     assert low.rest == pytest.approx(float(torch.linalg.eigvalsh(moment)[:-2].mean()))

@@ -17,6 +17,7 @@ from malmen_core.errors import CheckpointMismatch, EditorMismatch, FactError
 from malmen_core.facts import Fact, Probe
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.prior import SecondMoment
+from malmen_core.sketch import Sketch
 from malmen_core.train import TrainingPlan, train
 from tests.malmen_core.meta import random_priors, tiny_base
 from tests.tiny import tiny_llama
@@ -63,7 +64,7 @@ def start_for(base: BaseModel) -> Editor:
         base.info.digest,
         network.eval().requires_grad_(False),
         EditPlan(prior_weight=0.01, anchors=2, anchor_rank=3),
-        {name: SecondMoment.of(moment, rank=8) for name, moment in random_priors(base).items()},
+        {name: SecondMoment.of(Sketch.whole(moment), rank=8) for name, moment in random_priors(base).items()},
         dict.fromkeys(base.modules, 0.05),
         Kinds({}),
         {"kind": "calibrated, not trained"},

@@ -42,8 +42,8 @@ class EditPlan:
     anchors: int = 24
     anchor_rank: int = 16
     group: int = 32
-    edited_weight: float = 8.0
-    anchor_weight: float = 0.5
+    edited_weight: float = 5.0
+    anchor_weight: float = 0.3
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
 
     @classmethod

@@ -29,8 +29,10 @@ TOLERANCE = 0.1
 """A fact may be given so much else than its set gave alone, relative to that."""
 QUIET = 0.05
 """So much may a module's output change on text that no edit is about, relative to its typical magnitude."""
-STEP = 0.2
-"""Share of the plan's step by which what a module gives is moved at a time."""
+STEP = 0.05
+"""Share of the plan's step by which what a module gives is moved at a time: large ones spoil other text."""
+PATIENCE = 2
+"""So many times the plan's rounds."""
 PASSES = 2
 
 FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[Fact]]]
@@ -127,15 +129,18 @@ def repair(
     table = _Table(parts)
     shifts = {name: system.shift_UV for name, system in systems.items()}
     plan = editor.plan.refinement
-    plan = replace(plan, rounds=plan.rounds // 2, margin=plan.margin / 2, decay=0.0)
+    plan = replace(
+        plan, rounds=PATIENCE * plan.rounds, step=STEP * plan.step, margin=plan.margin / 2, decay=0.0
+    )
     units = {name: editor.plan.edited_weight * scale for name, scale in editor.scales.items()}
-    suspects: set[int] = set()
+    suspects, pushed = set[int](), set[int]()
     for _ in range(PASSES):
         suspects |= table.spoiled(shifts) if is_quiet(editor, shifts) else set(range(len(table.facts)))
         short = _short(base, plan, shifts, _prompts(base, table, sorted(suspects), parts, read_facts))
         if not short:
             break
-        asked = _prompts(base, table, sorted(short), parts, read_facts)
+        pushed |= short  # those of an earlier pass are held to what they reached
+        asked = _prompts(base, table, sorted(pushed), parts, read_facts)
         shifts = _refine(base, plan, units, table, asked, systems, shifts, progress)
     return table.outcome(systems)
 
@@ -188,7 +193,7 @@ def _refine(
             for name in systems
         },
         {name: torch.cat([start[name], torch.eye(outputs, start[name].shape[1])]) for name in systems},
-        {name: STEP * unit / got[name] for name, unit in units.items()},
+        {name: unit / got[name] for name, unit in units.items()},
         asked.sequences,
         asked.fact_of,
         torch.cat([table.owner_T[rows_T], torch.full((outputs,), -1)]),

@@ -14,7 +14,7 @@ from errata.memory import peak_mb, reset_peak, resident_mb
 from errata.render import gate_lines
 from errata.stack import Stack
 
-ANSWER_TOKENS = 6
+ANSWER_TOKENS = 5
 LONG_ANSWER_TOKENS = 24
 SIDE_BY_SIDE = 3
 REASON = "The demo goes back to the untouched model"

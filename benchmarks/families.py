@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import run, spoken
 from benchmarks.taught.make import FIELD, PARTS, make
 from benchmarks.taught.pupils import PUPILS
 
@@ -56,20 +56,10 @@ class Commands:
         self.out, self.done = out, list[str]()
 
     def run(self, *words: str) -> dict[str, Any]:
-        """What a command prints with ``--json``.
-
-        Raises:
-            RuntimeError: it failed; with what it said.
-        """
-        shown = [word.replace(f"{self.out}/", "") for word in words]
-        self.done.append(" ".join(["errata", *(f"'{w}'" if " " in w or "{" in w else w for w in shown)]))
+        """What a command prints with ``--json``; see `commands.run`."""
+        self.done.append(spoken(words, {f"{self.out}/": ""}))
         print(self.done[-1], file=sys.stderr, flush=True)
-        command = [sys.executable, "-m", "errata", *words, "--json"]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ended.returncode != 0:
-            raise RuntimeError(f"{self.done[-1]}: {ended.stdout[-2000:]} {ended.stderr[-2000:]}")
-        printed: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
-        return printed
+        return run(words)
 
 
 def make_editor(commands: Commands, recipe: Recipe, train: int) -> Path:

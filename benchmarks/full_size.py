@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ import torch
 from transformers import AutoTokenizer, GPTJConfig, PretrainedConfig, T5Config
 
 from errata.facts_file import read_facts
-from errata.memory import peak_mb, reset_peak
+from errata.memory import device_peak_mb, reset_device_peak
 from malmen_core.base import BaseModel, ModelInfo
 from malmen_core.batches import teacher_forced
 from malmen_core.calibrate import calibrate
@@ -30,7 +29,7 @@ from malmen_core.edit import compute_statistics, solve
 from malmen_core.editor import Editor, EditPlan
 from malmen_core.evaluate import sample
 from malmen_core.facts import Fact
-from malmen_core.families import default_modules, task_of
+from malmen_core.families import context_length, default_modules, task_of
 from malmen_core.prompts import edit_prompts
 
 SHAPES: Mapping[str, Callable[[int], PretrainedConfig]] = {
@@ -78,7 +77,7 @@ def build(config: PretrainedConfig, tokenizer: Any, device: torch.device, budget
     finally:
         torch.set_default_dtype(before)
     names = default_modules(config)
-    info = ModelInfo("random", None, config.model_type, 2048, names, f"random:{SEED}")
+    info = ModelInfo("random", None, config.model_type, context_length(config), names, f"random:{SEED}")
     return BaseModel(model, tokenizer, info, budget)
 
 
@@ -87,7 +86,7 @@ def edit_and_undo(base: BaseModel, editor: Editor, facts: Sequence[Fact]) -> dic
     stages = Stages(base.device)
     prompts = edit_prompts(base, facts).sequences
     before = [score.nll_A for score in teacher_forced(base, prompts[:1])]
-    _reset(base)
+    reset_device_peak(base.device)
     with stages.timed("statistics"):
         statistics = compute_statistics(base, editor, facts)
     with stages.timed("solve"):
@@ -104,22 +103,10 @@ def edit_and_undo(base: BaseModel, editor: Editor, facts: Sequence[Fact]) -> dic
         "n": len(facts),
         "seconds": stages.seconds,
         "facts_per_s": round(len(facts) / editing, 4),
-        "peak_mb": _peak(base),
+        "peak_mb": device_peak_mb(base.device),
         "edit_success": round(success, 4),
         "rolled_back": all(bool((a == b).all()) for a, b in zip(before, again, strict=True)),
     }
-
-
-def _reset(base: BaseModel) -> None:
-    reset_peak(os.getpid())
-    if base.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(base.device)
-
-
-def _peak(base: BaseModel) -> float | None:
-    if base.device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(base.device) / 2**20, 1)
-    return peak_mb(os.getpid())
 
 
 def main() -> None:
@@ -141,7 +128,7 @@ def main() -> None:
     digest = base.parameters_digest()
     with stages.timed("calibrate"):
         editor = calibrate(base, plan=EditPlan.of(given.plan))
-    calibrating_mb = _peak(base)
+    calibrating_mb = device_peak_mb(base.device)
     records = read_facts(given.facts)
     rows = []
     for size in map(int, given.sizes.split(",")):

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import run, spoken
 from benchmarks.tune_baselines import harmonic_mean
 from malmen_core.baselines.registry import BASELINES
 
@@ -60,23 +59,7 @@ def command(
     words = ["evaluate", "--facts", files[row.facts], *row.options, "--seed", str(seed)]
     if method != OURS:
         words += ["--baseline", method, "--settings", json.dumps(tuned.get(method, {}))]
-    return [*words, "--json"]
-
-
-def make(words: Sequence[str], model: str | None) -> dict[str, Any]:
-    """Run `errata`.
-
-    Raises:
-        SystemExit: it failed; with what it said.
-    """
-    chosen = [] if model is None else ["--model", model]
-    run = [sys.executable, "-m", "errata", *words, *chosen]
-    ended = subprocess.run(run, capture_output=True, text=True, check=False)
-    if ended.returncode != 0:
-        raise SystemExit(f"{' '.join(words)}: {ended.stdout[-2000:]} {ended.stderr[-2000:]}")
-    made: dict[str, Any] = json.loads(ended.stdout.strip().splitlines()[-1])
-    shown = [Path(word).name if Path(word).is_file() else word for word in words]
-    return {"command": " ".join(["errata", *(f"'{w}'" if "{" in w else w for w in shown)]), **made}
+    return words
 
 
 def table(results: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
@@ -137,8 +120,10 @@ def main() -> None:
         for method in given.methods.split(","):
             file = given.out / f"{name}.{method}.json"
             if not file.exists():
-                made = make(command(ROWS[name], files, method, best, given.seed), given.model)
-                file.write_text(json.dumps(made, indent=1) + "\n")
+                words = command(ROWS[name], files, method, best, given.seed)
+                typed = spoken(words, {path: Path(path).name for path in files.values()})
+                made = run([*words, *(["--model", given.model] if given.model else [])])
+                file.write_text(json.dumps({"command": typed, **made}, indent=1) + "\n")
     print(table(read(given.out)))
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import statistics
 import sys
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from errata.bound import run_bound
 from errata.errors import StackError
-from errata.memory import peak_mb, reset_peak
+from errata.memory import device_peak_mb, reset_device_peak
 
 if TYPE_CHECKING:
     from malmen_core.base import BaseModel
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 Kind = Literal["single-shot", "straightforward", "shipped"]
 KINDS: tuple[Kind, ...] = ("single-shot", "straightforward", "shipped")
 JUDGED = 256
-MB = 2**20
 
 
 @dataclass(frozen=True)
@@ -132,9 +130,7 @@ def run(job: Job) -> dict[str, Any]:
     editor = _as_planned(editor, job.kind)
     groups = _groups(job)
     on_gpu = base.device.type == "cuda"
-    reset_peak(os.getpid())
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(base.device)
+    reset_device_peak(base.device)
     with tempfile.TemporaryDirectory() as folder:
         edit = _editing(job.kind, base, editor, Path(folder))
         edit(groups[-1][: min(job.n, 2)])  # libraries and factors warm up
@@ -146,11 +142,10 @@ def run(job: Job) -> dict[str, Any]:
             if on_gpu:
                 torch.cuda.synchronize(base.device)
             times.append(time.perf_counter() - began)
-    peak = torch.cuda.max_memory_allocated(base.device) / MB if on_gpu else peak_mb(os.getpid())
     return {
         "n": job.n,
         "facts_per_s": round(job.n / statistics.median(times), 3),
-        "peak_mb": peak,
+        "peak_mb": device_peak_mb(base.device),
         "edits_timed": len(times),
         "quality": _quality(base, version, facts[:JUDGED]),
         "device": base.device.type,

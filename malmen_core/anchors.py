@@ -9,7 +9,7 @@ other: sums stay sums, and a fact that is withdrawn takes its anchors with it.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +17,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from malmen_core.base import BaseModel
-from malmen_core.capture import keys_everywhere
+from malmen_core.capture import keys_by_group, keys_everywhere
 from malmen_core.prior import entity_kinds
 from malmen_core.tokens import Encoded, encode_prompts, subject_last_token
-
-ANCHOR_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -94,27 +92,12 @@ def anchor_rows(
     owners = [i for i, group in enumerate(prompts) if group and rank > 0]
     rows: dict[str, list[Tensor]] = {name: [] for name in base.modules}
     encoded = [encode_prompts(base.tokenizer, prompts[i]) for i in owners]
-    for groups in within_tokens(encoded, min(ANCHOR_BATCH, base.room.forward_tokens)):
-        keys = keys_everywhere(base, [Encoded(tuple(ids), len(ids)) for group in groups for ids in group])
-        counts = [sum(map(len, group)) for group in groups]
+    for keys in keys_by_group(base, [[Encoded(tuple(ids), len(ids)) for ids in group] for group in encoded]):
         for name, keys_NU in keys.items():
-            rows[name] += [compress(part, rank).cpu() for part in torch.split(keys_NU, counts)]
+            rows[name].append(compress(keys_NU, rank).cpu())
     fact_T = torch.tensor([i for i in owners for _ in range(rank)], dtype=torch.int64)
     empty = {name: torch.zeros(0, module.shape[0]) for name, module in base.modules.items()}
     return {name: torch.cat(parts) if parts else empty[name] for name, parts in rows.items()}, fact_T
-
-
-def within_tokens(groups: Sequence[list[list[int]]], tokens: int) -> Iterator[list[list[list[int]]]]:
-    """Neighbouring groups of sequences, together within a budget of padded tokens; at least one group."""
-    batch: list[list[list[int]]] = []
-    for group in groups:
-        together = [ids for other in (*batch, group) for ids in other]
-        if batch and max(map(len, together)) * len(together) > tokens:
-            yield batch
-            batch = []
-        batch.append(group)
-    if batch:
-        yield batch
 
 
 def compress(keys_NU: Tensor, rank: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,9 @@ from malmen_core.batches import answer_logits, batches, score_answers
 from malmen_core.overlay import EditedModule, intercepting
 from malmen_core.task import Batch, Reading
 from malmen_core.tokens import Encoded, KeyPosition
+
+KEYS_BATCH = 2048
+"""Padded tokens of a pass that only keeps keys, at most."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,30 @@ def keys_everywhere(base: BaseModel, sequences: Sequence[Encoded]) -> dict[str, 
     with torch.inference_mode(), intercepting(record), suppress(_AllSeen):
         base.task.answer_logits(base, batch)
     return found
+
+
+def keys_by_group(base: BaseModel, groups: Sequence[Sequence[Encoded]]) -> Iterator[dict[str, Tensor]]:
+    """Keys at every position of each group of sequences, by module; groups share passes where they fit."""
+    tokens = min(KEYS_BATCH, base.room.forward_tokens)
+    for batch in _within(groups, tokens):
+        counts = [sum(len(each.ids) for each in group) for group in batch]
+        keys = keys_everywhere(base, [each for group in batch for each in group])
+        parts = {name: torch.split(keys_NU, counts) for name, keys_NU in keys.items()}
+        for number in range(len(batch)):
+            yield {name: split[number] for name, split in parts.items()}
+
+
+def _within(groups: Sequence[Sequence[Encoded]], tokens: int) -> Iterator[list[Sequence[Encoded]]]:
+    """Neighbouring groups of sequences, together within a budget of padded tokens; at least one group."""
+    batch: list[Sequence[Encoded]] = []
+    for group in groups:
+        together = [len(each.ids) for other in (*batch, group) for each in other]
+        if batch and max(together) * len(together) > tokens:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
 
 
 def _backward(base: BaseModel, batch: Batch) -> _Recorder:

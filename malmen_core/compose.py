@@ -71,17 +71,17 @@ class Composer:
         Raises:
             NotFiniteError: the statistics or the solution are infinite or NaN.
         """
-        parts = self._read(wanted, read_statistics, progress)
+        parts: Mapping[SetId, Part] = self._read(wanted, read_statistics, progress)
         if not parts:
             return Composition(Delta.empty(), {})
         features = min(inputs for inputs, _ in self._editor.network.shapes.values())
         if sum(part.rows for part in parts.values()) <= features:
-            systems = self._stack(parts, read_statistics)
+            systems: Mapping[str, System] = self._stack(parts, read_statistics)
         else:
             systems = self._sum(parts, read_statistics)
         if self._editor.plan.refinement.rounds > 0:
             whole = balanced(parts, systems)
-            parts, systems = dict(whole.parts), dict(whole.systems)
+            parts, systems = whole.parts, whole.systems
         outcome = repair(self._base, self._editor, parts, systems, read_facts, progress)
         changes = {name: system.change(outcome.moved.get(name)) for name, system in systems.items()}
         for name, change in changes.items():

@@ -76,7 +76,7 @@ def edit(
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
     groups = []
-    for members in _members(editor, len(facts)):
+    for members in groups_of(editor, len(facts)):
         start = members.start
         told = _counted(progress, len(prompts.sequences), sum(owner < start for owner in prompts.fact_of))
         some = [facts[i] for i in members]
@@ -88,7 +88,7 @@ def edit(
     return Edited(_together(base, editor, parts, facts, edit_on_rephrasings, progress), found)
 
 
-def _members(editor: Editor, facts: int) -> list[range]:
+def groups_of(editor: Editor, facts: int) -> list[range]:
     """The facts of each group: as many groups as come nearest to the plan's size, of like size."""
     plan = editor.plan
     count = max(1, round(facts / plan.group)) if plan.refinement.rounds > 0 else 1

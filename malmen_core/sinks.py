@@ -9,20 +9,19 @@ token that is none, which reads the subject too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from malmen_core.anchors import ANCHOR_BATCH, within_tokens
 from malmen_core.base import BaseModel
-from malmen_core.capture import keys_everywhere
+from malmen_core.capture import keys_by_group
 from malmen_core.editor import Editor
 from malmen_core.tokens import Encoded
 
-LEAST_GAIN = 0.5
-"""What a row on its own must get of the value that it asks for, against the prior."""
+LEAST_REACH = 0.04
+"""``k M⁻¹k'`` of a key that is no sink: what its row weighs in the normal equation against the prior."""
 
 
 def off_sinks(base: BaseModel, editor: Editor, sequences: Sequence[Encoded]) -> tuple[Encoded, ...]:
@@ -31,30 +30,19 @@ def off_sinks(base: BaseModel, editor: Editor, sequences: Sequence[Encoded]) -> 
         return tuple(sequences)
     moved = list(sequences)
     asked = [i for i, each in enumerate(sequences) if each.subject_last is not None]
-    groups = [[list(sequences[i].ids)] for i in asked]
-    first = 0
-    for batch in within_tokens(groups, min(ANCHOR_BATCH, base.draft.room.forward_tokens)):
-        chosen = asked[first : first + len(batch)]
-        gains = _gains(base, editor, [sequences[i] for i in chosen])
-        for i, gain_L in zip(chosen, gains, strict=True):
-            moved[i] = _off_sink(sequences[i], gain_L)
-        first += len(batch)
+    found = keys_by_group(base.draft, [[sequences[i]] for i in asked])
+    for i, keys in zip(asked, found, strict=True):
+        moved[i] = _off_sink(editor, sequences[i], keys)
     return tuple(moved)
 
 
-def _off_sink(sequence: Encoded, gain_L: Tensor) -> Encoded:
-    start = sequence.key_positions("subject")[0]
-    free = (gain_L[start : sequence.answer_start] >= LEAST_GAIN).nonzero()[:, 0].tolist()
+def _off_sink(editor: Editor, sequence: Encoded, keys: Mapping[str, Tensor]) -> Encoded:
+    """The sequence, located at the first token from its subject's last on that no edited module holds."""
+    start, end = sequence.key_positions("subject")[0], sequence.answer_start
+    free_L = torch.ones(end - start, dtype=torch.bool)
+    for name, keys_LU in keys.items():
+        asked_LU = keys_LU[start:end].cpu().double()
+        reach_L = (asked_LU * editor.regularisers[name].solve(asked_LU.T).T).sum(1)
+        free_L &= (reach_L >= LEAST_REACH) | ~asked_LU.any(1)  # a stack that does not read a token is zero
+    free = free_L.nonzero()[:, 0].tolist()
     return replace(sequence, subject_last=start + free[0]) if free else sequence
-
-
-def _gains(base: BaseModel, editor: Editor, sequences: Sequence[Encoded]) -> tuple[Tensor, ...]:
-    """``k M⁻¹k' / (1 + k M⁻¹k')`` of each token, weighted as a refined row: the least of all modules."""
-    lengths = [len(each.ids) for each in sequences]
-    gain_N = torch.ones(sum(lengths), dtype=torch.float64)
-    for name, keys_NU in keys_everywhere(base.draft, sequences).items():
-        read_N = keys_NU.any(1).cpu()
-        weighted_NU = editor.plan.edited_weight * keys_NU.cpu()[read_N].double()
-        reach_N = (weighted_NU * editor.regularisers[name].solve(weighted_NU.T).T).sum(1)
-        gain_N[read_N] = torch.minimum(gain_N[read_N], reach_N / (1 + reach_N))
-    return torch.split(gain_N, lengths)

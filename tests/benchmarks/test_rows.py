@@ -45,7 +45,7 @@ def test_baselines_get_the_settings_they_were_tuned_to() -> None:
     row = rows.ROWS["counterfact-20x100"]
     words = command(row, {"counterfact": "c.json", "questions": "q.json"}, "ft", {"ft": {"bound": 0.1}}, 7)
     assert words[:8] == ["evaluate", "--facts", "c.json", "--limit", "2000", "--sets", "20", "--seed"]
-    assert words[8:] == ["7", "--baseline", "ft", "--settings", '{"bound": 0.1}', "--json"]
+    assert words[8:] == ["7", "--baseline", "ft", "--settings", '{"bound": 0.1}']
 
 
 @pytest.mark.stack

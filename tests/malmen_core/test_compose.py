@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from malmen_core import repair
 from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.compose import Composer, Composition
@@ -109,6 +110,16 @@ def test_composing_is_solving_the_sum(shelf: Shelf) -> None:
     found = shift(shelf.compose(*SETS).delta)
     for name, change in together.items():
         torch.testing.assert_close(found[name], change, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sum_is_balanced_before_it_is_repaired(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "PASSES", 0)
+    shelf = Shelf(llama, tiny_editor(llama, rounds=20, step=0.01, prior_weight=20.0, anchors=4))
+    found = shift(shelf.compose(*SETS).delta)
+    for name, plain_UV in solved(shelf.editor, Statistics.sum(list(shelf.statistics.values()))).items():
+        gain = float((found[name] * plain_UV).sum() / plain_UV.square().sum())
+        assert gain > 1.01
+        torch.testing.assert_close(found[name].to(plain_UV), gain * plain_UV, rtol=1e-3, atol=1e-5)
 
 
 def test_the_delta_follows_from_the_live_facts_alone(shelf: Shelf) -> None:

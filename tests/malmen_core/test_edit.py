@@ -11,7 +11,7 @@ import torch
 from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.capture import capture
-from malmen_core.edit import compute_statistics, solve
+from malmen_core.edit import compute_statistics, groups_of, solve
 from malmen_core.editor import Editor
 from malmen_core.errors import EditorMismatch, FactError, NotFiniteError, PromptTooLong
 from malmen_core.facts import Fact
@@ -136,6 +136,34 @@ def test_rows_that_outweigh_hold_in_a_sum(llama: BaseModel) -> None:
         return off
 
     assert kept(8.0) < 0.5 * kept(1.0)
+
+
+def test_anchors_weigh_what_the_plan_says_once_their_fact_is_refined(llama: BaseModel) -> None:
+    def anchors(weight: float) -> dict[str, torch.Tensor]:
+        editor = tiny_editor(llama, rounds=4, anchors=4)
+        editor = replace(editor, plan=replace(editor.plan, anchor_weight=weight))
+        rows = compute_statistics(llama, editor, FACTS[:1]).modules
+        return {name: each.keys_TU[~each.differences_TV.any(1)] for name, each in rows.items()}
+
+    light, full = anchors(0.25), anchors(1.0)
+    for name, keys_TU in full.items():
+        assert len(keys_TU) == 3
+        torch.testing.assert_close(light[name], 0.25 * keys_TU, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (36, [36]), (47, [47]), (49, [24, 25]), (100, [33, 33, 34])]
+)
+def test_groups_are_of_like_size_and_as_many_as_come_nearest(
+    llama: BaseModel, count: int, sizes: list[int]
+) -> None:
+    editor = tiny_editor(llama, rounds=4)
+    members = groups_of(editor, count)
+    assert [len(each) for each in members] == sizes
+    assert [number for each in members for number in each] == list(range(count))
+    alone = replace(editor.plan.refinement, rounds=0)
+    plain = replace(editor, plan=replace(editor.plan, refinement=alone))
+    assert groups_of(plain, count) == [range(count)]
 
 
 @pytest.mark.stack

@@ -81,7 +81,7 @@ def edit(
         told = _counted(progress, len(prompts.sequences), sum(owner < start for owner in prompts.fact_of))
         some = [facts[i] for i in members]
         groups.append(edit_group(base, editor, some, prompts.of(members), start, told, batch_tokens))
-    if len(groups) == 1:
+    if editor.plan.refinement.rounds == 0:
         return groups[0]
     found = tuple(outcome for group in groups for outcome in group.outcomes)
     parts = [group.statistics for group in groups]
@@ -104,7 +104,7 @@ def _together(
     edit_on_rephrasings: bool,
     progress: Progress | None,
 ) -> Statistics:
-    """The groups of a set summed, balanced and repaired."""
+    """The groups of a set summed, balanced, and repaired where some fact does not answer."""
     idents: list[SetId] = [(f"{number:08d}", ()) for number in range(len(groups))]
     first = dict(zip(idents, accumulate((g.fact_count for g in groups), initial=0), strict=False))
     parts = {i: Part.of(editor, g, edit_on_rephrasings) for i, g in zip(idents, groups, strict=True)}
@@ -114,7 +114,7 @@ def _together(
     def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
         return {ident: [facts[first[ident] + number] for number in some] for ident, some in asked.items()}
 
-    moved = repair(base, editor, whole.parts, whole.systems, read_facts, progress).moved
+    moved = repair(base, editor, whole.parts, whole.systems, read_facts, progress, doubted=True).moved
     rows = {}
     for name, each in stacked.modules.items():
         differences_TV = whole.gains[name] * each.differences_TV

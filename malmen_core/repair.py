@@ -113,6 +113,8 @@ def repair(
     systems: Mapping[str, System],
     read_facts: FactReader,
     progress: Progress | None = None,
+    *,
+    doubted: bool = False,
 ) -> Repair:
     """Refine the facts that the sum of some sets spoils.
 
@@ -123,8 +125,9 @@ def repair(
         systems: the solved equation of each module.
         read_facts: gives the facts that may need repair.
         progress: as refinement reports it; may raise to abort.
+        doubted: run every fact, also one that the sum leaves as its set gave it, or that stands alone.
     """
-    if len(parts) < 2 or editor.plan.refinement.rounds == 0:
+    if (len(parts) < 2 and not doubted) or editor.plan.refinement.rounds == 0:
         return Repair({}, {})
     table = _Table(parts)
     shifts = {name: system.shift_UV for name, system in systems.items()}
@@ -133,9 +136,10 @@ def repair(
         plan, rounds=PATIENCE * plan.rounds, step=STEP * plan.step, margin=plan.margin / 2, decay=0.0
     )
     units = {name: editor.plan.edited_weight * scale for name, scale in editor.scales.items()}
+    everything = set(range(len(table.facts)))
     suspects, pushed = set[int](), set[int]()
     for _ in range(PASSES):
-        suspects |= table.spoiled(shifts) if is_quiet(editor, shifts) else set(range(len(table.facts)))
+        suspects |= everything if doubted or not is_quiet(editor, shifts) else table.spoiled(shifts)
         short = _short(base, plan, shifts, _prompts(base, table, sorted(suspects), parts, read_facts))
         if not short:
             break

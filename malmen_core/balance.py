@@ -1,4 +1,4 @@
-"""Balance: a sum scaled so that it gives, on average, what its sets gave alone.
+"""Balance: a sum scaled so that it gives, on average, what its sets gave alone, at the strength of its size.
 
 In a sum, the anchors of all sets pull at each set's rows, so it gives less. One factor a module puts the
 average right, at a smaller price elsewhere than heavier rows; `repair` is for facts that still fall short.
@@ -33,20 +33,20 @@ class Balanced:
     gains: Mapping[str, float]
 
 
-def balanced(parts: Mapping[SetId, Part], systems: Mapping[str, System]) -> Balanced:
-    """Scale the sum of some sets, module by module; one set alone stays as it is.
+def balanced(parts: Mapping[SetId, Part], systems: Mapping[str, System], strength: float) -> Balanced:
+    """Scale the sum of some sets, module by module; one set alone by its strength only.
 
     Args:
         parts: the sets, in canonical order.
         systems: their sum, solved.
+        strength: of as many facts as they have together (`RefinementPlan.strength`).
     """
-    if len(parts) < 2:
-        return Balanced(parts, systems, dict.fromkeys(systems, 1.0))
     gains = {}
     for name, system in systems.items():
         rows = [part.modules[name] for part in parts.values()]
         keys_TU = torch.cat([each.keys_TU for each in rows]).double()
-        gains[name] = gain(torch.cat([each.alone_TV for each in rows]), keys_TU @ system.shift_UV)
+        wanted_TV = torch.cat([part.modules[name].alone_TV / part.strength for part in parts.values()])
+        gains[name] = strength * (gain(wanted_TV, keys_TU @ system.shift_UV) if len(rows) > 1 else 1.0)
     scaled = {
         ident: replace(part, modules={name: _scaled(r, gains[name]) for name, r in part.modules.items()})
         for ident, part in parts.items()

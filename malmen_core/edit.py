@@ -80,7 +80,9 @@ def edit(
         start = members.start
         told = _counted(progress, len(prompts.sequences), sum(owner < start for owner in prompts.fact_of))
         some = [facts[i] for i in members]
-        groups.append(edit_group(base, editor, some, prompts.of(members), start, told, batch_tokens))
+        groups.append(
+            edit_group(base, editor, some, prompts.of(members), start, len(facts), told, batch_tokens)
+        )
     if editor.plan.refinement.rounds == 0:
         return groups[0]
     found = tuple(outcome for group in groups for outcome in group.outcomes)
@@ -109,7 +111,8 @@ def _together(
     first = dict(zip(idents, accumulate((g.fact_count for g in groups), initial=0), strict=False))
     parts = {i: Part.of(editor, g, edit_on_rephrasings) for i, g in zip(idents, groups, strict=True)}
     stacked = Statistics.sum(groups)
-    whole = balanced(parts, systems_of(stacked.modules, editor.regularisers))
+    strength = editor.plan.refinement.strength(len(facts))
+    whole = balanced(parts, systems_of(stacked.modules, editor.regularisers), strength)
 
     def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
         return {ident: [facts[first[ident] + number] for number in some] for ident, some in asked.items()}
@@ -121,7 +124,7 @@ def _together(
         if name in moved:
             by_TV = moved[name].by_TV.to(differences_TV)
             differences_TV = differences_TV.index_add(0, moved[name].place_T, by_TV)
-        rows[name] = Rows(each.keys_TU, rounded(differences_TV))
+        rows[name] = Rows(each.keys_TU, rounded(differences_TV / strength))
     check_finite(rows)
     return replace(stacked, modules=rows)
 
@@ -136,7 +139,8 @@ def _counted(progress: Progress | None, total: int, before: int) -> Progress | N
 def solve(editor: Editor, statistics: Statistics) -> Delta:
     """The delta of some statistics: ``S = (K'K + M)⁻¹ K'D`` for each module, as factors or dense.
 
-    No rows at all give the empty delta, which is the base itself.
+    `D` is taken at the strength of so many facts (`RefinementPlan.strength`). No rows at all give the empty
+    delta, which is the base itself.
 
     Raises:
         NotFiniteError: the statistics or a factor are infinite or NaN.
@@ -144,10 +148,11 @@ def solve(editor: Editor, statistics: Statistics) -> Delta:
     check_finite(statistics.modules)
     if len(statistics.fact_T) == 0:
         return Delta.empty()
+    strength = editor.plan.refinement.strength(len(torch.unique(statistics.fact_T)))
     changes = {}
     for name, rows in statistics.modules.items():
         left_UT = projector(rows.keys_TU, editor.regularisers[name])
-        changes[name] = Change.smaller(left_UT, rows.differences_TV)
+        changes[name] = Change.smaller(left_UT, strength * rows.differences_TV)
         if not bool(torch.isfinite(left_UT).all()):
             raise NotFiniteError(f"The solution for {name!r} is not finite.", "Edit fewer or other facts.")
     return Delta(changes)

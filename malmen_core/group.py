@@ -24,7 +24,7 @@ from malmen_core.hypernetwork import predict
 from malmen_core.normal_equation import projector
 from malmen_core.outcome import Outcome, outcomes, without_refinement
 from malmen_core.prompts import EditPrompts
-from malmen_core.refine import Progress, Refined, refine
+from malmen_core.refine import Progress, Refined, RefinementPlan, refine
 from malmen_core.sinks import off_sinks
 from malmen_core.statistics import Rows, Statistics, rounded
 from malmen_core.subjects import Subject, subject_of
@@ -49,11 +49,13 @@ def edit_group(
     facts: Sequence[Fact],
     prompts: EditPrompts,
     first: int,
+    together: int,
     progress: Progress | None,
     batch_tokens: int | None,
 ) -> Edited:
-    """Edit some facts of a set together, alone on the base; `first` is the number of the first of them."""
+    """Edit some of the `together` facts of a set, alone on the base; `first` is the number of the first."""
     plan = editor.plan
+    strength = plan.refinement.strength(together)
     prompts = replace(prompts, sequences=off_sinks(base, editor, prompts.sequences))
     captured, sequence_T = capture(base.draft, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
@@ -67,8 +69,9 @@ def edit_group(
     subjects = [_keyed(editor, fact) for fact in facts]
     found = without_refinement(subjects)
     if plan.refinement.rounds > 0:
+        goal = replace(plan.refinement, margin=plan.refinement.margin_of(together))
         refined, projectors = _refined(
-            base, editor, prompts, keys, differences, fact_T, progress, batch_tokens
+            base, editor, goal, prompts, keys, differences, fact_T, progress, batch_tokens
         )
         own = {name: keys_TU[: len(fact_T)] for name, keys_TU in keys.items()}
         margins = _smallest(refined.margins, prompts.fact_of, len(facts))
@@ -87,7 +90,7 @@ def edit_group(
         for name, keys_TU in keys.items():
             given_TV = own[name].double() @ (projectors[name] @ refined.differences[name].double())
             keys[name], asked_TV = _weighty(editor, name, stored, keys_TU, given_TV)
-            differences[name] = asked_TV.to(differences[name])
+            differences[name] = (asked_TV / strength).to(differences[name])
     rows = {name: _rows(keys[name], stored(differences[name])) for name in keys}
     check_finite(rows)
     return Edited(Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts)), found)
@@ -110,6 +113,7 @@ def _weighty(
 def _refined(
     base: BaseModel,
     editor: Editor,
+    goal: RefinementPlan,
     prompts: EditPrompts,
     keys: Mapping[str, Tensor],
     differences: Mapping[str, Tensor],
@@ -123,7 +127,7 @@ def _refined(
     }
     refined = refine(
         base,
-        editor.plan.refinement,
+        goal,
         projectors,
         differences,
         editor.scales,

@@ -40,6 +40,7 @@ class Part:
         fact_T: the fact of each row.
         place_T: where each row stands among all of the set's.
         rows: how many rows the set has in all.
+        strength: at which it is solved alone (`RefinementPlan.strength`).
         edit_on_rephrasings: whether its facts are edited with their rephrasings.
     """
 
@@ -47,7 +48,13 @@ class Part:
     fact_T: Tensor
     place_T: Tensor
     rows: int
+    strength: float
     edit_on_rephrasings: bool
+
+    @property
+    def facts(self) -> int:
+        """How many facts have rows."""
+        return len(torch.unique(self.fact_T))
 
     @classmethod
     def of(cls, editor: Editor, statistics: Statistics, edit_on_rephrasings: bool) -> Part:
@@ -60,11 +67,12 @@ class Part:
         """
         asked = [rows.differences_TV.abs().amax(1) > 0 for rows in statistics.modules.values()]
         place_T = torch.stack(asked).any(0).nonzero()[:, 0]
+        strength = editor.plan.refinement.strength(len(torch.unique(statistics.fact_T)))
         modules = {}
         for name, rows in statistics.modules.items():
             keys_TU, differences_TV = rows.keys_TU[place_T], rows.differences_TV[place_T]
             left_UT = projector(rows.keys_TU, editor.regularisers[name])[:, place_T]
-            alone_TV = keys_TU.double() @ (left_UT @ differences_TV.double())
+            alone_TV = strength * keys_TU.double() @ (left_UT @ differences_TV.double())
             modules[name] = EditedRows(keys_TU, differences_TV, alone_TV)
         count = len(statistics.fact_T)
-        return cls(modules, statistics.fact_T[place_T], place_T, count, edit_on_rephrasings)
+        return cls(modules, statistics.fact_T[place_T], place_T, count, strength, edit_on_rephrasings)

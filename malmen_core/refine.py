@@ -6,10 +6,15 @@ pass of the language model, whatever the number of facts.
 
 The least change that answers is wanted, since whatever goes beyond it disturbs other prompts. So a fact that
 falls short is pushed, and one that does not decays until it does; the last rounds only push.
+
+A larger margin carries over to more other wordings, and what a few facts disturb is little. So few facts are
+refined to a larger margin. What is kept of them is what a large set would ask for, and each solution scales
+it to the number of its facts (`RefinementPlan.strength`): facts that come one by one end as if in one set.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +33,8 @@ Progress = Callable[[str, int, int], None]
 
 
 DECAYING = 0.8
+GAP = 8.0
+"""Nats by which a model's answer beats a new one, typically: in the median of 300 CounterFact facts, 7.4."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class RefinementPlan:
         rounds: how many at most; the first four fifths of them let facts decay that are in.
         step: size of a step, relative to the typical magnitude of a module's output (its root mean square).
         margin: a sequence is in when each answer token beats every other by this many nats.
+        lone_margin: this many for a fact that is alone; `n` facts get its ``√n``-th part, unless `margin` is
+            more.
         decay: share of its value differences that a fact which is in loses in a round.
         bound: largest magnitude of a row of `D` (its root mean square), relative to the typical one of the
             module's output; a step that goes beyond is cut short.
@@ -46,8 +55,20 @@ class RefinementPlan:
     rounds: int = 24
     step: float = 0.3
     margin: float = 2.0
+    lone_margin: float = 12.0
     decay: float = 0.1
     bound: float = 10.0
+
+    def margin_of(self, facts: int) -> float:
+        """The margin that so many facts are refined to: the fewer, the less they disturb."""
+        return max(self.margin, self.lone_margin / math.sqrt(max(facts, 1)))
+
+    def strength(self, facts: int) -> float:
+        """By how much more so many facts are pushed than a large set's, for the differences kept of both.
+
+        A change grows about in proportion to the nats that it wins, which start `GAP` below the answer.
+        """
+        return (self.margin_of(facts) + GAP) / (self.margin + GAP) if self.rounds > 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -13,33 +13,40 @@ from malmen_core.systems import systems_of
 from tests.malmen_core.support import random_statistics, tiny_editor
 
 
+@pytest.mark.parametrize("strength", [1.0, 1.5])
 @pytest.mark.parametrize("facts", [2, 40], ids=["dual", "primal"])
-def test_a_balanced_sum_gives_what_its_sets_gave(llama: BaseModel, facts: int) -> None:
+def test_a_balanced_sum_gives_what_its_sets_gave(llama: BaseModel, facts: int, strength: float) -> None:
     editor = tiny_editor(llama, prior_weight=20.0)
     sets = [random_statistics(seed, editor.network.shapes, facts) for seed in range(3)]
     parts: dict[SetId, Part] = {(f"{i}", ()): Part.of(editor, s, False) for i, s in enumerate(sets)}
-    whole = balanced(parts, systems_of(Statistics.sum(sets).modules, editor.regularisers))
+    whole = balanced(parts, systems_of(Statistics.sum(sets).modules, editor.regularisers), strength)
     for name, system in whole.systems.items():
         keys_TU = torch.cat([p.modules[name].keys_TU for p in parts.values()]).double()
         alone_TV = torch.cat([p.modules[name].alone_TV for p in parts.values()])
         along = float((keys_TU @ system.shift_UV * alone_TV).sum() / alone_TV.square().sum())
-        assert 1 < whole.gains[name] < LARGEST_GAIN
-        assert along == pytest.approx(1.0)
+        assert 1 < whole.gains[name] / strength < LARGEST_GAIN
+        assert along == pytest.approx(strength)
         for ident, part in whole.parts.items():
             differences_TV = parts[ident].modules[name].differences_TV
             torch.testing.assert_close(part.modules[name].differences_TV, whole.gains[name] * differences_TV)
+            assert (
+                part.modules[name].alone_TV is parts[ident].modules[name].alone_TV
+            )  # what repair holds it to
         torch.testing.assert_close(
             system.change(None).dense(torch.float64), system.shift_UV, rtol=1e-5, atol=1e-6
         )
 
 
-def test_one_set_stays_as_it_is(llama: BaseModel) -> None:
+def test_one_set_gives_what_it_gave_at_its_strength(llama: BaseModel) -> None:
     editor = tiny_editor(llama)
-    part = Part.of(editor, random_statistics(0, editor.network.shapes), False)
-    systems = systems_of(random_statistics(0, editor.network.shapes).modules, editor.regularisers)
-    whole = balanced({("a", ()): part}, systems)
-    assert set(whole.gains.values()) == {1.0}
-    assert whole.parts[("a", ())] is part
+    statistics = random_statistics(0, editor.network.shapes)
+    systems = systems_of(statistics.modules, editor.regularisers)
+    whole = balanced({("a", ()): Part.of(editor, statistics, False)}, systems, 1.5)
+    assert set(whole.gains.values()) == {1.5}
+    for name, system in systems.items():
+        given_TV = whole.parts[("a", ())].modules[name].keys_TU.double() @ (1.5 * system.shift_UV)
+        torch.testing.assert_close(whole.systems[name].shift_UV, 1.5 * system.shift_UV)
+        torch.testing.assert_close(1.5 * whole.parts[("a", ())].modules[name].alone_TV, given_TV)
 
 
 def test_a_gain_is_bounded() -> None:

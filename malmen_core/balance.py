@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from malmen_core.parts import EditedRows, Part, SetId
+from malmen_core.refine import RefinementPlan
 from malmen_core.systems import System
 
 LARGEST_GAIN = 4.0
@@ -23,7 +24,7 @@ class Balanced:
     """Scaled sets and their sum.
 
     Attributes:
-        parts: with scaled differences.
+        parts: scaled.
         systems: the solved equation of each module, scaled likewise.
         gains: the factor of each module.
     """
@@ -33,24 +34,24 @@ class Balanced:
     gains: Mapping[str, float]
 
 
-def balanced(parts: Mapping[SetId, Part], systems: Mapping[str, System], strength: float) -> Balanced:
+def balanced(parts: Mapping[SetId, Part], systems: Mapping[str, System], plan: RefinementPlan) -> Balanced:
     """Scale the sum of some sets, module by module; one set alone by its strength only.
+
+    What each set gives alone is scaled to its own strength, which is what `repair` holds it to.
 
     Args:
         parts: the sets, in canonical order.
         systems: their sum, solved.
-        strength: of as many facts as they have together (`RefinementPlan.strength`).
+        plan: says at what strength so many facts are solved.
     """
+    strength = plan.strength(sum(part.facts for part in parts.values()))
     gains = {}
     for name, system in systems.items():
         rows = [part.modules[name] for part in parts.values()]
         keys_TU = torch.cat([each.keys_TU for each in rows]).double()
-        wanted_TV = torch.cat([part.modules[name].alone_TV / part.strength for part in parts.values()])
+        wanted_TV = torch.cat([each.alone_TV for each in rows])
         gains[name] = strength * (gain(wanted_TV, keys_TU @ system.shift_UV) if len(rows) > 1 else 1.0)
-    scaled = {
-        ident: replace(part, modules={name: _scaled(r, gains[name]) for name, r in part.modules.items()})
-        for ident, part in parts.items()
-    }
+    scaled = {ident: _scaled(part, gains, plan.strength(part.facts)) for ident, part in parts.items()}
     return Balanced(scaled, {name: s.scaled(gains[name]) for name, s in systems.items()}, gains)
 
 
@@ -61,5 +62,9 @@ def gain(wanted_TV: Tensor, given_TV: Tensor) -> float:
     return max(1.0, wanted / max(along, wanted / LARGEST_GAIN)) if wanted > 0 else 1.0
 
 
-def _scaled(rows: EditedRows, by: float) -> EditedRows:
-    return replace(rows, differences_TV=by * rows.differences_TV)
+def _scaled(part: Part, gains: Mapping[str, float], own: float) -> Part:
+    modules = {
+        name: EditedRows(rows.keys_TU, gains[name] * rows.differences_TV, own * rows.alone_TV)
+        for name, rows in part.modules.items()
+    }
+    return replace(part, modules=modules)

@@ -80,8 +80,7 @@ class Composer:
         else:
             systems = self._sum(parts, read_statistics)
         if self._editor.plan.refinement.rounds > 0:
-            count = sum(part.facts for part in parts.values())
-            whole = balanced(parts, systems, self._editor.plan.refinement.strength(count))
+            whole = balanced(parts, systems, self._editor.plan.refinement)
             parts, systems = whole.parts, whole.systems
         outcome = repair(self._base, self._editor, parts, systems, read_facts, progress)
         changes = {name: system.change(outcome.moved.get(name)) for name, system in systems.items()}

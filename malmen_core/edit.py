@@ -111,8 +111,8 @@ def _together(
     first = dict(zip(idents, accumulate((g.fact_count for g in groups), initial=0), strict=False))
     parts = {i: Part.of(editor, g, edit_on_rephrasings) for i, g in zip(idents, groups, strict=True)}
     stacked = Statistics.sum(groups)
-    strength = editor.plan.refinement.strength(len(facts))
-    whole = balanced(parts, systems_of(stacked.modules, editor.regularisers), strength)
+    plan = editor.plan.refinement
+    whole = balanced(parts, systems_of(stacked.modules, editor.regularisers), plan)
 
     def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
         return {ident: [facts[first[ident] + number] for number in some] for ident, some in asked.items()}
@@ -124,7 +124,7 @@ def _together(
         if name in moved:
             by_TV = moved[name].by_TV.to(differences_TV)
             differences_TV = differences_TV.index_add(0, moved[name].place_T, by_TV)
-        rows[name] = Rows(each.keys_TU, rounded(differences_TV / strength))
+        rows[name] = Rows(each.keys_TU, rounded(differences_TV / plan.strength(len(facts))))
     check_finite(rows)
     return replace(stacked, modules=rows)
 

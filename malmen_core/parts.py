@@ -23,7 +23,7 @@ class EditedRows:
     Attributes:
         keys_TU: float32.
         differences_TV: what was asked for there; float32.
-        alone_TV: what the set gives there when it is solved alone; float64.
+        alone_TV: what the set gives there when it is solved alone, at strength 1; float64.
     """
 
     keys_TU: Tensor
@@ -40,7 +40,6 @@ class Part:
         fact_T: the fact of each row.
         place_T: where each row stands among all of the set's.
         rows: how many rows the set has in all.
-        strength: at which it is solved alone (`RefinementPlan.strength`).
         edit_on_rephrasings: whether its facts are edited with their rephrasings.
     """
 
@@ -48,7 +47,6 @@ class Part:
     fact_T: Tensor
     place_T: Tensor
     rows: int
-    strength: float
     edit_on_rephrasings: bool
 
     @property
@@ -67,12 +65,11 @@ class Part:
         """
         asked = [rows.differences_TV.abs().amax(1) > 0 for rows in statistics.modules.values()]
         place_T = torch.stack(asked).any(0).nonzero()[:, 0]
-        strength = editor.plan.refinement.strength(len(torch.unique(statistics.fact_T)))
         modules = {}
         for name, rows in statistics.modules.items():
             keys_TU, differences_TV = rows.keys_TU[place_T], rows.differences_TV[place_T]
             left_UT = projector(rows.keys_TU, editor.regularisers[name])[:, place_T]
-            alone_TV = strength * keys_TU.double() @ (left_UT @ differences_TV.double())
+            alone_TV = keys_TU.double() @ (left_UT @ differences_TV.double())
             modules[name] = EditedRows(keys_TU, differences_TV, alone_TV)
         count = len(statistics.fact_T)
-        return cls(modules, statistics.fact_T[place_T], place_T, count, strength, edit_on_rephrasings)
+        return cls(modules, statistics.fact_T[place_T], place_T, count, edit_on_rephrasings)

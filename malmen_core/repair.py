@@ -4,7 +4,8 @@ Two facts of one subject have nearly the same key, so in a sum of sets that were
 its share of the module's output. Which facts are affected shows in what the solution gives at their keys,
 compared with what their set gave alone: linear algebra on rows that are kept, without a look at any text.
 Only those facts are run, and refined if they fall short. When so much was edited that the sum disturbs any
-text, all facts are run. All of it follows from the live facts in their canonical order.
+text, or the facts have only just been edited, all of them are run. All of it follows from the live facts in
+their canonical order.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from malmen_core.parts import Part, SetId
 from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 from malmen_core.repair import repair
-from malmen_core.statistics import Rows, Statistics, rounded
+from malmen_core.statistics import Rows, Statistics, kept
 from malmen_core.systems import systems_of
 
 
@@ -124,7 +124,7 @@ def _together(
         if name in moved:
             by_TV = moved[name].by_TV.to(differences_TV)
             differences_TV = differences_TV.index_add(0, moved[name].place_T, by_TV)
-        rows[name] = Rows(each.keys_TU, rounded(differences_TV / plan.strength(len(facts))))
+        rows[name] = Rows(each.keys_TU, kept(differences_TV / plan.strength(len(facts)), base.dtype))
     check_finite(rows)
     return replace(stacked, modules=rows)
 

@@ -7,7 +7,7 @@ that outweighs what pulls: whichever facts join, the sum gives there what refine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,7 +26,7 @@ from malmen_core.outcome import Outcome, outcomes, without_refinement
 from malmen_core.prompts import EditPrompts
 from malmen_core.refine import Progress, Refined, RefinementPlan, refine
 from malmen_core.sinks import off_sinks
-from malmen_core.statistics import Rows, Statistics, rounded
+from malmen_core.statistics import Rows, Statistics, kept
 from malmen_core.subjects import Subject, subject_of
 
 
@@ -61,9 +61,8 @@ def edit_group(
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
     neighbours = anchors_of(editor, facts, captured, fact_T)
     anchors, anchor_fact_T = anchor_rows(base.draft, neighbours, plan.anchor_rank)
-    stored = rounded if base.dtype != torch.float64 else Tensor.float
     keys = {name: torch.cat([c.keys_TU, anchors[name].to(c.keys_TU)]) for name, c in captured.items()}
-    keys = {name: stored(keys_TU).to(keys_TU) for name, keys_TU in keys.items()}
+    keys = {name: kept(keys_TU, base.dtype).to(keys_TU) for name, keys_TU in keys.items()}
     differences = first_guess(editor, captured)
     check_finite({name: _rows(keys[name], differences[name]) for name in keys})
     subjects = [_keyed(editor, fact) for fact in facts]
@@ -89,22 +88,20 @@ def edit_group(
         )
         for name, keys_TU in keys.items():
             given_TV = own[name].double() @ (projectors[name] @ refined.differences[name].double())
-            keys[name], asked_TV = _weighty(editor, name, stored, keys_TU, given_TV)
+            keys[name], asked_TV = _weighty(editor, name, keys_TU, given_TV)
             differences[name] = (asked_TV / strength).to(differences[name])
-    rows = {name: _rows(keys[name], stored(differences[name])) for name in keys}
+    rows = {name: _rows(keys[name], kept(differences[name], base.dtype)) for name in keys}
     check_finite(rows)
     return Edited(Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts)), found)
 
 
-def _weighty(
-    editor: Editor, name: str, stored: Callable[[Tensor], Tensor], keys_TU: Tensor, given_TV: Tensor
-) -> tuple[Tensor, Tensor]:
+def _weighty(editor: Editor, name: str, keys_TU: Tensor, given_TV: Tensor) -> tuple[Tensor, Tensor]:
     """Rows that outweigh what pulls: keys, and differences that give `given_TV` on average."""
     plan, count = editor.plan, len(given_TV)
     weights_T = torch.full((len(keys_TU), 1), plan.anchor_weight).index_fill_(
         0, torch.arange(count), plan.edited_weight
     )
-    weighted_TU = stored(weights_T * keys_TU).to(keys_TU)
+    weighted_TU = kept(weights_T * keys_TU, keys_TU.dtype).to(keys_TU)
     wanted_TV = plan.edited_weight * given_TV
     left_UT = projector(weighted_TU, editor.regularisers[name], count)
     return weighted_TU, wanted_TV * gain(wanted_TV, weighted_TU[:count].double() @ (left_UT @ wanted_TV))

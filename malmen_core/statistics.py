@@ -37,6 +37,11 @@ def rounded(values: Tensor) -> Tensor:
     return (half if bool(torch.isfinite(half).all()) else values).float()
 
 
+def kept(values: Tensor, base_dtype: torch.dtype) -> Tensor:
+    """Values as they are kept of a set: `rounded`, but whole in float32 for a base in float64."""
+    return values.float() if base_dtype == torch.float64 else rounded(values)
+
+
 def _narrow(values: Tensor) -> Tensor:
     half = values.half()
     return half if torch.equal(half.float(), values) else values

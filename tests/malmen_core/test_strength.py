@@ -12,6 +12,7 @@ from malmen_core.batches import teacher_forced
 from malmen_core.compose import Composer
 from malmen_core.delta import Delta
 from malmen_core.edit import compute_statistics, edit, solve
+from malmen_core.editor import Editor
 from malmen_core.facts import Fact
 from malmen_core.parts import SetId
 from malmen_core.prompts import edit_prompts
@@ -27,6 +28,11 @@ def margin(base: BaseModel, delta: Delta, facts: list[Fact]) -> float:
     with base.version(delta).active():
         scores = teacher_forced(base, edit_prompts(base, facts).sequences)
     return min(float(score.margin_A.min()) for score in scores)
+
+
+def edit_delta(base: BaseModel, editor: Editor, facts: list[Fact]) -> Delta:
+    """What a set changes when it stands alone."""
+    return solve(editor, compute_statistics(base, editor, facts))
 
 
 @pytest.mark.parametrize(("facts", "wanted"), [(0, 12.0), (1, 12.0), (4, 6.0), (36, 2.0), (1000, 2.0)])
@@ -47,6 +53,15 @@ def test_few_facts_are_refined_to_their_margin(llama: BaseModel) -> None:
     assert near.outcomes[0].margin < 1.5 <= far.outcomes[0].margin
     given = [margin(llama, solve(e, s.statistics), one) for e, s in ((plain, near), (strong, far))]
     assert given[1] > given[0] + 0.5
+
+
+def test_a_set_alone_is_solved_as_it_was_refined(llama: BaseModel) -> None:
+    kept = tiny_editor(llama, where="answer", rounds=120, margin=0.5, lone_margin=1.5)
+    plain = tiny_editor(llama, where="answer", rounds=120, margin=1.5)
+    assert kept.plan.refinement.strength(1) > 1.1
+    found, wanted = (shift(edit_delta(llama, editor, [FACTS[2]])) for editor in (kept, plain))
+    for name, change in wanted.items():
+        assert float((found[name] - change).norm() / change.norm()) < 0.01
 
 
 def test_what_is_kept_is_scaled_to_the_facts_that_are_solved(llama: BaseModel) -> None:

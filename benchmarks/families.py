@@ -16,7 +16,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +32,8 @@ WANTED: Mapping[str, tuple[float, float, float]] = {
 MEASURES = ("edit_success", "generalisation", "locality")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a taught model is edited.
-
-    Attributes:
-        modules: that are edited; empty for the family's.
-        plan: members of the edit plan that differ from the default.
-    """
-
-    modules: tuple[str, ...] = ()
-    plan: Mapping[str, Any] = field(default_factory=dict)
-
-
-PLAN = {"anchors": 0, "prior_weight": 1000, "group": 4096, "edited_weight": 1.0}
-"""No anchors, whose names these models have never read; so nothing pulls that rows would have to outweigh."""
-RECIPES: Mapping[str, Recipe] = {name: Recipe(plan=PLAN) for name in PUPILS}
+PLAN: Mapping[str, Any] = {"anchors": 0, "prior_weight": 1000, "group": 4096, "edited_weight": 1.0}
+"""No anchors, whose names these models never read, and one group, whose rows need not outweigh others."""
 
 
 class Commands:
@@ -64,14 +49,14 @@ class Commands:
         return run(words)
 
 
-def make_editor(commands: Commands, recipe: Recipe, train: int) -> Path:
+def make_editor(commands: Commands, modules: str, plan: Mapping[str, Any], train: int) -> Path:
     """Calibrate an editor with the model's field in its prior; with steps, train it on the tuning facts."""
     out = commands.out
     model, tuning, field_of = (str(out / name) for name in ("model", "tuning.jsonl", f"{FIELD}.jsonl"))
     editor = out / "calibrated.safetensors"
-    chosen = ["--modules", ",".join(recipe.modules)] if recipe.modules else []
-    plan = ["--plan", json.dumps(recipe.plan)]
-    commands.run("calibrate", "--model", model, "--out", str(editor), *chosen, *plan, "--preserve", field_of)
+    chosen = ["--modules", modules] if modules else []
+    chosen += ["--plan", json.dumps(plan), "--preserve", field_of]
+    commands.run("calibrate", "--model", model, "--out", str(editor), *chosen)
     if train:
         start, editor = editor, out / "trained.safetensors"
         words = ["--model", model, "--editor", str(start), "--facts", tuning, "--out", str(editor)]
@@ -83,7 +68,8 @@ def make_editor(commands: Commands, recipe: Recipe, train: int) -> Path:
 
 def measure(
     out: Path,
-    recipe: Recipe,
+    modules: str,
+    plan: Mapping[str, Any],
     *,
     part: str,
     sizes: Sequence[int],
@@ -93,7 +79,7 @@ def measure(
 ) -> dict[str, Any]:
     """Edit the model in a folder with each number of facts, by the editor and by baselines."""
     commands = Commands(out)
-    editor = make_editor(commands, recipe, train)
+    editor = make_editor(commands, modules, plan, train)
     shared = ["evaluate", "--model", str(out / "model"), "--facts", str(out / f"{part}.jsonl")]
     shared += ["--over", ",".join(map(str, sizes)), "--seed", str(seed)]
     found = commands.run(*shared, "--editor", str(editor), "--plot", str(out / f"{part}.png"))
@@ -120,8 +106,10 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=0, help="steps of training; 0 for calibration alone")
     parser.add_argument("--baselines", default="", help="such as mend,malmen-plain")
     parser.add_argument("--part", choices=PARTS, default="reported")
-    parser.add_argument("--plan", type=json.loads, help="in place of the recipe's, as a JSON object")
-    parser.add_argument("--modules", help="likewise, with commas")
+    parser.add_argument(
+        "--plan", type=json.loads, default=PLAN, help="members of the edit plan, as a JSON object"
+    )
+    parser.add_argument("--modules", default="", help="with commas [default: the family's]")
     parser.add_argument("--result", type=Path)
     given = parser.parse_args()
     began = time.perf_counter()
@@ -134,14 +122,10 @@ def main() -> None:
         epochs=given.epochs,
         weights=given.weights,
     )
-    recipe = RECIPES[given.name]
-    recipe = Recipe(
-        tuple(given.modules.split(",")) if given.modules else recipe.modules,
-        recipe.plan if given.plan is None else given.plan,
-    )
     found = measure(
         given.out,
-        recipe,
+        given.modules,
+        given.plan,
         part=given.part,
         sizes=[int(size) for size in given.sizes.split(",")],
         seed=given.seed,

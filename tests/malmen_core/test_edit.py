@@ -17,7 +17,7 @@ from malmen_core.errors import EditorMismatch, FactError, NotFiniteError, Prompt
 from malmen_core.facts import Fact
 from malmen_core.group import first_guess
 from malmen_core.prompts import edit_prompts
-from malmen_core.statistics import Rows, Statistics
+from malmen_core.statistics import Rows, Statistics, rounded
 from malmen_core.tokens import KeyPosition
 from tests.malmen_core.support import (
     CONTEXT,
@@ -164,6 +164,15 @@ def test_groups_are_of_like_size_and_as_many_as_come_nearest(
     alone = replace(editor.plan.refinement, rounds=0)
     plain = replace(editor, plan=replace(editor.plan, refinement=alone))
     assert groups_of(plain, count) == [range(count)]
+
+
+@pytest.mark.parametrize("group", [1, 32])
+def test_of_a_float64_base_nothing_is_rounded(llama: BaseModel, group: int) -> None:
+    editor = tiny_editor(llama, rounds=4)
+    editor = replace(editor, plan=replace(editor.plan, group=group))
+    for rows in compute_statistics(llama, editor, FACTS[:2]).modules.values():
+        for kept in (rows.keys_TU, rows.differences_TV):
+            assert not torch.equal(rounded(kept), kept)
 
 
 @pytest.mark.stack

@@ -25,7 +25,7 @@ def check_delta(store: Blobs, version: VersionRecord) -> None:
         BlobMissing, BlobCorrupt: it cannot.
     """
     if version.delta_digest is not None:
-        store.get(version.delta_digest)
+        store.check(version.delta_digest)
 
 
 def point(session: Session, model_id: str, name: str, number: int, actor: Actor) -> None:

@@ -6,10 +6,11 @@ A blob is durable before `put` returns, whole or not visible at all, and checked
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +39,14 @@ class Blobs(Protocol):
         Raises:
             BlobMissing, BlobCorrupt: it is not there, or is not what its name says.
             BlobStoreUnavailable: the store cannot be read.
+        """
+        ...
+
+    def check(self, name: str) -> None:
+        """See that the bytes with this digest are there and whole, without holding all of them.
+
+        Raises:
+            as `get` does.
         """
         ...
 
@@ -101,11 +110,14 @@ def _place(name: str) -> str:
     return f"sha256/{value[:2]}/{value}"
 
 
-def _checked(content: bytes, name: str, place: str) -> bytes:
-    found = digest(content)
+def _same(found: str, name: str, place: str) -> None:
     if found != name:
         raise BlobCorrupt(name, found, place)
-    return content
+
+
+def _digest_of(file: Any) -> str:
+    """Return the digest of an open file, read piece by piece."""
+    return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 class LocalBlobs:
@@ -132,7 +144,8 @@ class LocalBlobs:
 
     def _holds(self, path: Path, name: str) -> bool:
         try:
-            return digest(path.read_bytes()) == name
+            with path.open("rb") as file:
+                return _digest_of(file) == name
         except FileNotFoundError:
             return False
 
@@ -153,14 +166,23 @@ class LocalBlobs:
 
     def get(self, name: str) -> bytes:
         """Return the bytes with this digest, checked."""
+        content: bytes = self._read(name, lambda file: file.read())
+        _same(digest(content), name, str(self.root / _place(name)))
+        return content
+
+    def check(self, name: str) -> None:
+        """See that the bytes with this digest are there and whole."""
+        _same(self._read(name, _digest_of), name, str(self.root / _place(name)))
+
+    def _read(self, name: str, how: Callable[[Any], Any]) -> Any:
         path = self.root / _place(name)
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                return how(file)
         except FileNotFoundError as error:
             raise BlobMissing(name, str(path)) from error
         except OSError as error:
             raise BlobStoreUnavailable(str(self.root), str(error)) from error
-        return _checked(content, name, str(path))
 
     def exists(self, name: str) -> bool:
         """Return whether a blob of this digest is there."""
@@ -264,14 +286,27 @@ class RemoteBlobs:
 
     def get(self, name: str) -> bytes:
         """Return the bytes with this digest, checked."""
+        content: bytes = self._read(name, lambda path: bytes(self._files.cat_file(path)))
+        _same(digest(content), name, self._path(name))
+        return content
+
+    def check(self, name: str) -> None:
+        """See that the bytes with this digest are there and whole."""
+
+        def digest_at(path: str) -> str:
+            with self._files.open(path, "rb") as file:
+                return _digest_of(file)
+
+        _same(self._read(name, digest_at), name, self._path(name))
+
+    def _read(self, name: str, how: Callable[[str], Any]) -> Any:
         path = self._path(name)
         try:
-            content = bytes(self._files.cat_file(path))
+            return how(path)
         except FileNotFoundError as error:
             raise BlobMissing(name, path) from error
         except OSError as error:
             raise BlobStoreUnavailable(self.url, str(error)) from error
-        return _checked(content, name, path)
 
     def exists(self, name: str) -> bool:
         """Return whether a blob of this digest is there, asking the store and not a cached listing."""

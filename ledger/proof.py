@@ -185,7 +185,7 @@ def read_blobs(store: Blobs, findings: Findings) -> LedgerCheck:
     """Read every blob that something names, and return the whole result."""
     for digest, place in findings.named.items():
         try:
-            store.get(digest)
+            store.check(digest)
         except LedgerError as error:
             findings.wrong(error.code, place, error.message)
     return LedgerCheck(

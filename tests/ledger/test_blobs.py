@@ -82,7 +82,7 @@ def test_nothing_is_removed_where_the_store_cannot_be_locked(
 def test_missing(store: Blobs) -> None:
     absent = digest(b"never stored")
     assert not store.exists(absent)
-    for look in (store.get, store.size):
+    for look in (store.get, store.check, store.size):
         with pytest.raises(BlobMissing):
             look(absent)
 
@@ -100,21 +100,25 @@ def test_corruption_is_found_on_reading_and_healed_by_writing(tmp_path: Path, da
     store = LocalBlobs(tmp_path)
     name = store.put(b"content")
     (tmp_path / store.place(name)).write_bytes(damage)
-    with pytest.raises(BlobCorrupt) as caught:
-        store.get(name)
-    assert caught.value.found == digest(damage)
+    for look in (store.get, store.check):
+        with pytest.raises(BlobCorrupt) as caught:
+            look(name)
+        assert caught.value.found == digest(damage)
     assert store.put(b"content") == name
     assert store.get(name) == b"content"
+    store.check(name)
 
 
 def test_corruption_in_an_object_store() -> None:
     store = RemoteBlobs(f"memory://{uuid4().hex}")
     name = store.put(b"content")
     store._files.pipe_file(store._path(name), b"other")
-    with pytest.raises(BlobCorrupt):
-        store.get(name)
+    for look in (store.get, store.check):
+        with pytest.raises(BlobCorrupt):
+            look(name)
     store.put(b"content")
     assert store.get(name) == b"content"
+    store.check(name)
 
 
 def test_addresses(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def roll_back(
 ) -> VersionRecord:
     """Make a new version with an earlier one's delta and members, and make it live.
 
-    The target's delta must have been checked (`check_delta`).
+    The target's delta must be checked (`check_delta`) before the transaction commits.
 
     Raises:
         GateNotMet: the target never met its gate; use the alias with force.
@@ -139,13 +139,13 @@ def roll_back(
     head = versions.lock_head(session, model_id)
     if not target.gate_met:
         raise GateNotMet(model_id, target.number)
-    before = versions.live(session, model_id)
+    before = versions.number_of(session, model_id, LIVE)
     made = versions.append(
         session,
         head,
         versions.Draft(
             kind="rollback",
-            parent=before.number,
+            parent=before,
             restores=target.number,
             members=target.members,
             delta_digest=target.delta_digest,
@@ -157,6 +157,6 @@ def roll_back(
         ),
     )
     point(session, model_id, LIVE, made.number, actor)
-    detail = {"from": before.number, "to": target.number, "reason": reason, "hash": made.hash}
+    detail = {"from": before, "to": target.number, "reason": reason, "hash": made.hash}
     audit.record(session, actor, "model.roll_back", f"models/{model_id}/versions/{made.number}", detail)
     return versions.get(session, model_id, made.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ledger import aliases, dump, edit_sets, facts, jobs, manifest, proof, rows, versions, withdrawals
@@ -74,9 +75,11 @@ class Versioning:
     def roll_back(self, model_id: str, to_version: int | str, reason: str, actor: Actor) -> VersionRecord:
         """Make a version with an earlier one's delta, checked, and make it live; see `aliases.roll_back`."""
         target = self.get_version(model_id, to_version)
-        aliases.check_delta(self.blobs, target)
-        with self.database.transaction() as session:
-            return aliases.roll_back(session, model_id, target, reason, actor)
+        with ThreadPoolExecutor(1) as beside, self.database.transaction() as session:
+            checked = beside.submit(aliases.check_delta, self.blobs, target)
+            made = aliases.roll_back(session, model_id, target, reason, actor)
+            checked.result()  # before the commit: what it raises undoes the rest
+            return made
 
     def request_withdrawal(
         self,

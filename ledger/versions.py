@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from sqlalchemy import insert, select
+from sqlalchemy import Row, insert, select
 from sqlalchemy.orm import Session
 
 from ledger import chain, rows
@@ -92,9 +92,10 @@ def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
     return version
 
 
-def _facts_of(session: Session, members: Sequence[Member]) -> dict[str, EditSet]:
+def _facts_of(session: Session, members: Sequence[Member]) -> dict[str, Row[tuple[str, int, str]]]:
     wanted = [member.edit_set_id for member in members]
-    return {row.id: row for row in session.scalars(select(EditSet).where(EditSet.id.in_(wanted)))}
+    query = select(EditSet.id, EditSet.fact_count, EditSet.facts_digest).where(EditSet.id.in_(wanted))
+    return {row.id: row for row in session.execute(query)}
 
 
 def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
@@ -133,12 +134,15 @@ def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
 def members_of(session: Session, model_id: str, numbers: Sequence[int]) -> Mapping[int, tuple[Member, ...]]:
     """Return the members of some versions of a model, in the order of their edit sets."""
     found: defaultdict[int, list[Member]] = defaultdict(list)
-    query = select(VersionEditSet).where(
-        VersionEditSet.model_id == model_id, VersionEditSet.number.in_(numbers)
-    )
-    for row in session.scalars(query):
-        left_out = tuple(row.withdrawn), tuple(row.superseded)
-        found[row.number].append(Member(row.edit_set_id, row.statistics_digest, *left_out))
+    query = select(
+        VersionEditSet.number,
+        VersionEditSet.edit_set_id,
+        VersionEditSet.statistics_digest,
+        VersionEditSet.withdrawn,
+        VersionEditSet.superseded,
+    ).where(VersionEditSet.model_id == model_id, VersionEditSet.number.in_(numbers))
+    for number, edit_set_id, statistics_digest, withdrawn, superseded in session.execute(query):
+        found[number].append(Member(edit_set_id, statistics_digest, tuple(withdrawn), tuple(superseded)))
     return {number: tuple(sorted(found[number])) for number in numbers}
 
 

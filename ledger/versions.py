@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from ledger import chain, rows
@@ -69,7 +69,7 @@ def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
         restores=draft.restores,
         edit_set_id=draft.edit_set_id,
         members=members,
-        live_fact_count=sum(facts[m.edit_set_id].fact_count - len(m.left_out) for m in members),
+        live_fact_count=sum(facts[m.edit_set_id][0] - len(m.left_out) for m in members),
         base_digest=model.digest,
         editor_digest=model.editor_digest or "",
         delta_digest=draft.delta_digest,
@@ -84,7 +84,7 @@ def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
         previous_hash=None if first else head.hash,
         hash="",
     )
-    digests = {ident: edit_set.facts_digest for ident, edit_set in facts.items()}
+    digests = {ident: digest for ident, (_, digest) in facts.items()}
     version = replace(unhashed, hash=chain.version_hash(unhashed, digests))
     _insert(session, version, draft)
     head.number, head.hash = version.number, version.hash
@@ -92,10 +92,11 @@ def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
     return version
 
 
-def _facts_of(session: Session, members: Sequence[Member]) -> dict[str, Row[tuple[str, int, str]]]:
+def _facts_of(session: Session, members: Sequence[Member]) -> dict[str, tuple[int, str]]:
+    """Return how many facts each member's edit set has, and their digest."""
     wanted = [member.edit_set_id for member in members]
     query = select(EditSet.id, EditSet.fact_count, EditSet.facts_digest).where(EditSet.id.in_(wanted))
-    return {row.id: row for row in session.execute(query)}
+    return {ident: (count, digest) for ident, count, digest in session.execute(query)}
 
 
 def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:

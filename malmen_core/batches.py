@@ -72,6 +72,12 @@ def score_answers(logits_AX: Tensor, answer_A: Tensor) -> AnswerScores:
     return AnswerScores(logits_AX.logsumexp(1) - own_A, own_A.detach() - rival_A, token_A2[:, 0])
 
 
+def smallest_margins(batch: Batch, margin_A: Tensor) -> Tensor:
+    """Smallest margin of each sequence's answer tokens: B, in the batch's order."""
+    start = torch.full((len(batch.members),), torch.inf, device=margin_A.device, dtype=margin_A.dtype)
+    return start.scatter_reduce(0, batch.row_A, margin_A, "amin")
+
+
 def teacher_forced(
     base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int | None = None
 ) -> list[AnswerScores]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import answer_logits, batches, score_answers
-from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.batches import AnswerScores, answer_logits, batches, score_answers, smallest_margins
+from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.task import Batch, Reading
 from malmen_core.tokens import Encoded, KeyPosition
 
+SURE = 1e-6
+"""Of an answer that has all but so little of the probability, rivals are not told apart."""
 KEYS_BATCH = 2048
 """Padded tokens of a pass that only keeps keys, at most."""
 
@@ -27,8 +29,8 @@ class Captured:
 
     Attributes:
         keys_TU: its inputs; float32 (float64 for a float64 base), on the CPU.
-        gradients_TV: gradient of the answers' total negative log-likelihood with respect to its outputs;
-            likewise.
+        gradients_TV: gradient with respect to its outputs of what the pass scores: the answers' total
+            negative log-likelihood, or the sequences' smallest log-odds; likewise.
     """
 
     keys_TU: Tensor
@@ -38,12 +40,13 @@ class Captured:
 class _Recorder:
     """Keeps inputs and outputs of edited modules; outputs keep their gradient."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
 
     def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
-        output = module.base(inputs)
+        output = self.weights(module, inputs)
         if not output.requires_grad:
             output = output.detach().requires_grad_()
         output.retain_grad()
@@ -77,22 +80,89 @@ def capture(
     Raises:
         OutOfDeviceMemory: a sequence does not fit.
     """
-    return base.room.within(batch_tokens, sequences, partial(_capture, base, sequences, where))
+    positions = [_positions(base, sequence, [where]) for sequence in sequences]
+    run = partial(_capture, base, Weights({}), lambda _, scores: scores.nll_A, sequences, positions)
+    return base.room.within(batch_tokens, sequences, run)
+
+
+def capture_margins(
+    base: BaseModel,
+    shifts: Mapping[str, Tensor],
+    sequences: Sequence[Encoded],
+    where: KeyPosition,
+    *,
+    batch_tokens: int | None = None,
+) -> tuple[dict[str, Captured], Tensor, list[float]]:
+    """Each sequence's smallest margin at ``base + S``, with keys and the gradients that raise it.
+
+    Gradients are those of the log-odds of the answer token with that margin, ``log p/(1 - p)``: the best of
+    its rivals changes from step to step. Rows are those of every edited token and of those that answer, where
+    a shift acts on the margin at once.
+
+    Args:
+        base: the base model.
+        shifts: S by module, U × V.
+        sequences: prompts with answers.
+        where: as `capture` has it.
+        batch_tokens: likewise.
+
+    Returns:
+        What `capture` gives, with gradients of the log-odds, and the smallest margin of each sequence, in
+        nats.
+
+    Raises:
+        OutOfDeviceMemory: a sequence does not fit.
+    """
+    margins = [torch.inf] * len(sequences)
+
+    def smallest(batch: Batch, scores: AnswerScores) -> Tensor:
+        smallest_B = smallest_margins(batch, scores.margin_A)
+        for member, margin in zip(batch.members, smallest_B.tolist(), strict=True):
+            margins[member] = margin
+        share_A = (-torch.expm1(-scores.nll_A.detach())).clamp_min(SURE)  # 1 - p, of which rivals have a part
+        return torch.where(scores.margin_A == smallest_B[batch.row_A], -scores.nll_A / share_A, 0.0)
+
+    weights = {name: m.weight_UV + shifts[name].to(m.weight_UV) for name, m in base.modules.items()}
+    positions = [_positions(base, sequence, [where, "answer"]) for sequence in sequences]
+    run = partial(_capture, base, Weights(weights), smallest, sequences, positions)
+    return *base.room.within(batch_tokens, sequences, run), margins
+
+
+Position = tuple[str, int]
+"""A stack, and a token in the text that it reads."""
+
+
+def _positions(base: BaseModel, sequence: Encoded, wheres: Sequence[KeyPosition]) -> list[Position]:
+    """Where a sequence's rows are taken, stack by stack."""
+    stacks = [stack for stack in base.task.stacks(base.model) if stack in base.stack_of.values()]
+    return [
+        (stack, position)
+        for stack in stacks
+        for position in sorted({p for w in wheres for p in base.task.key_positions(sequence, w, stack)})
+    ]
+
+
+Objective = Callable[[Batch, AnswerScores], Tensor]
+"""What a pass differentiates the sum of."""
 
 
 def _capture(
-    base: BaseModel, sequences: Sequence[Encoded], where: KeyPosition, batch_tokens: int
+    base: BaseModel,
+    weights: Weights,
+    objective: Objective,
+    sequences: Sequence[Encoded],
+    positions: Sequence[Sequence[Position]],
+    batch_tokens: int,
 ) -> tuple[dict[str, Captured], Tensor]:
-    task = base.task
-    stacks = [stack for stack in task.stacks(base.model) if stack in base.stack_of.values()]
-    positions = [[(k, p) for k in stacks for p in task.key_positions(s, where, k)] for s in sequences]
     sequence_T = torch.tensor([i for i, group in enumerate(positions) for _ in group], dtype=torch.int64)
     first_row = [0, *accumulate(len(group) for group in positions)]
     keys = {name: torch.empty(0) for name in base.modules}
     gradients = {name: torch.empty(0) for name in base.modules}
     for batch in batches(base, sequences, batch_tokens=batch_tokens):
-        recorder = _backward(base, batch)
-        edited = {stack: _edited_tokens(batch, stack, positions, first_row) for stack in stacks}
+        recorder = _backward(base, weights, objective, batch)
+        edited = {
+            stack: _edited_tokens(batch, stack, positions, first_row) for stack in set(base.stack_of.values())
+        }
         for name, stack in base.stack_of.items():
             gradient = recorder.outputs[name].grad
             assert gradient is not None
@@ -158,10 +228,11 @@ def _within(groups: Sequence[Sequence[Encoded]], tokens: int) -> Iterator[list[S
         yield batch
 
 
-def _backward(base: BaseModel, batch: Batch) -> _Recorder:
-    recorder = _Recorder()
+def _backward(base: BaseModel, weights: Weights, objective: Objective, batch: Batch) -> _Recorder:
+    recorder = _Recorder(weights)
     with torch.enable_grad(), intercepting(recorder):
-        score_answers(answer_logits(base, batch), batch.answer_A).nll_A.sum().backward()  # type: ignore[no-untyped-call]
+        scores = score_answers(answer_logits(base, batch), batch.answer_A)
+        objective(batch, scores).sum().backward()  # type: ignore[no-untyped-call]
     return recorder
 
 
@@ -169,7 +240,7 @@ Places = tuple[list[int], list[int], list[int]]
 
 
 def _edited_tokens(
-    batch: Batch, stack: str, positions: Sequence[Sequence[tuple[str, int]]], first_row: Sequence[int]
+    batch: Batch, stack: str, positions: Sequence[Sequence[Position]], first_row: Sequence[int]
 ) -> Places:
     """Rows of the set, and for each the row and column of the batch, of the tokens edited in one stack."""
     reading = batch.readings[stack]

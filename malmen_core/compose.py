@@ -34,7 +34,7 @@ class Composition:
 
     Attributes:
         delta: of all live facts.
-        repaired: the facts whose value differences were refined again, by set.
+        repaired: the facts whose value differences were moved by repair, by set.
     """
 
     delta: Delta

@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.batches import answer_logits, batches, score_answers
+from malmen_core.batches import answer_logits, batches, score_answers, smallest_margins
 from malmen_core.overlay import Weights, intercepting
 from malmen_core.projection import Projection, storage_for
-from malmen_core.task import Batch
 from malmen_core.tokens import Encoded
 
 Progress = Callable[[str, int, int], None]
@@ -125,7 +124,7 @@ def _shift_gradients(
     for batch in batches(draft, sequences, members=members, batch_tokens=batch_tokens):
         with torch.enable_grad(), intercepting(Weights(weights)):
             scores = score_answers(answer_logits(draft, batch), batch.answer_A)
-            smallest_B = _smallest_margins(batch, scores.margin_A)
+            smallest_B = smallest_margins(batch, scores.margin_A)
             open_A = (smallest_B < wanted)[batch.row_A]
             if bool(open_A.any()):
                 scores.nll_A[open_A].sum().backward()  # type: ignore[no-untyped-call]
@@ -133,11 +132,6 @@ def _shift_gradients(
     zero = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     gradients = {name: (w.grad if w.grad is not None else zero[name]).detach() for name, w in weights.items()}
     return RoundResult(gradients, margins)
-
-
-def _smallest_margins(batch: Batch, margin_A: Tensor) -> Tensor:
-    start = torch.full((len(batch.members),), torch.inf, device=margin_A.device, dtype=margin_A.dtype)
-    return start.scatter_reduce(0, batch.row_A, margin_A, "amin")
 
 
 class RowAdam:
@@ -236,7 +230,12 @@ def refine(
 
 def bounded(D_TV: Tensor, plan: RefinementPlan, scale: float) -> Tensor:
     """Rows of `D` shortened to the plan's bound; those within it come back as they are."""
-    return D_TV * (plan.bound * scale / _magnitude_T(D_TV)).clamp(max=1.0)[:, None]
+    return shortened(D_TV, plan.bound * scale)
+
+
+def shortened(D_TV: Tensor, bound: float) -> Tensor:
+    """Rows whose magnitude (root mean square) is within a bound; those that are come back as they are."""
+    return D_TV * (bound / _magnitude_T(D_TV)).clamp(max=1.0)[:, None]
 
 
 def at_bound(D_TV: Tensor, plan: RefinementPlan, scale: float) -> Tensor:

@@ -1,28 +1,29 @@
-"""Repair: facts that the sum of sets spoils are refined further, together and from the sum.
+"""Repair: facts that the sum of sets spoils are moved, together and from the sum, as little as will do.
 
 Two facts of one subject have nearly the same key, so in a sum of sets that were refined apart each gets only
 its share of the module's output. Which facts are affected shows in what the solution gives at their keys,
 compared with what their set gave alone: linear algebra on rows that are kept, without a look at any text.
-Only those facts are run, and refined if they fall short. When so much was edited that the sum disturbs any
-text, or the facts have only just been edited, all of them are run. All of it follows from the live facts in
-their canonical order.
+Only those facts are run, and moved if they fall short (`least_change`). When so much was edited that the sum
+disturbs any text, or the facts have only just been edited, all of them are run. All of it follows from the
+live facts in their canonical order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from malmen_core.base import BaseModel
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
+from malmen_core.least_change import Movable, least_change
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import EditPrompts, edit_prompts
-from malmen_core.refine import Progress, RefinementPlan, refine, shift_gradients
+from malmen_core.refine import Progress, shift_gradients
+from malmen_core.sinks import off_sinks
 from malmen_core.systems import Moved, System
 from malmen_core.tokens import Encoded
 
@@ -30,11 +31,9 @@ TOLERANCE = 0.1
 """A fact may be given so much else than its set gave alone, relative to that."""
 QUIET = 0.05
 """So much may a module's output change on text that no edit is about, relative to its typical magnitude."""
-STEP = 0.05
-"""Share of the plan's step by which what a module gives is moved at a time: large ones spoil other text."""
-PATIENCE = 2
-"""So many times the plan's rounds."""
-PASSES = 2
+STEP = 0.3
+"""By so much may what a module gives at a fact move at a time, relative to its typical output."""
+PASSES = 3
 
 FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[Fact]]]
 """Gives the facts of some sets at some positions, in their order."""
@@ -46,7 +45,7 @@ class Repair:
 
     Attributes:
         moved: by module; empty if nothing had to be done.
-        facts: the facts that were refined again, by set.
+        facts: the facts that were moved, by set.
     """
 
     moved: Mapping[str, Moved]
@@ -72,7 +71,7 @@ class _Table:
         names = next(iter(parts.values())).modules
         rows = {name: [part.modules[name] for part in parts.values()] for name in names}
         self.keys = {name: torch.cat([r.keys_TU for r in rows[name]]) for name in names}
-        self.asked = {name: torch.cat([r.differences_TV for r in rows[name]]) for name in names}
+        self.asked = {name: torch.cat([r.differences_TV for r in rows[name]]).double() for name in names}
         self.differences = {name: each.clone() for name, each in self.asked.items()}
         self.alone = {name: torch.cat([r.alone_TV for r in rows[name]]) for name in names}
 
@@ -97,7 +96,7 @@ class _Table:
         if len(rows_T) == 0:
             return Repair({}, {})
         moved = {
-            name: Moved(self.place_T[rows_T], self.left(name, system, rows_T), by[name][rows_T].double())
+            name: Moved(self.place_T[rows_T], self.left(name, system, rows_T), by[name][rows_T])
             for name, system in systems.items()
         }
         facts: dict[SetId, tuple[int, ...]] = {}
@@ -117,7 +116,7 @@ def repair(
     *,
     doubted: bool = False,
 ) -> Repair:
-    """Refine the facts that the sum of some sets spoils.
+    """Move the facts that the sum of some sets spoils.
 
     Args:
         base: the immutable base.
@@ -132,21 +131,16 @@ def repair(
         return Repair({}, {})
     table = _Table(parts)
     shifts = {name: system.shift_UV for name, system in systems.items()}
-    plan = editor.plan.refinement
-    plan = replace(
-        plan, rounds=PATIENCE * plan.rounds, step=STEP * plan.step, margin=plan.margin / 2, decay=0.0
-    )
-    units = {name: editor.plan.edited_weight * scale for name, scale in editor.scales.items()}
+    margin = editor.plan.refinement.margin / 2
     everything = set(range(len(table.facts)))
-    suspects, pushed = set[int](), set[int]()
+    suspects = set[int]()
     for _ in range(PASSES):
         suspects |= everything if doubted or not is_quiet(editor, shifts) else table.spoiled(shifts)
-        short = _short(base, plan, shifts, _prompts(base, table, sorted(suspects), parts, read_facts))
+        short = _short(base, margin, shifts, _prompts(base, table, sorted(suspects), parts, read_facts))
         if not short:
             break
-        pushed |= short  # those of an earlier pass are held to what they reached
-        asked = _prompts(base, table, sorted(pushed), parts, read_facts)
-        shifts = _refine(base, plan, units, table, asked, systems, shifts, progress)
+        asked = _prompts(base, table, sorted(short), parts, read_facts)
+        shifts = _push(base, editor, margin, table, asked, systems, shifts, progress)
     return table.outcome(systems)
 
 
@@ -163,50 +157,38 @@ def is_quiet(editor: Editor, shifts: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def _short(
-    base: BaseModel, plan: RefinementPlan, shifts: Mapping[str, Tensor], asked: EditPrompts
-) -> set[int]:
+def _short(base: BaseModel, margin: float, shifts: Mapping[str, Tensor], asked: EditPrompts) -> set[int]:
     """Facts of which some sequence has not the margin."""
     everything = range(len(asked.sequences))
     seen = shift_gradients(base, shifts, asked.sequences, everything, wanted=-torch.inf).margins
-    return {fact for index, fact in enumerate(asked.fact_of) if seen[index] < plan.margin}
+    return {fact for index, fact in enumerate(asked.fact_of) if seen[index] < margin}
 
 
-def _refine(
+def _push(
     base: BaseModel,
-    plan: RefinementPlan,
-    units: Mapping[str, float],
+    editor: Editor,
+    margin: float,
     table: _Table,
     asked: EditPrompts,
     systems: Mapping[str, System],
     shifts: Mapping[str, Tensor],
     progress: Progress | None,
 ) -> dict[str, Tensor]:
-    """Refine the rows of the facts that are asked for, all others standing still; gives the new shifts."""
+    """Move the rows of the facts that are asked for, all others standing still; gives the new shifts."""
     rows_T = torch.isin(table.owner_T, torch.tensor(asked.fact_of)).nonzero()[:, 0]
-    left = {name: table.left(name, system, rows_T) for name, system in systems.items()}
-    start = {name: table.differences[name][rows_T] for name in systems}
-    got = {name: float((table.keys[name][rows_T] * left[name].T).sum(1).mean()) for name in systems}
-    # what stands still enters as a block of its own, whose differences are the identity and belong to no fact
-    still = {name: shift_UV - left[name] @ start[name].double() for name, shift_UV in shifts.items()}
-    outputs = max(shift_UV.shape[1] for shift_UV in still.values())
-    refined = refine(
-        base,
-        plan,
-        {
-            name: torch.cat([left[name], pad(still[name], (0, outputs - still[name].shape[1]))], 1)
-            for name in systems
-        },
-        {name: torch.cat([start[name], torch.eye(outputs, start[name].shape[1])]) for name in systems},
-        {name: unit / got[name] for name, unit in units.items()},
-        asked.sequences,
-        asked.fact_of,
-        torch.cat([table.owner_T[rows_T], torch.full((outputs,), -1)]),
-        progress,
-    )
-    for name in systems:
-        table.differences[name][rows_T] = refined.differences[name][: len(rows_T)].to(start[name])
-    return {name: still[name] + left[name] @ table.differences[name][rows_T].double() for name in systems}
+    movable = {}
+    for name, system in systems.items():
+        left_UR = table.left(name, system, rows_T)
+        start_RV = table.differences[name][rows_T]
+        got = float((table.keys[name][rows_T] * left_UR.T).sum(1).mean())
+        unit = editor.plan.edited_weight * editor.scales[name] / got
+        bound = editor.plan.refinement.bound * unit
+        movable[name] = Movable(left_UR, start_RV, shifts[name] - left_UR @ start_RV, bound, STEP * unit)
+    sequences = off_sinks(base, editor, asked.sequences)
+    moved = least_change(base, editor.plan.where, margin, movable, sequences, progress)
+    for name, each in moved.items():
+        table.differences[name][rows_T] = each.differences_RV
+    return {name: each.shift_UV for name, each in moved.items()}
 
 
 def _prompts(

@@ -16,7 +16,7 @@ from malmen_core.statistics import Rows
 
 @dataclass(frozen=True)
 class Moved:
-    """Differences of one module that were refined further.
+    """Differences of one module that were moved by repair.
 
     Attributes:
         place_T: place of each row among all rows of the sum.
@@ -43,7 +43,7 @@ class System(Protocol):
         """``(K'K + M)⁻¹ K'`` at some rows, by place among all rows and by key: U × T, float64."""
 
     def change(self, moved: Moved | None) -> Change:
-        """The module's part of a delta, with what was refined further."""
+        """The module's part of a delta, with what repair moved."""
 
 
 class Dual:

@@ -48,7 +48,7 @@ class Candidate:
     Attributes:
         version: the overlay.
         delta_digest: digest of its stored delta; None for the empty one.
-        repaired: how many facts the sum did not hold, and were refined again.
+        repaired: how many facts the sum did not hold, and were moved.
     """
 
     version: Version

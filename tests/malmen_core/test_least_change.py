@@ -1,0 +1,147 @@
+"""Gauss-Newton steps: the least change of value differences that gives the margins that are missing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from malmen_core import least_change as module
+from malmen_core.base import BaseModel
+from malmen_core.batches import answer_logits, score_answers, teacher_forced
+from malmen_core.capture import Captured, capture, capture_margins
+from malmen_core.least_change import Movable, least_change
+from malmen_core.overlay import EditedModule, Weights, intercepting
+from malmen_core.prompts import edit_prompts
+from malmen_core.tokens import KeyPosition
+from tests.malmen_core.support import FACTS, assert_untouched, snapshot
+
+FAR = 1e9
+
+
+def smallest(base: BaseModel, shifts: dict[str, Tensor]) -> Tensor:
+    """Smallest margin of each fact's prompt at some shift."""
+    weights = {name: m.weight_UV + shifts[name].to(m.weight_UV) for name, m in base.modules.items()}
+    with intercepting(Weights(weights)):
+        scores = teacher_forced(base, edit_prompts(base, FACTS).sequences)
+    return torch.stack([score.margin_A.min() for score in scores]).double()
+
+
+def movable(
+    base: BaseModel, step: float = FAR, bound: float = FAR, where: KeyPosition = "subject"
+) -> dict[str, Movable]:
+    """Rows of FACTS, with what a ridge regression's projector would be, and another shift below."""
+    captured, _ = capture(base, edit_prompts(base, FACTS).sequences, where)
+    draw = torch.Generator().manual_seed(3)
+    rows = {}
+    for name, each in captured.items():
+        left_UR = torch.linalg.pinv(each.keys_TU.double(), rtol=1e-3)
+        outputs = base.modules[name].shape[1]
+        still_UV = 1e-3 * torch.randn(len(left_UR), outputs, dtype=torch.float64, generator=draw)
+        zero_RV = torch.zeros(left_UR.shape[1], outputs, dtype=torch.float64)
+        rows[name] = Movable(left_UR, zero_RV, still_UV, bound, step)
+    return rows
+
+
+class Nudged:
+    """Runs modules with weights, and adds what gradients are asked for to what one of them gives."""
+
+    def __init__(self, weights: Weights, name: str) -> None:
+        self.weights, self.name = weights, name
+        self.nudge = torch.empty(0)
+
+    def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
+        output = self.weights(module, inputs)
+        if module.name == self.name:
+            self.nudge = torch.zeros_like(output).requires_grad_()
+            output = output + self.nudge
+        return output
+
+
+def test_gradients_are_those_of_the_log_odds(llama: BaseModel) -> None:
+    shifts = {name: each.shift_UV for name, each in movable(llama).items()}
+    weights = Weights({n: m.weight_UV + shifts[n] for n, m in llama.modules.items()})
+    sequences = edit_prompts(llama, FACTS).sequences
+    captured, sequence_T, margins = capture_margins(llama, shifts, sequences, "answer")
+    torch.testing.assert_close(torch.tensor(margins, dtype=torch.float64), smallest(llama, shifts))
+    for name in llama.modules:
+        for i, sequence in enumerate(sequences):
+            batch, run = llama.task.collate(llama, sequences, [i]), Nudged(weights, name)
+            with intercepting(run):
+                logits_AX = answer_logits(llama, batch)
+            worst = int(score_answers(logits_AX, batch.answer_A).margin_A.argmin())
+            probability = logits_AX[worst].softmax(0)[batch.answer_A[worst]]
+            (expected,) = torch.autograd.grad((probability / (1 - probability)).log(), run.nudge)
+            columns = list(sequence.key_positions("answer"))
+            found_TV = captured[name].gradients_TV[sequence_T == i]
+            torch.testing.assert_close(found_TV, expected[0, columns], rtol=1e-5, atol=1e-9)
+
+
+def test_subject_keys_come_with_the_tokens_that_answer(llama: BaseModel) -> None:
+    sequences = edit_prompts(llama, FACTS).sequences
+    shifts = {name: each.shift_UV for name, each in movable(llama).items()}
+    _, sequence_T, _ = capture_margins(llama, shifts, sequences, "subject")
+    wanted = [len({*s.key_positions("subject"), *s.key_positions("answer")}) for s in sequences]
+    assert torch.bincount(sequence_T).tolist() == wanted
+    assert max(wanted) > 1
+
+
+@pytest.mark.parametrize("block", [2, 100])
+def test_a_step_is_the_least_that_gives_what_is_missing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Against the pseudo-inverse of the whole Jacobian."""
+    monkeypatch.setattr(module, "DAMPING", 0.0)
+    monkeypatch.setattr(module, "BLOCK", block)
+    draw = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=draw)
+
+    shapes, sequence_T = {"a": (7, 5), "b": (6, 4)}, torch.tensor([0, 0, 1, 2, 2])
+    captured = {n: Captured(random(5, u), random(5, v)) for n, (u, v) in shapes.items()}
+    rows = {n: Movable(random(u, 3), random(3, v), random(u, v), FAR, FAR) for n, (u, v) in shapes.items()}
+    missing_Q = random(3)
+    blocks = []
+    for name, each in captured.items():
+        by_TRV = (each.keys_TU @ rows[name].left_UR)[:, :, None] * each.gradients_TV[:, None]
+        blocks.append(
+            torch.zeros(3, *by_TRV.shape[1:], dtype=torch.float64).index_add_(0, sequence_T, by_TRV)
+        )
+    whole = torch.cat([block.flatten(1) for block in blocks], 1)
+    expected = torch.linalg.pinv(whole) @ missing_Q
+    made = module._step(rows, captured, sequence_T, missing_Q)
+    found = torch.cat([(made[n].differences_RV - rows[n].differences_RV).flatten() for n in shapes])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_what_falls_short_gets_the_margin(llama: BaseModel) -> None:
+    before, rows = snapshot(llama), movable(llama, where="answer")
+    sequences = edit_prompts(llama, FACTS).sequences
+    start = smallest(llama, {name: each.shift_UV for name, each in rows.items()})
+    told: list[tuple[str, int, int]] = []
+    moved = least_change(llama, "answer", 0.5, rows, sequences, lambda *args: told.append(args))
+    after = smallest(llama, {name: each.shift_UV for name, each in moved.items()})
+    assert float(start.min()) < 0 < 0.3 < float(after.min())
+    assert told[-1] == ("editing", len(sequences), len(sequences))
+    assert len(told) < module.ROUNDS
+    for name, each in rows.items():
+        assert torch.equal(each.still_UV, moved[name].still_UV)
+    assert_untouched(llama, before)
+
+
+def test_nothing_moves_that_has_its_margin(llama: BaseModel) -> None:
+    rows = movable(llama)
+    moved = least_change(llama, "subject", -FAR, rows, edit_prompts(llama, FACTS).sequences)
+    assert all(torch.equal(rows[name].differences_RV, moved[name].differences_RV) for name in rows)
+
+
+@pytest.mark.parametrize(("step", "bound"), [(1e-3, FAR), (FAR, 1e-3)])
+def test_rows_keep_to_step_and_bound(llama: BaseModel, step: float, bound: float) -> None:
+    rows = movable(llama, step, bound)
+    sequences = edit_prompts(llama, FACTS).sequences
+    captured, sequence_T, _ = capture_margins(
+        llama, {name: each.shift_UV for name, each in rows.items()}, sequences, "subject"
+    )
+    made = module._step(rows, captured, sequence_T, torch.ones(len(sequences), dtype=torch.float64))
+    for name, each in made.items():
+        moved_R = (each.differences_RV - rows[name].differences_RV).square().mean(1).sqrt()
+        assert 0.9e-3 < float(moved_R.max()) <= 1.0001e-3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -60,6 +60,7 @@ def capture(
     sequences: Sequence[Encoded],
     where: KeyPosition,
     *,
+    weights: Weights | None = None,
     batch_tokens: int | None = None,
 ) -> tuple[dict[str, Captured], Tensor]:
     """Keys and gradients of every edited module at every edited token.
@@ -69,9 +70,10 @@ def capture(
     row of another stack is zero, which adds nothing to ``K'K`` and ``K'D``.
 
     Args:
-        base: the base model, unedited.
+        base: the base model.
         sequences: prompts with answers.
         where: at which tokens, see `Encoded.key_positions`.
+        weights: at which the edited modules are run; None for the base's own.
         batch_tokens: padded tokens of a batch at most; changes speed and memory, not the result.
 
     Returns:
@@ -81,19 +83,19 @@ def capture(
         OutOfDeviceMemory: a sequence does not fit.
     """
     positions = [_positions(base, sequence, [where]) for sequence in sequences]
-    run = partial(_capture, base, Weights({}), lambda _, scores: scores.nll_A, sequences, positions)
+    run = partial(_capture, base, weights or Weights({}), lambda _, s: s.nll_A, sequences, positions)
     return base.room.within(batch_tokens, sequences, run)
 
 
 def capture_margins(
     base: BaseModel,
-    shifts: Mapping[str, Tensor],
+    weights: Weights,
     sequences: Sequence[Encoded],
     where: KeyPosition,
     *,
     batch_tokens: int | None = None,
 ) -> tuple[dict[str, Captured], Tensor, list[float]]:
-    """Each sequence's smallest margin at ``base + S``, with keys and the gradients that raise it.
+    """Each sequence's smallest margin at some weights, with keys and the gradients that raise it.
 
     Gradients are those of the log-odds of the answer token with that margin, ``log p/(1 - p)``: the best of
     its rivals changes from step to step. Rows are those of every edited token and of those that answer, where
@@ -101,7 +103,7 @@ def capture_margins(
 
     Args:
         base: the base model.
-        shifts: S by module, U × V.
+        weights: at which the edited modules are run.
         sequences: prompts with answers.
         where: as `capture` has it.
         batch_tokens: likewise.
@@ -122,9 +124,8 @@ def capture_margins(
         share_A = (-torch.expm1(-scores.nll_A.detach())).clamp_min(SURE)  # 1 - p, of which rivals have a part
         return torch.where(scores.margin_A == smallest_B[batch.row_A], -scores.nll_A / share_A, 0.0)
 
-    weights = {name: m.weight_UV + shifts[name].to(m.weight_UV) for name, m in base.modules.items()}
     positions = [_positions(base, sequence, [where, "answer"]) for sequence in sequences]
-    run = partial(_capture, base, Weights(weights), smallest, sequences, positions)
+    run = partial(_capture, base, weights, smallest, sequences, positions)
     return *base.room.within(batch_tokens, sequences, run), margins
 
 

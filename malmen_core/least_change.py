@@ -21,6 +21,7 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.capture import Captured, capture_margins
+from malmen_core.overlay import Weights
 from malmen_core.refine import Progress, shortened
 from malmen_core.tokens import Encoded, KeyPosition
 
@@ -86,8 +87,8 @@ def least_change(
     seen = _Seen(len(sequences))
     for _ in range(ROUNDS):
         due = (seen.margins_Q < margin).nonzero()[:, 0].tolist()
-        shifts = {name: each.shift_UV for name, each in rows.items()}
-        seen.update(due, *capture_margins(base.draft, shifts, [sequences[i] for i in due], where))
+        weights = Weights.shifted(base.modules, {name: each.shift_UV for name, each in rows.items()})
+        seen.update(due, *capture_margins(base.draft, weights, [sequences[i] for i in due], where))
         short_Q = seen.margins_Q < margin
         if progress is not None:
             progress("editing", len(sequences) - int(short_Q.sum()), len(sequences))
@@ -107,14 +108,14 @@ class _Seen:
         self.margins_Q = torch.full((count,), -torch.inf, dtype=torch.float64)
 
     def update(
-        self, due: Sequence[int], captured: Mapping[str, Captured], number_T: Tensor, margins: Sequence[float]
+        self, due: list[int], captured: Mapping[str, Captured], number_T: Tensor, margins: Sequence[float]
     ) -> None:
         """Take over a pass over the sequences that were due, in their order."""
-        self.margins_Q[list(due)] = torch.tensor(margins, dtype=torch.float64)
+        self.margins_Q[due] = torch.tensor(margins, dtype=torch.float64)
         if not self.captured:  # the first time, all are due
             self.captured, self.sequence_T = dict(captured), number_T
             return
-        again_T = torch.isin(self.sequence_T, torch.tensor(list(due)))
+        again_T = torch.isin(self.sequence_T, torch.tensor(due))
         for name, each in captured.items():
             self.captured[name].keys_TU[again_T] = each.keys_TU
             self.captured[name].gradients_TV[again_T] = each.gradients_TV
@@ -143,5 +144,5 @@ def _step(
 
 
 def _reach(rows: Movable, captured: Captured) -> Tensor:
-    """``C = X A``: T × R."""
+    """``C = X A``: T × R; made when it is needed, since those of all modules would be large."""
     return captured.keys_TU.double() @ rows.left_UR

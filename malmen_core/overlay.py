@@ -83,6 +83,15 @@ class Weights:
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self.weights = weights
 
+    @classmethod
+    def shifted(cls, modules: Mapping[str, EditedModule], shifts: Mapping[str, Tensor]) -> Weights:
+        """Modules at ``W + S``, where `S` is U × V by module; summed in float64 and rounded once."""
+        sums = {}
+        for name, module in modules.items():
+            weight_UV = module.weight_UV
+            sums[name] = (weight_UV.double() + shifts[name].to(weight_UV.device)).to(weight_UV.dtype)
+        return cls(sums)
+
     def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
         """Project by the module's other weight, or by its own if it has none."""
         weight_UV = self.weights.get(module.name)

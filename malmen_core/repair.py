@@ -17,12 +17,14 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
+from malmen_core.batches import teacher_forced
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
 from malmen_core.least_change import Movable, least_change
+from malmen_core.overlay import Weights, intercepting
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import EditPrompts, edit_prompts
-from malmen_core.refine import Progress, shift_gradients
+from malmen_core.refine import Progress
 from malmen_core.sinks import off_sinks
 from malmen_core.systems import Moved, System
 from malmen_core.tokens import Encoded
@@ -137,10 +139,9 @@ def repair(
     for _ in range(PASSES):
         suspects |= everything if doubted or not is_quiet(editor, shifts) else table.spoiled(shifts)
         short = _short(base, margin, shifts, _prompts(base, table, sorted(suspects), parts, read_facts))
-        if not short:
+        if not short.sequences:
             break
-        asked = _prompts(base, table, sorted(short), parts, read_facts)
-        shifts = _push(base, editor, margin, table, asked, systems, shifts, progress)
+        shifts = _push(base, editor, margin, table, short, systems, shifts, progress)
     return table.outcome(systems)
 
 
@@ -157,11 +158,14 @@ def is_quiet(editor: Editor, shifts: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def _short(base: BaseModel, margin: float, shifts: Mapping[str, Tensor], asked: EditPrompts) -> set[int]:
-    """Facts of which some sequence has not the margin."""
-    everything = range(len(asked.sequences))
-    seen = shift_gradients(base, shifts, asked.sequences, everything, wanted=-torch.inf).margins
-    return {fact for index, fact in enumerate(asked.fact_of) if seen[index] < margin}
+def _short(base: BaseModel, margin: float, shifts: Mapping[str, Tensor], asked: EditPrompts) -> EditPrompts:
+    """All that is asked of the facts of which some sequence has not the margin."""
+    with intercepting(Weights.shifted(base.modules, shifts)):
+        scores = teacher_forced(base.draft, asked.sequences)
+    owned = zip(asked.fact_of, scores, strict=True)
+    short = {fact for fact, score in owned if float(score.margin_A.min()) < margin}
+    kept = [i for i, fact in enumerate(asked.fact_of) if fact in short]
+    return EditPrompts(tuple(asked.sequences[i] for i in kept), tuple(asked.fact_of[i] for i in kept))
 
 
 def _push(

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.baselines.method import Method, Sets
-from malmen_core.baselines.present import Present, Shifts, one_after_the_other
+from malmen_core.baselines.present import Shifts, one_after_the_other
 from malmen_core.batches import answer_logits, batches, score_answers
 from malmen_core.delta import Delta
 from malmen_core.facts import Fact
-from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 from malmen_core.tokens import Encoded
@@ -80,7 +80,7 @@ class FineTuning:
         dtype = torch.promote_types(base.dtype, torch.float32)
         own = {name: torch.zeros_like(s, dtype=dtype, requires_grad=True) for name, s in shifts.items()}
         optimiser = torch.optim.Adam(own.values(), lr=self.rate)
-        present = Present(base, shifts)
+        present = Weights.shifted(base.modules, shifts)
         order, draw = list(range(len(sequences))), random.Random(self.seed)
         for epoch in range(self.epochs):
             draw.shuffle(order)
@@ -103,7 +103,7 @@ class FineTuning:
 class _Shifted:
     """Runs the edited modules at their present weights plus shifts that collect gradients."""
 
-    def __init__(self, present: Present, own: Mapping[str, Tensor]) -> None:
+    def __init__(self, present: Weights, own: Mapping[str, Tensor]) -> None:
         self.present, self.own = present, own
 
     def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.baselines.method import Method, Sets
-from malmen_core.baselines.present import Present, Shifts, one_after_the_other
+from malmen_core.baselines.present import Shifts, one_after_the_other
 from malmen_core.baselines.residual import Optimisation, Prompts, optimise, prepare_prompts, take_keys
 from malmen_core.calibrate import preservation_moments
 from malmen_core.delta import Delta
 from malmen_core.facts import Fact
 from malmen_core.normal_equation import Regulariser, projector
+from malmen_core.overlay import Weights
 from malmen_core.prior import sample_continuations
 from malmen_core.refine import Progress
 
@@ -131,7 +132,7 @@ class MemitMethod:
         self, base: BaseModel, prompts: Prompts, shifts: Shifts, progress: Progress | None = None
     ) -> Tensor:
         """``z`` of each fact at the last critical layer: F × V."""
-        present = Present(base, shifts)
+        present = Weights.shifted(base.modules, shifts)
         _, hidden_FV = take_keys(base, present, prompts, next(reversed(base.modules)))
         return hidden_FV + optimise(base.draft, present, prompts, hidden_FV, self.plan.optimisation, progress)
 
@@ -139,7 +140,7 @@ class MemitMethod:
         """Solve for each layer in turn, at the weights that the layers before have left."""
         own = {name: torch.zeros_like(shift) for name, shift in shifts.items()}
         for number, name in enumerate(base.modules):
-            present = Present(base, {n: shifts[n] + own[n] for n in shifts})
+            present = Weights.shifted(base.modules, {n: shifts[n] + own[n] for n in shifts})
             keys_FU, hidden_FV = take_keys(base, present, prompts, name)
             residual_FV = (targets_FV - hidden_FV).double().cpu() / (len(base.modules) - number)
             own[name] = (projector(keys_FU.cpu(), self.regularisers[name]) @ residual_FV).to(own[name])

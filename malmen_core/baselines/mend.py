@@ -20,14 +20,15 @@ from torch import Tensor
 from malmen_core.base import BaseModel
 from malmen_core.baselines.method import Method, Sets
 from malmen_core.baselines.plain import initial_editor
-from malmen_core.baselines.present import Shifts, capture_present, one_after_the_other
-from malmen_core.capture import Captured
+from malmen_core.baselines.present import Shifts, one_after_the_other
+from malmen_core.capture import Captured, capture
 from malmen_core.delta import Delta
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, Outcome, run_lesson
 from malmen_core.meta_gradient import Material
+from malmen_core.overlay import Weights
 from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 
@@ -133,7 +134,9 @@ class MendMethod:
         """See `Method.edit`."""
 
         def turn(facts: Sequence[Fact], shifts: Shifts) -> Shifts:
-            captured = capture_present(base, shifts, edit_prompts(base, facts).sequences, "answer")
+            present = Weights.shifted(base.modules, shifts)
+            sequences = edit_prompts(base, facts).sequences
+            captured, _ = capture(base.draft, sequences, "answer", weights=present)
             with torch.no_grad():
                 return {name: summed_shift(self.network, name, rows) for name, rows in captured.items()}
 

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.baselines.present import Present
 from malmen_core.batches import answer_logits, batches, score_answers
 from malmen_core.causal import DECODER
 from malmen_core.facts import Fact
-from malmen_core.overlay import EditedModule, intercepting
+from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 from malmen_core.task import Batch
@@ -97,7 +96,7 @@ class _Seen(Exception):
     """Ends a forward pass once the layer's output has been read."""
 
 
-def take_keys(base: BaseModel, present: Present, prompts: Prompts, name: str) -> tuple[Tensor, Tensor]:
+def take_keys(base: BaseModel, present: Weights, prompts: Prompts, name: str) -> tuple[Tensor, Tensor]:
     """Keys of a module, averaged over each fact's requests, and the last layer's output on its plain prompt.
 
     Returns:
@@ -134,7 +133,7 @@ def take_keys(base: BaseModel, present: Present, prompts: Prompts, name: str) ->
 
 def optimise(
     base: BaseModel,
-    present: Present,
+    present: Weights,
     prompts: Prompts,
     hidden_FV: Tensor,
     plan: Optimisation,
@@ -202,7 +201,7 @@ def _add(loss_F: Tensor, batch: Batch, placed: Sequence[Placed], loss_A: Tensor)
 class _Push:
     """Runs the model with δ added to the last layer's output; what lies below is in no graph."""
 
-    def __init__(self, base: BaseModel, present: Present, delta_FV: Tensor) -> None:
+    def __init__(self, base: BaseModel, present: Weights, delta_FV: Tensor) -> None:
         self.base, self.present, self.delta_FV = base, present, delta_FV
         self.layer = list(base.modules)[-1]
 
@@ -225,7 +224,7 @@ class _Push:
             yield batch, logits_AX
 
 
-def _distributions(base: BaseModel, present: Present, placed: Sequence[Placed]) -> dict[int, Tensor]:
+def _distributions(base: BaseModel, present: Weights, placed: Sequence[Placed]) -> dict[int, Tensor]:
     """Log-probabilities in front of each sequence's last token, at the present weights."""
     found: dict[int, Tensor] = {}
     for batch in batches(base, [each.sequence for each in placed]):

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.baselines.method import Method, Sets
-from malmen_core.baselines.present import Shifts, capture_present, one_after_the_other
-from malmen_core.capture import Captured
+from malmen_core.baselines.present import Shifts, one_after_the_other
+from malmen_core.capture import Captured, capture
 from malmen_core.delta import Delta
 from malmen_core.facts import Fact
 from malmen_core.normal_equation import Regulariser, projector
 from malmen_core.normaliser import Moments
+from malmen_core.overlay import Weights
 from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 
@@ -63,7 +64,9 @@ class TrainingFree:
         }
 
         def turn(facts: Sequence[Fact], shifts: Shifts) -> Shifts:
-            captured = capture_present(base, shifts, edit_prompts(base, facts).sequences, "answer")
+            present = Weights.shifted(base.modules, shifts)
+            sequences = edit_prompts(base, facts).sequences
+            captured, _ = capture(base.draft, sequences, "answer", weights=present)
             for name, rows in captured.items():
                 key, gradient = running[name]
                 running[name] = (

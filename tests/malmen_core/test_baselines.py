@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,17 +15,18 @@ from malmen_core.baselines.memit import Memit, MemitMethod
 from malmen_core.baselines.mend import Mend, summed_shift
 from malmen_core.baselines.method import Baseline, Method
 from malmen_core.baselines.plain import PLAN, PlainMalmen
-from malmen_core.baselines.present import Present, capture_present
 from malmen_core.baselines.registry import BASELINES, TRAINABLE, baseline, trained
 from malmen_core.baselines.residual import optimise, prepare_prompts, take_keys
 from malmen_core.baselines.training_free import TrainingFree
 from malmen_core.batches import teacher_forced
-from malmen_core.capture import capture
+from malmen_core.capture import Captured, capture
 from malmen_core.delta import Delta
 from malmen_core.editor import Editor
 from malmen_core.errors import EditorMismatch, NotFiniteError, UnknownSetting
 from malmen_core.facts import Fact
+from malmen_core.overlay import Weights
 from malmen_core.prompts import edit_prompts
+from malmen_core.tokens import Encoded
 from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, tiny_base
 
 QUICK: Mapping[str, Baseline] = {
@@ -86,11 +87,17 @@ def test_gpt2_too(gpt2: BaseModel) -> None:
         assert loss(gpt2, quick.prepare(gpt2).edit(gpt2, [FACTS])) < loss(gpt2, Delta.empty())
 
 
+def capture_present(
+    base: BaseModel, shifts: Mapping[str, Tensor], sequences: Sequence[Encoded]
+) -> dict[str, Captured]:
+    return capture(base, sequences, "answer", weights=Weights.shifted(base.modules, shifts))[0]
+
+
 def test_keys_and_gradients_at_the_present_weights(base: BaseModel) -> None:
     """Without a shift they are the base's; with one, those of a model with these weights."""
     sequences = edit_prompts(base, FACTS).sequences
     on_base, _ = capture(base, sequences, "answer")
-    found = capture_present(base, zeros(base), sequences, "answer")
+    found = capture_present(base, zeros(base), sequences)
     for name, rows in found.items():
         torch.testing.assert_close(rows.keys_TU, on_base[name].keys_TU)
         torch.testing.assert_close(rows.gradients_TV, on_base[name].gradients_TV)
@@ -99,7 +106,7 @@ def test_keys_and_gradients_at_the_present_weights(base: BaseModel) -> None:
     for name, module in merged.modules.items():
         module.weight_UV.add_(shifts[name])
     expected, _ = capture(merged, sequences, "answer")
-    for name, rows in capture_present(base, shifts, sequences, "answer").items():
+    for name, rows in capture_present(base, shifts, sequences).items():
         torch.testing.assert_close(rows.keys_TU, expected[name].keys_TU)
         torch.testing.assert_close(rows.gradients_TV, expected[name].gradients_TV)
         assert not torch.allclose(rows.gradients_TV, found[name].gradients_TV)
@@ -142,9 +149,7 @@ def test_mend_s_shift_is_a_sum_of_rank_one_terms_of_its_facts(llama: BaseModel) 
     together = shift(method.edit(llama, [FACTS]))
     rows = {
         name: len(r.keys_TU)
-        for name, r in capture_present(
-            llama, zeros(llama), edit_prompts(llama, FACTS[:2]).sequences, "answer"
-        ).items()
+        for name, r in capture_present(llama, zeros(llama), edit_prompts(llama, FACTS[:2]).sequences).items()
     }
     pair = shift(method.edit(llama, [FACTS[:2]]))
     for name, change in together.items():
@@ -182,7 +187,7 @@ def test_memit_solves_the_normal_equation_with_the_covariance(llama: BaseModel, 
     found = memit.spread(llama, prompts, targets, zeros(llama))
     own = zeros(llama)
     for left, name in zip((2, 1), llama.modules, strict=True):
-        keys, hidden = take_keys(llama, Present(llama, own), prompts, name)
+        keys, hidden = take_keys(llama, Weights.shifted(llama.modules, own), prompts, name)
         residual = (targets - hidden) / left
         matrix = memit.regularisers[name].matrix_UU + keys.T @ keys
         torch.testing.assert_close(matrix @ found[name], keys.T @ residual, rtol=1e-6, atol=1e-8)
@@ -197,8 +202,8 @@ def test_memit_reaches_its_targets_when_nothing_holds_it_back(llama: BaseModel, 
     targets = free.targets(llama, prompts, zeros(llama))
     shifts = free.spread(llama, prompts, targets, zeros(llama))
     last = list(llama.modules)[-1]
-    _, before = take_keys(llama, Present(llama, zeros(llama)), prompts, last)
-    _, after = take_keys(llama, Present(llama, shifts), prompts, last)
+    _, before = take_keys(llama, Weights.shifted(llama.modules, zeros(llama)), prompts, last)
+    _, after = take_keys(llama, Weights.shifted(llama.modules, shifts), prompts, last)
     assert (after - targets).norm() < 0.02 * (before - targets).norm()
 
 
@@ -206,7 +211,7 @@ def test_memit_s_targets_make_the_model_say_the_answer_within_their_bound(
     llama: BaseModel, memit: MemitMethod
 ) -> None:
     prompts = prepare_prompts(llama, FACTS, ("",))
-    present = Present(llama, zeros(llama))
+    present = Weights.shifted(llama.modules, zeros(llama))
     _, hidden = take_keys(llama, present, prompts, list(llama.modules)[-1])
     for bound in (0.1, 2.0):
         plan = replace(memit.plan, bound=bound, steps=10).optimisation
@@ -219,13 +224,15 @@ def test_memit_s_targets_make_the_model_say_the_answer_within_their_bound(
 def test_memit_reads_the_state_behind_the_layer(llama: BaseModel) -> None:
     prompts = prepare_prompts(llama, FACTS, ("", "Water. "))
     name = list(llama.modules)[-1]
-    keys, hidden = take_keys(llama, Present(llama, zeros(llama)), prompts, name)
+    keys, hidden = take_keys(llama, Weights.shifted(llama.modules, zeros(llama)), prompts, name)
     for number, start in enumerate(prompts.plain):
         placed = prompts.requests[start]
         ids = torch.tensor([placed.sequence.ids])
         states = llama.model(input_ids=ids, output_hidden_states=True).hidden_states
         torch.testing.assert_close(hidden[number], states[2][0, placed.position])
-    alone, _ = take_keys(llama, Present(llama, zeros(llama)), prepare_prompts(llama, FACTS, ("",)), name)
+    alone, _ = take_keys(
+        llama, Weights.shifted(llama.modules, zeros(llama)), prepare_prompts(llama, FACTS, ("",)), name
+    )
     assert not torch.allclose(keys, alone)
     assert (
         prompts.requests[prompts.plain[2]].position
@@ -259,8 +266,8 @@ def test_training_free_is_the_closed_form_with_running_statistics(llama: BaseMod
     sets = [FACTS[:2], FACTS[2:]]
     first = shift(method.edit(llama, sets[:1]))
     found = shift(method.edit(llama, sets))
-    one = capture_present(llama, zeros(llama), edit_prompts(llama, sets[0]).sequences, "answer")
-    two = capture_present(llama, first, edit_prompts(llama, sets[1]).sequences, "answer")
+    one = capture_present(llama, zeros(llama), edit_prompts(llama, sets[0]).sequences)
+    two = capture_present(llama, first, edit_prompts(llama, sets[1]).sequences)
     for name in llama.modules:
         keys = torch.cat([one[name].keys_TU, two[name].keys_TU])
         gradients = torch.cat([one[name].gradients_TV, two[name].gradients_TV])

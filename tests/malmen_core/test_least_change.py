@@ -19,10 +19,13 @@ from tests.malmen_core.support import FACTS, assert_untouched, snapshot
 FAR = 1e9
 
 
-def smallest(base: BaseModel, shifts: dict[str, Tensor]) -> Tensor:
-    """Smallest margin of each fact's prompt at some shift."""
-    weights = {name: m.weight_UV + shifts[name].to(m.weight_UV) for name, m in base.modules.items()}
-    with intercepting(Weights(weights)):
+def weights_of(base: BaseModel, rows: dict[str, Movable]) -> Weights:
+    return Weights({n: m.weight_UV + rows[n].shift_UV.to(m.weight_UV) for n, m in base.modules.items()})
+
+
+def smallest(base: BaseModel, rows: dict[str, Movable]) -> Tensor:
+    """Smallest margin of each fact's prompt with some rows."""
+    with intercepting(weights_of(base, rows)):
         scores = teacher_forced(base, edit_prompts(base, FACTS).sequences)
     return torch.stack([score.margin_A.min() for score in scores]).double()
 
@@ -59,11 +62,11 @@ class Nudged:
 
 
 def test_gradients_are_those_of_the_log_odds(llama: BaseModel) -> None:
-    shifts = {name: each.shift_UV for name, each in movable(llama).items()}
-    weights = Weights({n: m.weight_UV + shifts[n] for n, m in llama.modules.items()})
+    rows = movable(llama)
+    weights = weights_of(llama, rows)
     sequences = edit_prompts(llama, FACTS).sequences
-    captured, sequence_T, margins = capture_margins(llama, shifts, sequences, "answer")
-    torch.testing.assert_close(torch.tensor(margins, dtype=torch.float64), smallest(llama, shifts))
+    captured, sequence_T, margins = capture_margins(llama, weights, sequences, "answer")
+    torch.testing.assert_close(torch.tensor(margins, dtype=torch.float64), smallest(llama, rows))
     for name in llama.modules:
         for i, sequence in enumerate(sequences):
             batch, run = llama.task.collate(llama, sequences, [i]), Nudged(weights, name)
@@ -79,8 +82,8 @@ def test_gradients_are_those_of_the_log_odds(llama: BaseModel) -> None:
 
 def test_subject_keys_come_with_the_tokens_that_answer(llama: BaseModel) -> None:
     sequences = edit_prompts(llama, FACTS).sequences
-    shifts = {name: each.shift_UV for name, each in movable(llama).items()}
-    _, sequence_T, _ = capture_margins(llama, shifts, sequences, "subject")
+    weights = weights_of(llama, movable(llama))
+    _, sequence_T, _ = capture_margins(llama, weights, sequences, "subject")
     wanted = [len({*s.key_positions("subject"), *s.key_positions("answer")}) for s in sequences]
     assert torch.bincount(sequence_T).tolist() == wanted
     assert max(wanted) > 1
@@ -116,10 +119,10 @@ def test_a_step_is_the_least_that_gives_what_is_missing(monkeypatch: pytest.Monk
 def test_what_falls_short_gets_the_margin(llama: BaseModel) -> None:
     before, rows = snapshot(llama), movable(llama, where="answer")
     sequences = edit_prompts(llama, FACTS).sequences
-    start = smallest(llama, {name: each.shift_UV for name, each in rows.items()})
+    start = smallest(llama, rows)
     told: list[tuple[str, int, int]] = []
     moved = least_change(llama, "answer", 0.5, rows, sequences, lambda *args: told.append(args))
-    after = smallest(llama, {name: each.shift_UV for name, each in moved.items()})
+    after = smallest(llama, moved)
     assert float(start.min()) < 0 < 0.3 < float(after.min())
     assert told[-1] == ("editing", len(sequences), len(sequences))
     assert len(told) < module.ROUNDS
@@ -138,9 +141,7 @@ def test_nothing_moves_that_has_its_margin(llama: BaseModel) -> None:
 def test_rows_keep_to_step_and_bound(llama: BaseModel, step: float, bound: float) -> None:
     rows = movable(llama, step, bound)
     sequences = edit_prompts(llama, FACTS).sequences
-    captured, sequence_T, _ = capture_margins(
-        llama, {name: each.shift_UV for name, each in rows.items()}, sequences, "subject"
-    )
+    captured, sequence_T, _ = capture_margins(llama, weights_of(llama, rows), sequences, "subject")
     made = module._step(rows, captured, sequence_T, torch.ones(len(sequences), dtype=torch.float64))
     for name, each in made.items():
         moved_R = (each.differences_RV - rows[name].differences_RV).square().mean(1).sqrt()

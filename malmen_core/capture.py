@@ -18,7 +18,7 @@ from malmen_core.task import Batch, Reading
 from malmen_core.tokens import Encoded, KeyPosition
 
 SURE = 1e-6
-"""Of an answer that has all but so little of the probability, rivals are not told apart."""
+"""Of an answer that has all but so little of the probability, others are not told apart."""
 KEYS_BATCH = 2048
 """Padded tokens of a pass that only keeps keys, at most."""
 
@@ -30,7 +30,7 @@ class Captured:
     Attributes:
         keys_TU: its inputs; float32 (float64 for a float64 base), on the CPU.
         gradients_TV: gradient with respect to its outputs of what the pass scores: the answers' total
-            negative log-likelihood, or the sequences' smallest log-odds; likewise.
+            negative log-likelihood, or their log-odds; likewise.
     """
 
     keys_TU: Tensor
@@ -87,19 +87,35 @@ def capture(
     return base.room.within(batch_tokens, sequences, run)
 
 
-def capture_margins(
+@dataclass(frozen=True)
+class Answered:
+    """What a pass found of some sequences' answers.
+
+    Attributes:
+        captured: keys by module, and the gradients that raise the odds.
+        sequence_T: the sequence of each row.
+        odds_Q: log-odds of each sequence's whole answer, ``log p/(1 - p)``, in nats; float64.
+        margins_Q: by how many nats each sequence's answer tokens beat all others at least; float64.
+    """
+
+    captured: dict[str, Captured]
+    sequence_T: Tensor
+    odds_Q: Tensor
+    margins_Q: Tensor
+
+
+def capture_odds(
     base: BaseModel,
     weights: Weights,
     sequences: Sequence[Encoded],
     where: KeyPosition,
     *,
     batch_tokens: int | None = None,
-) -> tuple[dict[str, Captured], Tensor, list[float]]:
-    """Each sequence's smallest margin at some weights, with keys and the gradients that raise it.
+) -> Answered:
+    """Each sequence's log-odds at some weights, with keys and the gradients that raise them.
 
-    Gradients are those of the log-odds of the answer token with that margin, ``log p/(1 - p)``: the best of
-    its rivals changes from step to step. Rows are those of every edited token and of those that answer, where
-    a shift acts on the margin at once.
+    They are the odds of the whole answer: its worst token, and the best of that one's rivals, change from
+    step to step. Rows are those of every edited token and of those that answer, where a shift acts at once.
 
     Args:
         base: the base model.
@@ -108,25 +124,22 @@ def capture_margins(
         where: as `capture` has it.
         batch_tokens: likewise.
 
-    Returns:
-        What `capture` gives, with gradients of the log-odds, and the smallest margin of each sequence, in
-        nats.
-
     Raises:
         OutOfDeviceMemory: a sequence does not fit.
     """
-    margins = [torch.inf] * len(sequences)
+    odds_Q, margins_Q = torch.zeros(2, len(sequences), dtype=torch.float64)
 
-    def smallest(batch: Batch, scores: AnswerScores) -> Tensor:
-        smallest_B = smallest_margins(batch, scores.margin_A)
-        for member, margin in zip(batch.members, smallest_B.tolist(), strict=True):
-            margins[member] = margin
-        share_A = (-torch.expm1(-scores.nll_A.detach())).clamp_min(SURE)  # 1 - p, of which rivals have a part
-        return torch.where(scores.margin_A == smallest_B[batch.row_A], -scores.nll_A / share_A, 0.0)
+    def log_odds(batch: Batch, scores: AnswerScores) -> Tensor:
+        nll_B = scores.nll_A.new_zeros(len(batch.members)).index_add(0, batch.row_A, scores.nll_A)
+        others_B = (-torch.expm1(-nll_B.detach())).clamp_min(SURE)  # 1 - p
+        members = list(batch.members)
+        odds_Q[members] = -(nll_B.detach() + others_B.log()).double().cpu()
+        margins_Q[members] = smallest_margins(batch, scores.margin_A).double().cpu()
+        return -nll_B / others_B
 
     positions = [_positions(base, sequence, [where, "answer"]) for sequence in sequences]
-    run = partial(_capture, base, weights, smallest, sequences, positions)
-    return *base.room.within(batch_tokens, sequences, run), margins
+    run = partial(_capture, base, weights, log_odds, sequences, positions)
+    return Answered(*base.room.within(batch_tokens, sequences, run), odds_Q, margins_Q)
 
 
 Position = tuple[str, int]

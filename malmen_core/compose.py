@@ -82,7 +82,8 @@ class Composer:
         if self._editor.plan.refinement.rounds > 0:
             whole = balanced(parts, systems, self._editor.plan.refinement)
             parts, systems = whole.parts, whole.systems
-        outcome = repair(self._base, self._editor, parts, systems, read_facts, progress)
+        margin = self._editor.plan.refinement.margin / 2
+        outcome = repair(self._base, self._editor, parts, systems, margin, read_facts, progress)
         changes = {name: system.change(outcome.moved.get(name)) for name, system in systems.items()}
         for name, change in changes.items():
             if not bool(torch.isfinite(change.dense(torch.float32)).all()):

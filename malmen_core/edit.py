@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -14,14 +14,28 @@ from malmen_core.delta import Change, Delta
 from malmen_core.editor import Editor
 from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
-from malmen_core.group import Edited, check_finite, edit_group
+from malmen_core.group import check_finite, edit_group
 from malmen_core.normal_equation import projector
+from malmen_core.outcome import Outcome, outcomes, without_refinement
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import edit_prompts
 from malmen_core.refine import Progress
 from malmen_core.repair import repair
 from malmen_core.statistics import Rows, Statistics, kept
 from malmen_core.systems import systems_of
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What editing some facts gave.
+
+    Attributes:
+        statistics: ``K`` and ``D``.
+        outcomes: what became of each fact.
+    """
+
+    statistics: Statistics
+    outcomes: tuple[Outcome, ...]
 
 
 def compute_statistics(
@@ -63,7 +77,8 @@ def edit(
         editor: made for that base.
         facts: at least one.
         edit_on_rephrasings: edit with the rephrasings too.
-        progress: told ``("editing", done, total)``; may raise to abort.
+        progress: told ``("editing", done, total)``, each sequence counting twice, once in its group and once
+            in the set; may raise to abort.
         batch_tokens: padded tokens of a language-model batch.
 
     Raises:
@@ -83,11 +98,14 @@ def edit(
         groups.append(
             edit_group(base, editor, some, prompts.of(members), start, len(facts), told, batch_tokens)
         )
+    standing = [each for group in groups for each in group.standing]
     if editor.plan.refinement.rounds == 0:
-        return groups[0]
-    found = tuple(outcome for group in groups for outcome in group.outcomes)
+        return Edited(groups[0].statistics, without_refinement(standing))
     parts = [group.statistics for group in groups]
-    return Edited(_together(base, editor, parts, facts, edit_on_rephrasings, progress), found)
+    statistics, margins = _together(
+        base, editor, parts, facts, edit_on_rephrasings, len(prompts.sequences), progress
+    )
+    return Edited(statistics, outcomes(editor.plan.refinement, standing, margins))
 
 
 def groups_of(editor: Editor, facts: int) -> list[range]:
@@ -104,9 +122,10 @@ def _together(
     groups: Sequence[Statistics],
     facts: Sequence[Fact],
     edit_on_rephrasings: bool,
+    sequences: int,
     progress: Progress | None,
-) -> Statistics:
-    """The groups of a set summed, balanced, and repaired where some fact does not answer."""
+) -> tuple[Statistics, list[float]]:
+    """The groups of a set summed, balanced, and repaired where some fact does not answer; and all margins."""
     idents: list[SetId] = [(f"{number:08d}", ()) for number in range(len(groups))]
     first = dict(zip(idents, accumulate((g.fact_count for g in groups), initial=0), strict=False))
     parts = {i: Part.of(editor, g, edit_on_rephrasings) for i, g in zip(idents, groups, strict=True)}
@@ -117,23 +136,30 @@ def _together(
     def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
         return {ident: [facts[first[ident] + number] for number in some] for ident, some in asked.items()}
 
-    moved = repair(base, editor, whole.parts, whole.systems, read_facts, progress, doubted=True).moved
+    def told(stage: str, done: int, asked: int) -> None:
+        if progress is not None:
+            progress(stage, 2 * sequences - asked + done, 2 * sequences)
+
+    margin = plan.margin_of(len(facts))
+    found = repair(base, editor, whole.parts, whole.systems, margin, read_facts, told, doubted=True)
+    told("editing", 0, 0)
     rows = {}
     for name, each in stacked.modules.items():
         differences_TV = whole.gains[name] * each.differences_TV
-        if name in moved:
-            by_TV = moved[name].by_TV.to(differences_TV)
-            differences_TV = differences_TV.index_add(0, moved[name].place_T, by_TV)
+        if name in found.moved:
+            moved = found.moved[name]
+            differences_TV = differences_TV.index_add(0, moved.place_T, moved.by_TV.to(differences_TV))
         rows[name] = Rows(each.keys_TU, kept(differences_TV / plan.strength(len(facts)), base.dtype))
     check_finite(rows)
-    return replace(stacked, modules=rows)
+    in_order = [(i, n) for i, g in zip(idents, groups, strict=True) for n in range(g.fact_count)]
+    return replace(stacked, modules=rows), [found.margins[each] for each in in_order]
 
 
 def _counted(progress: Progress | None, total: int, before: int) -> Progress | None:
-    """Progress of a group as progress of its set."""
+    """Progress of a group as progress of its set, of which refining groups is the first half."""
     if progress is None:
         return None
-    return lambda stage, done, _: progress(stage, before + done, total)
+    return lambda stage, done, _: progress(stage, before + done, 2 * total)
 
 
 def solve(editor: Editor, statistics: Statistics) -> Delta:

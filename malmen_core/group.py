@@ -21,26 +21,31 @@ from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
+from malmen_core.least_change import Goal, Movable, least_change
 from malmen_core.normal_equation import projector
-from malmen_core.outcome import Outcome, outcomes, without_refinement
+from malmen_core.outcome import Standing, standings
 from malmen_core.prompts import EditPrompts
-from malmen_core.refine import Progress, Refined, RefinementPlan, refine
+from malmen_core.refine import Progress, at_bound
 from malmen_core.sinks import off_sinks
 from malmen_core.statistics import Rows, Statistics, kept
 from malmen_core.subjects import Subject, subject_of
 
+GOAL = 2.0
+"""So many margins are gone for, since joining other facts costs some of them."""
+DAMPING = 0.01
+
 
 @dataclass(frozen=True)
-class Edited:
-    """What editing some facts gave.
+class Group:
+    """What editing some facts alone gave.
 
     Attributes:
         statistics: ``K`` and ``D``.
-        outcomes: what became of each fact.
+        standing: how each fact stands.
     """
 
     statistics: Statistics
-    outcomes: tuple[Outcome, ...]
+    standing: tuple[Standing, ...]
 
 
 def edit_group(
@@ -52,7 +57,7 @@ def edit_group(
     together: int,
     progress: Progress | None,
     batch_tokens: int | None,
-) -> Edited:
+) -> Group:
     """Edit some of the `together` facts of a set, alone on the base; `first` is the number of the first."""
     plan = editor.plan
     strength = plan.refinement.strength(together)
@@ -66,33 +71,23 @@ def edit_group(
     differences = first_guess(editor, captured)
     check_finite({name: _rows(keys[name], differences[name]) for name in keys})
     subjects = [_keyed(editor, fact) for fact in facts]
-    found = without_refinement(subjects)
+    standing = tuple(Standing(subject, None, bounded=False) for subject in subjects)
     if plan.refinement.rounds > 0:
-        goal = replace(plan.refinement, margin=plan.refinement.margin_of(together))
-        refined, projectors = _refined(
-            base, editor, goal, prompts, keys, differences, fact_T, progress, batch_tokens
-        )
+        projectors = {
+            name: projector(keys_TU, editor.regularisers[name], len(fact_T)) for name, keys_TU in keys.items()
+        }
+        margin = plan.refinement.margin_of(together)
+        refined = _refined(base, editor, margin, prompts, projectors, differences, progress, batch_tokens)
         own = {name: keys_TU[: len(fact_T)] for name, keys_TU in keys.items()}
-        margins = _smallest(refined.margins, prompts.fact_of, len(facts))
-        found = outcomes(
-            plan.refinement,
-            facts,
-            subjects,
-            margins,
-            own,
-            projectors,
-            refined.differences,
-            editor.scales,
-            fact_T,
-            first,
-        )
+        at_bound_T = torch.stack([at_bound(each.differences_RV, each.bound) for each in refined.values()])
+        standing = standings(facts, subjects, own, projectors, at_bound_T.any(0).cpu(), fact_T, first)
         for name, keys_TU in keys.items():
-            given_TV = own[name].double() @ (projectors[name] @ refined.differences[name].double())
+            given_TV = own[name].double() @ (projectors[name] @ refined[name].differences_RV.cpu())
             keys[name], asked_TV = _weighty(editor, name, keys_TU, given_TV)
             differences[name] = (asked_TV / strength).to(differences[name])
     rows = {name: _rows(keys[name], kept(differences[name], base.dtype)) for name in keys}
     check_finite(rows)
-    return Edited(Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts)), found)
+    return Group(Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts)), standing)
 
 
 def _weighty(editor: Editor, name: str, keys_TU: Tensor, given_TV: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,44 +105,29 @@ def _weighty(editor: Editor, name: str, keys_TU: Tensor, given_TV: Tensor) -> tu
 def _refined(
     base: BaseModel,
     editor: Editor,
-    goal: RefinementPlan,
+    margin: float,
     prompts: EditPrompts,
-    keys: Mapping[str, Tensor],
+    projectors: Mapping[str, Tensor],
     differences: Mapping[str, Tensor],
-    fact_T: Tensor,
     progress: Progress | None,
     batch_tokens: int | None,
-) -> tuple[Refined, dict[str, Tensor]]:
-    """Refined differences, and the projectors at edited rows that they go through."""
-    projectors = {
-        name: projector(keys_TU, editor.regularisers[name], len(fact_T)) for name, keys_TU in keys.items()
-    }
-    refined = refine(
-        base,
-        goal,
-        projectors,
-        differences,
-        editor.scales,
-        prompts.sequences,
-        prompts.fact_of,
-        fact_T,
-        progress,
-        batch_tokens,
-    )
-    return refined, projectors
+) -> Mapping[str, Movable]:
+    """Rows refined from a first guess towards a margin."""
+    plan = editor.plan.refinement
+    place = base.room.place(sum(left_UT.nbytes for left_UT in projectors.values()))
+    rows = {}
+    for name, left_UT in projectors.items():
+        left_UR, unit = left_UT.to(place), editor.scales[name]
+        start_RV = differences[name].to(left_UR)
+        still_UV = left_UR.new_zeros(len(left_UR), start_RV.shape[1])
+        rows[name] = Movable(left_UR, start_RV, still_UV, plan.bound * unit, plan.step * unit)
+    goal = Goal(editor.plan.where, GOAL * margin, GOAL * margin, plan.way, DAMPING, plan.rounds, whole=True)
+    return least_change(base, goal, rows, prompts.sequences, progress, batch_tokens).rows
 
 
 def _keyed(editor: Editor, fact: Fact) -> Subject:
     """The subject at which a fact's keys are taken, unless the plan wants those at its answer."""
     return subject_of(fact) if editor.plan.where == "subject" else Subject(None, "answer")
-
-
-def _smallest(margins: Sequence[float], fact_of: Sequence[int], count: int) -> list[float]:
-    """Smallest margin of each fact's sequences."""
-    smallest = [float("inf")] * count
-    for number, margin in zip(fact_of, margins, strict=True):
-        smallest[number] = min(smallest[number], margin)
-    return smallest
 
 
 def anchors_of(

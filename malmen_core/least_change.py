@@ -1,14 +1,15 @@
 """The least change of value differences after which facts are answered by a margin: Gauss-Newton steps.
 
-At some shift `S = A D` each sequence q has a margin m_q. Its gradient with respect to `D` has rank one for
-each token t of q that counts, with key x_t and margin gradient g_t: ``∂m_q/∂D = Σ_t (x_t A)' g_t``. To first
-order, margins rise by r after the change of least Frobenius norm
+At some shift `S = A D` each sequence q has log-odds o_q of its whole answer. Their gradient with respect to
+`D` has rank one for each token t of q that counts, with key x_t and gradient g_t: ``∂o_q/∂D = Σ_t (x_t A)'
+g_t``. To first order, odds rise by r after the change of least Frobenius norm
 
-    ΔD = Σ_q λ_q ∂m_q/∂D,   (J J' + ε diag(J J')) λ = r,   (J J')_qp = Σ_t Σ_s (C C')_ts (G G')_ts,  C = X A
+    ΔD = Σ_q λ_q ∂o_q/∂D,   (J J' + ε diag(J J')) λ = r,   (J J')_qp = Σ_t Σ_s (C C')_ts (G G')_ts,  C = X A
 
 summed over the modules, for t of q and s of p; ε damps what cannot be told apart (Levenberg 1944,
 Marquardt 1963). So what one fact's change does to the others is known before it is made, and a few passes
-through the model are enough.
+through the model are enough. Where the whole of `D` is to be the least, ``J D`` joins r, and `D` goes towards
+``Σ_q λ_q ∂o_q/∂D``.
 """
 
 from __future__ import annotations
@@ -20,18 +21,37 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.capture import Captured, capture_margins
+from malmen_core.capture import Answered, Captured, capture_odds
 from malmen_core.overlay import Weights
 from malmen_core.refine import Progress, shortened
 from malmen_core.tokens import Encoded, KeyPosition
 
-ROUNDS = 24
-DAMPING = 0.1
 TINY = 1e-9
 BLOCK = 2048
 """Tokens whose products with all others are in memory at a time."""
-AIM = 1.5
-"""So many margins are aimed at, since what other steps disturb is not known to first order."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is wanted of each sequence, and how it is gone for.
+
+    Attributes:
+        where: at which tokens sequences are edited.
+        margin: by how many nats every answer token is to beat all others.
+        aim: log-odds that are gone for; more, where what others disturb is to be outweighed.
+        way: share of the way there that a step goes, to first order.
+        damping: ε.
+        rounds: steps at most.
+        whole: the whole change, `D` itself, is to be the least, rather than the sum of the steps.
+    """
+
+    where: KeyPosition
+    margin: float
+    aim: float
+    way: float
+    damping: float
+    rounds: int
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,40 +83,49 @@ class Movable:
         return replace(self, differences_RV=shortened(differences_RV, self.bound))
 
 
+@dataclass(frozen=True)
+class Changed:
+    """Rows after their steps, and the margin that each sequence had when it was run last."""
+
+    rows: Mapping[str, Movable]
+    margins: tuple[float, ...]
+
+
 def least_change(
     base: BaseModel,
-    where: KeyPosition,
-    margin: float,
+    goal: Goal,
     rows: Mapping[str, Movable],
     sequences: Sequence[Encoded],
     progress: Progress | None = None,
-) -> dict[str, Movable]:
+    batch_tokens: int | None = None,
+) -> Changed:
     """Move rows until every sequence has had the margin, or the rounds are spent.
 
     A sequence that has it is held to it, to first order, and not run again: others may still take it away.
 
     Args:
         base: the immutable base, whose draft is run.
-        where: at which tokens sequences are edited.
-        margin: in nats.
+        goal: what is wanted.
         rows: what may move, by module.
         sequences: prompts with answers, at least one.
         progress: told ``("editing", sequences that have the margin, sequences)``; may raise to abort.
+        batch_tokens: padded tokens of a batch at most.
     """
     rows = dict(rows)
     seen = _Seen(len(sequences))
-    for _ in range(ROUNDS):
-        due = (seen.margins_Q < margin).nonzero()[:, 0].tolist()
+    for number in range(goal.rounds + 1):
+        due = (seen.margins_Q < goal.margin).nonzero()[:, 0].tolist()
         weights = Weights.shifted(base.modules, {name: each.shift_UV for name, each in rows.items()})
-        seen.update(due, *capture_margins(base.draft, weights, [sequences[i] for i in due], where))
-        short_Q = seen.margins_Q < margin
+        asked = [sequences[i] for i in due]
+        seen.update(due, capture_odds(base.draft, weights, asked, goal.where, batch_tokens=batch_tokens))
+        short_Q = seen.margins_Q < goal.margin
         if progress is not None:
             progress("editing", len(sequences) - int(short_Q.sum()), len(sequences))
-        if not bool(short_Q.any()):
+        if number == goal.rounds or not bool(short_Q.any()):
             break
-        missing_Q = torch.where(short_Q, AIM * margin - seen.margins_Q, 0.0)
-        rows = _step(rows, seen.captured, seen.sequence_T, missing_Q)
-    return rows
+        missing_Q = torch.where(short_Q, goal.aim - seen.odds_Q, 0.0)
+        rows = _step(goal, rows, seen.captured, seen.sequence_T, missing_Q)
+    return Changed(rows, tuple(seen.margins_Q.tolist()))
 
 
 class _Seen:
@@ -105,44 +134,54 @@ class _Seen:
     def __init__(self, count: int) -> None:
         self.captured: dict[str, Captured] = {}
         self.sequence_T = torch.zeros(0, dtype=torch.int64)
-        self.margins_Q = torch.full((count,), -torch.inf, dtype=torch.float64)
+        self.odds_Q = torch.full((count,), -torch.inf, dtype=torch.float64)
+        self.margins_Q = self.odds_Q.clone()
 
-    def update(
-        self, due: list[int], captured: Mapping[str, Captured], number_T: Tensor, margins: Sequence[float]
-    ) -> None:
+    def update(self, due: list[int], found: Answered) -> None:
         """Take over a pass over the sequences that were due, in their order."""
-        self.margins_Q[due] = torch.tensor(margins, dtype=torch.float64)
+        self.odds_Q[due], self.margins_Q[due] = found.odds_Q, found.margins_Q
         if not self.captured:  # the first time, all are due
-            self.captured, self.sequence_T = dict(captured), number_T
+            self.captured, self.sequence_T = found.captured, found.sequence_T
             return
         again_T = torch.isin(self.sequence_T, torch.tensor(due))
-        for name, each in captured.items():
+        for name, each in found.captured.items():
             self.captured[name].keys_TU[again_T] = each.keys_TU
             self.captured[name].gradients_TV[again_T] = each.gradients_TV
 
 
 def _step(
-    rows: Mapping[str, Movable], captured: Mapping[str, Captured], sequence_T: Tensor, missing_Q: Tensor
+    goal: Goal,
+    rows: Mapping[str, Movable],
+    captured: Mapping[str, Captured],
+    sequence_T: Tensor,
+    missing_Q: Tensor,
 ) -> dict[str, Movable]:
-    """Rows after one Gauss-Newton step towards the margins that are missing."""
-    count = len(missing_Q)
-    gram_QQ = torch.zeros(count, count, dtype=torch.float64)
+    """Rows after one Gauss-Newton step towards the odds that are missing."""
+    place = next(iter(rows.values())).left_UR.device
+    sequence_T, missing_Q, count = sequence_T.to(place), missing_Q.to(place), len(missing_Q)
+    gram_QQ, had_Q = missing_Q.new_zeros(count, count), missing_Q.new_zeros(count)
     for name, each in captured.items():
-        reach_TR, gradients_TV = _reach(rows[name], each), each.gradients_TV.double()
+        reach_TR, gradients_TV = _reach(rows[name], each)
         for first in range(0, len(sequence_T), BLOCK):
             some = slice(first, first + BLOCK)
             product_ST = (reach_TR[some] @ reach_TR.T) * (gradients_TV[some] @ gradients_TV.T)
             by_SQ = product_ST.new_zeros(len(product_ST), count).index_add_(1, sequence_T, product_ST)
             gram_QQ.index_add_(0, sequence_T[some], by_SQ)
+        if goal.whole:
+            had_Q.index_add_(0, sequence_T, (reach_TR @ rows[name].differences_RV * gradients_TV).sum(1))
     diagonal_Q = gram_QQ.diagonal().clone()
-    gram_QQ.diagonal().add_(DAMPING * diagonal_Q + TINY * diagonal_Q.mean().clamp_min(TINY))
-    weight_T = torch.linalg.solve(gram_QQ, missing_Q)[sequence_T, None]
-    return {
-        name: rows[name].moved(_reach(rows[name], each).T @ (weight_T * each.gradients_TV.double()))
-        for name, each in captured.items()
-    }
+    gram_QQ.diagonal().add_(goal.damping * diagonal_Q + TINY * diagonal_Q.mean().clamp_min(TINY))
+    weight_T = torch.linalg.solve(gram_QQ, missing_Q + had_Q)[sequence_T, None]
+    moved = {}
+    for name, each in captured.items():
+        reach_TR, gradients_TV = _reach(rows[name], each)
+        by_RV = reach_TR.T @ (weight_T * gradients_TV)
+        if goal.whole:
+            by_RV -= rows[name].differences_RV
+        moved[name] = rows[name].moved(goal.way * by_RV)
+    return moved
 
 
-def _reach(rows: Movable, captured: Captured) -> Tensor:
-    """``C = X A``: T × R; made when it is needed, since those of all modules would be large."""
-    return captured.keys_TU.double() @ rows.left_UR
+def _reach(rows: Movable, captured: Captured) -> tuple[Tensor, Tensor]:
+    """``C = X A``: T × R, and `G`: T × V; made when needed, since those of all modules would be large."""
+    return captured.keys_TU.to(rows.left_UR) @ rows.left_UR, captured.gradients_TV.to(rows.left_UR)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from malmen_core.facts import Fact, normalise
-from malmen_core.refine import RefinementPlan, at_bound
+from malmen_core.refine import RefinementPlan
 from malmen_core.subjects import Source, Subject
 
 CLASH = 0.5
@@ -38,58 +38,82 @@ class Outcome:
         return {"keys": self.keys, "subject": self.subject, "margin": self.margin, "reason": self.reason}
 
 
-def without_refinement(subjects: Sequence[Subject]) -> tuple[Outcome, ...]:
-    """Outcomes of a set that was edited in a single shot."""
-    return tuple(Outcome(subject.source, subject.text, None, None) for subject in subjects)
+@dataclass(frozen=True)
+class Standing:
+    """What may keep one fact from being edited.
+
+    Attributes:
+        subject: at which its keys were taken.
+        rival: number of a fact with nearly the same key and another answer, if there is one.
+        bounded: one of its value differences met the plan's bound.
+    """
+
+    subject: Subject
+    rival: int | None
+    bounded: bool
 
 
-def outcomes(
-    plan: RefinementPlan,
+def standings(
     facts: Sequence[Fact],
     subjects: Sequence[Subject],
-    margins: Sequence[float],
     keys: Mapping[str, Tensor],
     projectors: Mapping[str, Tensor],
-    differences: Mapping[str, Tensor],
-    scales: Mapping[str, float],
+    bounded_T: Tensor,
     fact_T: Tensor,
-    first: int = 0,
-) -> tuple[Outcome, ...]:
-    """Judge each fact by the margin that it was brought to.
+    first: int,
+) -> tuple[Standing, ...]:
+    """How each of some facts stands that were refined together.
 
     Args:
-        plan: that was followed.
         facts: that were refined together.
         subjects: of the facts.
-        margins: smallest margin of each fact.
         keys: K by module, T × U, without anchors.
         projectors: A by module, U × T.
-        differences: refined D by module, T × V.
-        scales: typical magnitude of each module's output.
+        bounded_T: rows that met the bound in some module.
         fact_T: the fact of each row.
         first: number of the first fact, where these are a part of a set.
     """
     found = []
-    for number, (subject, margin) in enumerate(zip(subjects, margins, strict=True)):
-        reason = None
-        if margin < plan.margin:
-            own_T = fact_T == number
-            rival = _rival(facts, number, _likeness(keys, projectors, own_T, fact_T, len(facts)))
-            bounded = any(
-                bool(at_bound(d[own_T], plan, scales[name]).any()) for name, d in differences.items()
-            )
-            reason = _reason(plan, margin, None if rival is None else first + rival, bounded)
-        found.append(Outcome(subject.source, subject.text, margin, reason))
+    for number, subject in enumerate(subjects):
+        own_T = fact_T == number
+        rival = _rival(facts, number, _likeness(keys, projectors, own_T, fact_T, len(facts)))
+        found.append(
+            Standing(subject, None if rival is None else first + rival, bool(bounded_T[own_T].any()))
+        )
     return tuple(found)
 
 
-def _reason(plan: RefinementPlan, margin: float, rival: int | None, bounded: bool) -> str:
-    reached = f"The margin is {margin:.2f} nats, not {plan.margin:g}"
-    if rival is not None:
-        return f"{reached}: conflicts with fact {rival} of the set: nearly the same key, another answer."
-    if bounded:
+def outcomes(
+    plan: RefinementPlan, standing: Sequence[Standing], margins: Sequence[float]
+) -> tuple[Outcome, ...]:
+    """Judge each fact of a set by the margin that it was brought to in the end.
+
+    Args:
+        plan: that was followed.
+        standing: of each fact.
+        margins: smallest margin of each fact.
+    """
+    wanted = plan.margin_of(len(standing))
+    found = []
+    for each, margin in zip(standing, margins, strict=True):
+        reason = None if margin >= wanted else _reason(plan, wanted, margin, each)
+        found.append(Outcome(each.subject.source, each.subject.text, margin, reason))
+    return tuple(found)
+
+
+def without_refinement(standing: Sequence[Standing]) -> tuple[Outcome, ...]:
+    """Outcomes of a set that was edited in a single shot."""
+    return tuple(Outcome(each.subject.source, each.subject.text, None, None) for each in standing)
+
+
+def _reason(plan: RefinementPlan, wanted: float, margin: float, standing: Standing) -> str:
+    reached = f"The margin is {margin:.2f} nats, not {wanted:g}"
+    if standing.rival is not None:
+        rival = f"fact {standing.rival} of the set"
+        return f"{reached}: conflicts with {rival}: nearly the same key, another answer."
+    if standing.bounded:
         return f"{reached}: its change met the bound of {plan.bound:g} times the module's typical output."
-    return f"{reached}: it was not reached in {plan.rounds} rounds."
+    return f"{reached}: it was not reached in the rounds that there are."
 
 
 def _likeness(

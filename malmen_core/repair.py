@@ -20,7 +20,7 @@ from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
-from malmen_core.least_change import Movable, least_change
+from malmen_core.least_change import Goal, Movable, least_change
 from malmen_core.overlay import Weights, intercepting
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import EditPrompts, edit_prompts
@@ -36,6 +36,10 @@ QUIET = 0.05
 STEP = 0.3
 """By so much may what a module gives at a fact move at a time, relative to its typical output."""
 PASSES = 3
+ROUNDS = 24
+AIM = 1.5
+"""So many margins are gone for, since what other steps disturb is not known to first order."""
+DAMPING = 0.1
 
 FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[Fact]]]
 """Gives the facts of some sets at some positions, in their order."""
@@ -48,10 +52,12 @@ class Repair:
     Attributes:
         moved: by module; empty if nothing had to be done.
         facts: the facts that were moved, by set.
+        margins: smallest margin of each fact that was run, when it was last.
     """
 
     moved: Mapping[str, Moved]
     facts: Mapping[SetId, tuple[int, ...]]
+    margins: Mapping[tuple[SetId, int], float]
 
 
 class _Table:
@@ -76,6 +82,14 @@ class _Table:
         self.asked = {name: torch.cat([r.differences_TV for r in rows[name]]).double() for name in names}
         self.differences = {name: each.clone() for name, each in self.asked.items()}
         self.alone = {name: torch.cat([r.alone_TV for r in rows[name]]) for name in names}
+        self.margins: dict[tuple[SetId, int], float] = {}
+
+    def saw(self, owners: Sequence[int], margins: Sequence[float]) -> None:
+        """Keep the smallest margin of each fact's sequences, in place of what was seen before."""
+        smallest: dict[int, float] = {}
+        for number, margin in zip(owners, margins, strict=True):
+            smallest[number] = min(margin, smallest.get(number, margin))
+        self.margins |= {self.facts[number]: margin for number, margin in smallest.items()}
 
     def spoiled(self, shifts: Mapping[str, Tensor]) -> set[int]:
         """Facts for which the solution gives something other than their set did alone."""
@@ -96,7 +110,7 @@ class _Table:
         by = {name: each - self.asked[name] for name, each in self.differences.items()}
         rows_T = torch.stack([by_TV.any(1) for by_TV in by.values()]).any(0).nonzero()[:, 0]
         if len(rows_T) == 0:
-            return Repair({}, {})
+            return Repair({}, {}, self.margins)
         moved = {
             name: Moved(self.place_T[rows_T], self.left(name, system, rows_T), by[name][rows_T])
             for name, system in systems.items()
@@ -105,7 +119,7 @@ class _Table:
         for number in torch.unique(self.owner_T[rows_T]).tolist():
             ident, fact = self.facts[number]
             facts[ident] = (*facts.get(ident, ()), fact)
-        return Repair(moved, facts)
+        return Repair(moved, facts, self.margins)
 
 
 def repair(
@@ -113,32 +127,34 @@ def repair(
     editor: Editor,
     parts: Mapping[SetId, Part],
     systems: Mapping[str, System],
+    margin: float,
     read_facts: FactReader,
     progress: Progress | None = None,
     *,
     doubted: bool = False,
 ) -> Repair:
-    """Move the facts that the sum of some sets spoils.
+    """Move the facts that the sum of some sets does not hold.
 
     Args:
         base: the immutable base.
         editor: whose plan says how; a plan without refinement repairs nothing.
         parts: the live sets, in canonical order.
         systems: the solved equation of each module.
+        margin: by how many nats every fact is to be held.
         read_facts: gives the facts that may need repair.
         progress: as refinement reports it; may raise to abort.
         doubted: run every fact, also one that the sum leaves as its set gave it, or that stands alone.
     """
     if (len(parts) < 2 and not doubted) or editor.plan.refinement.rounds == 0:
-        return Repair({}, {})
+        return Repair({}, {}, {})
     table = _Table(parts)
     shifts = {name: system.shift_UV for name, system in systems.items()}
-    margin = editor.plan.refinement.margin / 2
     everything = set(range(len(table.facts)))
     suspects = set[int]()
     for _ in range(PASSES):
         suspects |= everything if doubted or not is_quiet(editor, shifts) else table.spoiled(shifts)
-        short = _short(base, margin, shifts, _prompts(base, table, sorted(suspects), parts, read_facts))
+        asked = _prompts(base, table, sorted(suspects), parts, read_facts)
+        short = _short(base, margin, table, asked, shifts)
         if not short.sequences:
             break
         shifts = _push(base, editor, margin, table, short, systems, shifts, progress)
@@ -158,13 +174,14 @@ def is_quiet(editor: Editor, shifts: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def _short(base: BaseModel, margin: float, shifts: Mapping[str, Tensor], asked: EditPrompts) -> EditPrompts:
+def _short(
+    base: BaseModel, margin: float, table: _Table, asked: EditPrompts, shifts: Mapping[str, Tensor]
+) -> EditPrompts:
     """All that is asked of the facts of which some sequence has not the margin."""
     with intercepting(Weights.shifted(base.modules, shifts)):
         scores = teacher_forced(base.draft, asked.sequences)
-    owned = zip(asked.fact_of, scores, strict=True)
-    short = {fact for fact, score in owned if float(score.margin_A.min()) < margin}
-    kept = [i for i, fact in enumerate(asked.fact_of) if fact in short]
+    table.saw(asked.fact_of, [float(score.margin_A.min()) for score in scores])
+    kept = [i for i, fact in enumerate(asked.fact_of) if table.margins[table.facts[fact]] < margin]
     return EditPrompts(tuple(asked.sequences[i] for i in kept), tuple(asked.fact_of[i] for i in kept))
 
 
@@ -189,10 +206,12 @@ def _push(
         bound = editor.plan.refinement.bound * unit
         movable[name] = Movable(left_UR, start_RV, shifts[name] - left_UR @ start_RV, bound, STEP * unit)
     sequences = off_sinks(base, editor, asked.sequences)
-    moved = least_change(base, editor.plan.where, margin, movable, sequences, progress)
-    for name, each in moved.items():
+    goal = Goal(editor.plan.where, margin, AIM * margin, 1.0, DAMPING, ROUNDS)
+    changed = least_change(base, goal, movable, sequences, progress)
+    table.saw(asked.fact_of, changed.margins)
+    for name, each in changed.rows.items():
         table.differences[name][rows_T] = each.differences_RV
-    return {name: each.shift_UV for name, each in moved.items()}
+    return {name: each.shift_UV for name, each in changed.rows.items()}
 
 
 def _prompts(

@@ -43,6 +43,7 @@ class Room:
             OutOfDeviceMemory: the budget does not hold the activations of one token.
         """
         self.budget = budget
+        self._device = base.device
         self.tokens = CPU_TOKENS if base.device.type == "cpu" else GPU_TOKENS
         if budget is None:
             return
@@ -60,10 +61,10 @@ class Room:
         """Padded tokens of a batch at most that only goes forward, where no layer keeps anything."""
         return FORWARD * self.tokens
 
-    @property
-    def statistics_bytes(self) -> int | None:
-        """What keys and value differences of a set may take; None for no bound."""
-        return None if self.budget is None else self.budget // SHARE
+    def place(self, statistics_bytes: int) -> torch.device:
+        """Where rows are refined: on the device, or in host memory if its half does not hold them."""
+        fits = self.budget is None or statistics_bytes <= self.budget // SHARE
+        return self._device if fits else torch.device("cpu")
 
     def within(
         self, wanted: int | None, sequences: Sequence[Encoded], run: Callable[[int], Result]

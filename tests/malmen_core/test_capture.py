@@ -1,4 +1,4 @@
-"""Captured rows and shift gradients against brute-force autograd, one unpadded sequence at a time."""
+"""Captured rows against brute-force autograd, one unpadded sequence at a time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from malmen_core.base import BaseModel
 from malmen_core.batches import answer_logits, batches, score_answers, teacher_forced
 from malmen_core.capture import capture
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import shift_gradients
 from malmen_core.tokens import Encoded, KeyPosition
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot
 
 ONE_BY_ONE = 1
 ALL_AT_ONCE = 10_000
-ALL_OPEN = torch.inf
 Rows = dict[str, Tensor]
 
 
@@ -127,67 +125,6 @@ def test_capture_leaves_the_base_alone(base: BaseModel) -> None:
     capture(base, sequences(base), "answer")
     assert_untouched(base, before)
     assert base.parameters_digest() == digest
-
-
-def shifts(base: BaseModel, size: float = 0.05) -> Rows:
-    generator = torch.Generator().manual_seed(4)
-    return {
-        name: size * torch.randn(*m.shape, generator=generator, dtype=torch.float64)
-        for name, m in base.modules.items()
-    }
-
-
-def by_autograd(base: BaseModel, wanted: Rows, chosen: list[Encoded]) -> Rows:
-    """∂ loss / ∂ S by autograd through ``x (W + S)`` in the module's place."""
-    leaves = {name: s.clone().requires_grad_() for name, s in wanted.items()}
-
-    def hook(name: str) -> Any:
-        def replace(module: Any, args: Any, output: Tensor) -> Tensor:
-            found: Tensor = args[0] @ (base.modules[name].weight_UV + leaves[name])
-            return found if module.bias is None else found + module.bias
-
-        return replace
-
-    handles = [m.module.register_forward_hook(hook(name)) for name, m in base.modules.items()]
-    try:
-        total = torch.stack([loss(alone(base, sequence), sequence) for sequence in chosen]).sum()
-        found = torch.autograd.grad(total, list(leaves.values()))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return dict(zip(leaves, found, strict=True))
-
-
-@pytest.mark.parametrize("batch_tokens", [ONE_BY_ONE, ALL_AT_ONCE])
-def test_shift_gradients_equal_autograd(base: BaseModel, batch_tokens: int) -> None:
-    members = [0, 2, 3]
-    expected = by_autograd(base, shifts(base), [sequences(base)[i] for i in members])
-    result = shift_gradients(
-        base,
-        shifts(base),
-        sequences(base),
-        members,
-        wanted=ALL_OPEN,
-        batch_tokens=batch_tokens,
-    )
-    assert sorted(result.margins) == members
-    for name in base.modules:
-        assert expected[name].abs().max() > 1e-3
-        torch.testing.assert_close(result.gradients[name], expected[name], rtol=1e-8, atol=1e-10)
-
-
-def test_sequences_that_are_done_do_not_contribute(base: BaseModel) -> None:
-    members = list(range(len(sequences(base))))
-    margins = shift_gradients(base, shifts(base), sequences(base), members, wanted=ALL_OPEN).margins
-    ranked = sorted(margins.values())
-    middle = (ranked[2] + ranked[3]) / 2
-    still_open = [i for i in members if margins[i] < middle]
-    expected = by_autograd(base, shifts(base), [sequences(base)[i] for i in still_open])
-    result = shift_gradients(base, shifts(base), sequences(base), members, wanted=middle)
-    for name in base.modules:
-        torch.testing.assert_close(result.gradients[name], expected[name], rtol=1e-8, atol=1e-10)
-    none = shift_gradients(base, shifts(base), sequences(base), members, wanted=-torch.inf)
-    assert all(not gradient.any() for gradient in none.gradients.values())
 
 
 def test_answer_logits_equal_an_unpadded_forward_pass(base: BaseModel) -> None:

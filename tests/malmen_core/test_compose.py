@@ -113,8 +113,8 @@ def test_composing_is_solving_the_sum(shelf: Shelf) -> None:
 
 
 def test_a_sum_is_balanced_before_it_is_repaired(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repair, "PASSES", 0)
     shelf = Shelf(llama, tiny_editor(llama, rounds=20, step=0.01, prior_weight=20.0, anchors=4))
+    monkeypatch.setattr(repair, "PASSES", 0)
     found = shift(shelf.compose(*SETS).delta)
     for name, plain_UV in solved(shelf.editor, Statistics.sum(list(shelf.statistics.values()))).items():
         gain = float((found[name] * plain_UV).sum() / plain_UV.square().sum())

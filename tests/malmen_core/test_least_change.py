@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from malmen_core import least_change as module
 from malmen_core.base import BaseModel
-from malmen_core.batches import answer_logits, score_answers, teacher_forced
-from malmen_core.capture import Captured, capture, capture_margins
-from malmen_core.least_change import Movable, least_change
+from malmen_core.batches import answer_logits, teacher_forced
+from malmen_core.capture import Captured, capture, capture_odds
+from malmen_core.least_change import Goal, Movable, least_change
 from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.prompts import edit_prompts
 from malmen_core.tokens import KeyPosition
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot
 
 FAR = 1e9
+UNDAMPED = Goal("answer", 0.0, 0.0, 1.0, 0.0, 1)
+GOAL = Goal("answer", 0.5, 0.75, 1.0, 0.1, 24)
 
 
 def weights_of(base: BaseModel, rows: dict[str, Movable]) -> Weights:
@@ -65,34 +69,33 @@ def test_gradients_are_those_of_the_log_odds(llama: BaseModel) -> None:
     rows = movable(llama)
     weights = weights_of(llama, rows)
     sequences = edit_prompts(llama, FACTS).sequences
-    captured, sequence_T, margins = capture_margins(llama, weights, sequences, "answer")
-    torch.testing.assert_close(torch.tensor(margins, dtype=torch.float64), smallest(llama, rows))
+    found = capture_odds(llama, weights, sequences, "answer")
+    torch.testing.assert_close(found.margins_Q, smallest(llama, rows))
     for name in llama.modules:
         for i, sequence in enumerate(sequences):
             batch, run = llama.task.collate(llama, sequences, [i]), Nudged(weights, name)
             with intercepting(run):
                 logits_AX = answer_logits(llama, batch)
-            worst = int(score_answers(logits_AX, batch.answer_A).margin_A.argmin())
-            probability = logits_AX[worst].softmax(0)[batch.answer_A[worst]]
-            (expected,) = torch.autograd.grad((probability / (1 - probability)).log(), run.nudge)
+            answer = logits_AX.softmax(1).gather(1, batch.answer_A[:, None]).prod()
+            odds = (answer / (1 - answer)).log()
+            torch.testing.assert_close(found.odds_Q[i], odds.detach().double())
+            (expected,) = torch.autograd.grad(odds, run.nudge)
             columns = list(sequence.key_positions("answer"))
-            found_TV = captured[name].gradients_TV[sequence_T == i]
+            found_TV = found.captured[name].gradients_TV[found.sequence_T == i]
             torch.testing.assert_close(found_TV, expected[0, columns], rtol=1e-5, atol=1e-9)
 
 
 def test_subject_keys_come_with_the_tokens_that_answer(llama: BaseModel) -> None:
     sequences = edit_prompts(llama, FACTS).sequences
-    weights = weights_of(llama, movable(llama))
-    _, sequence_T, _ = capture_margins(llama, weights, sequences, "subject")
+    found = capture_odds(llama, weights_of(llama, movable(llama)), sequences, "subject")
     wanted = [len({*s.key_positions("subject"), *s.key_positions("answer")}) for s in sequences]
-    assert torch.bincount(sequence_T).tolist() == wanted
+    assert torch.bincount(found.sequence_T).tolist() == wanted
     assert max(wanted) > 1
 
 
 @pytest.mark.parametrize("block", [2, 100])
 def test_a_step_is_the_least_that_gives_what_is_missing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     """Against the pseudo-inverse of the whole Jacobian."""
-    monkeypatch.setattr(module, "DAMPING", 0.0)
     monkeypatch.setattr(module, "BLOCK", block)
     draw = torch.Generator().manual_seed(0)
 
@@ -111,38 +114,58 @@ def test_a_step_is_the_least_that_gives_what_is_missing(monkeypatch: pytest.Monk
         )
     whole = torch.cat([block.flatten(1) for block in blocks], 1)
     expected = torch.linalg.pinv(whole) @ missing_Q
-    made = module._step(rows, captured, sequence_T, missing_Q)
+    made = module._step(UNDAMPED, rows, captured, sequence_T, missing_Q)
     found = torch.cat([(made[n].differences_RV - rows[n].differences_RV).flatten() for n in shapes])
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    # of all D that give the same, the smallest
+    had = torch.cat([rows[n].differences_RV.flatten() for n in shapes])
+    least = torch.linalg.pinv(whole) @ (whole @ had + missing_Q)
+    made = module._step(replace(UNDAMPED, whole=True), rows, captured, sequence_T, missing_Q)
+    found = torch.cat([made[n].differences_RV.flatten() for n in shapes])
+    torch.testing.assert_close(found, least, rtol=1e-6, atol=1e-9)
+    assert found.norm() < (had + expected).norm()
 
 
 def test_what_falls_short_gets_the_margin(llama: BaseModel) -> None:
-    before, rows = snapshot(llama), movable(llama, where="answer")
+    before, rows = snapshot(llama), movable(llama, 0.1, where="answer")
     sequences = edit_prompts(llama, FACTS).sequences
     start = smallest(llama, rows)
     told: list[tuple[str, int, int]] = []
-    moved = least_change(llama, "answer", 0.5, rows, sequences, lambda *args: told.append(args))
-    after = smallest(llama, moved)
+    found = least_change(llama, GOAL, rows, sequences, lambda *args: told.append(args))
+    after = smallest(llama, dict(found.rows))
     assert float(start.min()) < 0 < 0.3 < float(after.min())
     assert told[-1] == ("editing", len(sequences), len(sequences))
-    assert len(told) < module.ROUNDS
+    assert 1 < len(told) <= GOAL.rounds
+    assert min(found.margins) >= GOAL.margin
     for name, each in rows.items():
-        assert torch.equal(each.still_UV, moved[name].still_UV)
+        assert torch.equal(each.still_UV, found.rows[name].still_UV)
     assert_untouched(llama, before)
 
 
-def test_nothing_moves_that_has_its_margin(llama: BaseModel) -> None:
+@pytest.mark.parametrize("goal", [replace(GOAL, margin=-FAR), replace(GOAL, rounds=0)])
+def test_nothing_moves_that_has_its_margin_or_without_rounds(llama: BaseModel, goal: Goal) -> None:
     rows = movable(llama)
-    moved = least_change(llama, "subject", -FAR, rows, edit_prompts(llama, FACTS).sequences)
-    assert all(torch.equal(rows[name].differences_RV, moved[name].differences_RV) for name in rows)
+    found = least_change(llama, goal, rows, edit_prompts(llama, FACTS).sequences)
+    assert all(torch.equal(rows[name].differences_RV, found.rows[name].differences_RV) for name in rows)
+    torch.testing.assert_close(torch.tensor(found.margins, dtype=torch.float64), smallest(llama, rows))
+
+
+def test_half_the_way_is_half_a_step(llama: BaseModel) -> None:
+    rows, sequences = movable(llama), edit_prompts(llama, FACTS).sequences
+    once = replace(GOAL, margin=FAR, aim=5.0, rounds=1)
+    whole, half = (least_change(llama, replace(once, way=way), rows, sequences) for way in (1.0, 0.5))
+    for name, each in whole.rows.items():
+        torch.testing.assert_close(half.rows[name].differences_RV, 0.5 * each.differences_RV)
+        assert each.differences_RV.any()
 
 
 @pytest.mark.parametrize(("step", "bound"), [(1e-3, FAR), (FAR, 1e-3)])
 def test_rows_keep_to_step_and_bound(llama: BaseModel, step: float, bound: float) -> None:
     rows = movable(llama, step, bound)
     sequences = edit_prompts(llama, FACTS).sequences
-    captured, sequence_T, _ = capture_margins(llama, weights_of(llama, rows), sequences, "subject")
-    made = module._step(rows, captured, sequence_T, torch.ones(len(sequences), dtype=torch.float64))
+    found = capture_odds(llama, weights_of(llama, rows), sequences, "subject")
+    missing_Q = torch.ones(len(sequences), dtype=torch.float64)
+    made = module._step(GOAL, rows, found.captured, found.sequence_T, missing_Q)
     for name, each in made.items():
         moved_R = (each.differences_RV - rows[name].differences_RV).square().mean(1).sqrt()
         assert 0.9e-3 < float(moved_R.max()) <= 1.0001e-3

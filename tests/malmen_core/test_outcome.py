@@ -7,10 +7,9 @@ from dataclasses import replace
 import torch
 
 from malmen_core.base import BaseModel
-from malmen_core.edit import edit
+from malmen_core.edit import Edited, edit
 from malmen_core.facts import Fact
-from malmen_core.group import Edited
-from malmen_core.refine import RefinementPlan, bounded
+from malmen_core.refine import RefinementPlan, shortened
 from malmen_core.tokens import KeyPosition
 from tests.malmen_core.support import FACTS, tiny_editor
 
@@ -23,7 +22,9 @@ def edited(base: BaseModel, plan: RefinementPlan, *facts: Fact, where: KeyPositi
 
 
 def test_what_is_reached_needs_no_reason(llama: BaseModel) -> None:
-    found = edited(llama, RefinementPlan(rounds=80, margin=0.5), *FACTS, where="answer").outcomes
+    found = edited(
+        llama, RefinementPlan(step=0.3, margin=0.5, lone_margin=0.0), *FACTS, where="answer"
+    ).outcomes
     assert all(outcome.reason is None for outcome in found)
     assert all(outcome.margin is not None and outcome.margin >= 0.5 for outcome in found)
     assert {outcome.keys for outcome in found} == {"answer"}
@@ -40,7 +41,7 @@ def test_two_answers_at_one_key_name_each_other(base: BaseModel) -> None:
 def test_the_same_answer_at_one_key_is_no_conflict(llama: BaseModel) -> None:
     same = replace(TWIN, target=FACTS[0].target)
     found = edited(llama, RefinementPlan(rounds=1, margin=1e9), *FACTS, same).outcomes
-    assert all("not reached in 1 rounds" in str(outcome.reason) for outcome in found)
+    assert all("it was not reached" in str(outcome.reason) for outcome in found)
 
 
 def test_a_difference_is_bounded_and_said_to_be(llama: BaseModel) -> None:
@@ -56,8 +57,8 @@ def test_what_is_within_the_bound_is_left_as_it_is() -> None:
     torch.manual_seed(0)
     rows_TV = torch.randn(5, 8)
     rows_TV[0] = 0
-    assert torch.equal(bounded(rows_TV, RefinementPlan(bound=10.0), 1.0), rows_TV)
-    short = bounded(rows_TV, RefinementPlan(bound=0.1), 1.0)
+    assert torch.equal(shortened(rows_TV, 10.0), rows_TV)
+    short = shortened(rows_TV, 0.1)
     torch.testing.assert_close(short[1:].square().mean(1).sqrt(), torch.full((4,), 0.1))
 
 

@@ -111,7 +111,7 @@ def _refined(
     differences: Mapping[str, Tensor],
     progress: Progress | None,
     batch_tokens: int | None,
-) -> Mapping[str, Movable]:
+) -> dict[str, Movable]:
     """Rows refined from a first guess towards a margin."""
     plan = editor.plan.refinement
     place = base.room.place(sum(left_UT.nbytes for left_UT in projectors.values()))
@@ -122,7 +122,7 @@ def _refined(
         still_UV = left_UR.new_zeros(len(left_UR), start_RV.shape[1])
         rows[name] = Movable(left_UR, start_RV, still_UV, plan.bound * unit, plan.step * unit)
     goal = Goal(editor.plan.where, GOAL * margin, GOAL * margin, plan.way, DAMPING, plan.rounds, whole=True)
-    return least_change(base, goal, rows, prompts.sequences, progress, batch_tokens).rows
+    return least_change(base, goal, rows, prompts.sequences, progress, batch_tokens)
 
 
 def _keyed(editor: Editor, fact: Fact) -> Subject:

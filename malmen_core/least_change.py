@@ -83,14 +83,6 @@ class Movable:
         return replace(self, differences_RV=shortened(differences_RV, self.bound))
 
 
-@dataclass(frozen=True)
-class Changed:
-    """Rows after their steps, and the margin that each sequence had when it was run last."""
-
-    rows: Mapping[str, Movable]
-    margins: tuple[float, ...]
-
-
 def least_change(
     base: BaseModel,
     goal: Goal,
@@ -98,7 +90,7 @@ def least_change(
     sequences: Sequence[Encoded],
     progress: Progress | None = None,
     batch_tokens: int | None = None,
-) -> Changed:
+) -> dict[str, Movable]:
     """Move rows until every sequence has had the margin, or the rounds are spent.
 
     A sequence that has it is held to it, to first order, and not run again: others may still take it away.
@@ -108,12 +100,13 @@ def least_change(
         goal: what is wanted.
         rows: what may move, by module.
         sequences: prompts with answers, at least one.
-        progress: told ``("editing", sequences that have the margin, sequences)``; may raise to abort.
+        progress: told ``("editing", sequences that have the margin, sequences)`` in each round; may raise to
+            abort.
         batch_tokens: padded tokens of a batch at most.
     """
     rows = dict(rows)
     seen = _Seen(len(sequences))
-    for number in range(goal.rounds + 1):
+    for _ in range(goal.rounds):
         due = (seen.margins_Q < goal.margin).nonzero()[:, 0].tolist()
         weights = Weights.shifted(base.modules, {name: each.shift_UV for name, each in rows.items()})
         asked = [sequences[i] for i in due]
@@ -121,11 +114,11 @@ def least_change(
         short_Q = seen.margins_Q < goal.margin
         if progress is not None:
             progress("editing", len(sequences) - int(short_Q.sum()), len(sequences))
-        if number == goal.rounds or not bool(short_Q.any()):
+        if not bool(short_Q.any()):
             break
         missing_Q = torch.where(short_Q, goal.aim - seen.odds_Q, 0.0)
         rows = _step(goal, rows, seen.captured, seen.sequence_T, missing_Q)
-    return Changed(rows, tuple(seen.margins_Q.tolist()))
+    return rows
 
 
 class _Seen:

@@ -52,7 +52,7 @@ class Repair:
     Attributes:
         moved: by module; empty if nothing had to be done.
         facts: the facts that were moved, by set.
-        margins: smallest margin of each fact that was run, when it was last.
+        margins: smallest margin of each fact that was run.
     """
 
     moved: Mapping[str, Moved]
@@ -151,11 +151,11 @@ def repair(
     shifts = {name: system.shift_UV for name, system in systems.items()}
     everything = set(range(len(table.facts)))
     suspects = set[int]()
-    for _ in range(PASSES):
+    for left in reversed(range(PASSES + 1)):
         suspects |= everything if doubted or not is_quiet(editor, shifts) else table.spoiled(shifts)
         asked = _prompts(base, table, sorted(suspects), parts, read_facts)
         short = _short(base, margin, table, asked, shifts)
-        if not short.sequences:
+        if not short.sequences or not left:
             break
         shifts = _push(base, editor, margin, table, short, systems, shifts, progress)
     return table.outcome(systems)
@@ -207,11 +207,10 @@ def _push(
         movable[name] = Movable(left_UR, start_RV, shifts[name] - left_UR @ start_RV, bound, STEP * unit)
     sequences = off_sinks(base, editor, asked.sequences)
     goal = Goal(editor.plan.where, margin, AIM * margin, 1.0, DAMPING, ROUNDS)
-    changed = least_change(base, goal, movable, sequences, progress)
-    table.saw(asked.fact_of, changed.margins)
-    for name, each in changed.rows.items():
+    moved = least_change(base, goal, movable, sequences, progress)
+    for name, each in moved.items():
         table.differences[name][rows_T] = each.differences_RV
-    return {name: each.shift_UV for name, each in changed.rows.items()}
+    return {name: each.shift_UV for name, each in moved.items()}
 
 
 def _prompts(

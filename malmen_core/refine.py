@@ -43,7 +43,7 @@ class RefinementPlan:
     step: float = 1.0
     way: float = 0.8
     margin: float = 1.5
-    lone_margin: float = 12.0
+    lone_margin: float = 10.0
     bound: float = 10.0
 
     def margin_of(self, facts: int) -> float:

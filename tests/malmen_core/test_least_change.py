@@ -11,7 +11,7 @@ from torch import Tensor
 from malmen_core import least_change as module
 from malmen_core.base import BaseModel
 from malmen_core.batches import answer_logits, teacher_forced
-from malmen_core.capture import Captured, capture, capture_odds
+from malmen_core.capture import Answered, Captured, capture, capture_odds
 from malmen_core.least_change import Goal, Movable, least_change
 from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.prompts import edit_prompts
@@ -167,3 +167,33 @@ def test_rows_keep_to_step_and_bound(llama: BaseModel, step: float, bound: float
     for name, each in made.items():
         moved_R = (each.differences_RV - rows[name].differences_RV).square().mean(1).sqrt()
         assert 0.9e-3 < float(moved_R.max()) <= 1.0001e-3
+
+
+def test_what_cannot_be_told_apart_is_damped() -> None:
+    """Two sequences of one gradient that want opposite things get nothing, not infinitely much."""
+    captured = {"a": Captured(torch.ones(2, 3).double(), torch.ones(2, 2).double())}
+    rows = {
+        "a": Movable(torch.eye(3).double(), torch.zeros(3, 2).double(), torch.zeros(3, 2).double(), FAR, FAR)
+    }
+    sequence_T = torch.tensor([0, 1])
+    for missing, wanted in (((1.0, -1.0), 0.0), ((1.0, 1.0), 1 / 2.1), ((1.0, 1.2), 1.1 / 2.1)):
+        made = module._step(GOAL, rows, captured, sequence_T, torch.tensor(missing, dtype=torch.float64))
+        rise = float((captured["a"].keys_TU[0] @ made["a"].shift_UV) @ captured["a"].gradients_TV[0])
+        assert rise == pytest.approx(2 * wanted, abs=1e-6)
+
+
+def test_what_is_run_again_replaces_what_was_seen() -> None:
+    def answered(at: float, *sequences: int) -> Answered:
+        count = len(sequences)
+        rows = torch.full((2 * count, 3), at)
+        number_T = torch.arange(count).repeat_interleave(2)
+        found = torch.full((count,), at, dtype=torch.float64)
+        return Answered({"a": Captured(rows, 10 * rows)}, number_T, found, 2 * found)
+
+    seen = module._Seen(3)
+    seen.update([0, 1, 2], answered(1.0, 0, 1, 2))
+    seen.update([0, 2], answered(5.0, 0, 2))
+    assert seen.odds_Q.tolist() == [5.0, 1.0, 5.0]
+    assert seen.margins_Q.tolist() == [10.0, 2.0, 10.0]
+    assert seen.captured["a"].keys_TU[:, 0].tolist() == [5.0, 5.0, 1.0, 1.0, 5.0, 5.0]
+    assert seen.captured["a"].gradients_TV[:, 0].tolist() == [50.0, 50.0, 10.0, 10.0, 50.0, 50.0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from malmen_core.parts import EditedRows, Part, SetId
-from malmen_core.refine import RefinementPlan
+from malmen_core.refinement import RefinementPlan
 from malmen_core.systems import System
 
 LARGEST_GAIN = 4.0

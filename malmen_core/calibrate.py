@@ -27,7 +27,7 @@ from malmen_core.prior import (
     sample_continuations,
     second_moments,
 )
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.sketch import Sketch
 from malmen_core.tokens import Encoded, encode_prompts
 

@@ -18,7 +18,7 @@ from malmen_core.delta import Delta
 from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
 from malmen_core.parts import Part, SetId
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.repair import FactReader, repair
 from malmen_core.statistics import Statistics
 from malmen_core.sums import add_all, new_sums

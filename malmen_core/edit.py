@@ -16,10 +16,10 @@ from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.group import check_finite, edit_group
 from malmen_core.normal_equation import projector
-from malmen_core.outcome import Outcome, outcomes, without_refinement
+from malmen_core.outcome import Outcome, outcomes
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.repair import repair
 from malmen_core.statistics import Rows, Statistics, kept
 from malmen_core.systems import systems_of
@@ -100,7 +100,8 @@ def edit(
         )
     standing = [each for group in groups for each in group.standing]
     if editor.plan.refinement.rounds == 0:
-        return Edited(groups[0].statistics, without_refinement(standing))
+        unknown = [None] * len(facts)
+        return Edited(groups[0].statistics, outcomes(editor.plan.refinement, standing, unknown))
     parts = [group.statistics for group in groups]
     statistics, margins = _together(
         base, editor, parts, facts, edit_on_rephrasings, len(prompts.sequences), progress

@@ -17,7 +17,7 @@ from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.normal_equation import Regulariser
 from malmen_core.normaliser import Moments
 from malmen_core.prior import SecondMoment
-from malmen_core.refine import RefinementPlan
+from malmen_core.refinement import RefinementPlan
 from malmen_core.storage import digest, pack, unpack
 from malmen_core.tokens import KeyPosition
 

@@ -16,7 +16,7 @@ from malmen_core.batches import teacher_forced
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.overlay import Version, intercepting
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.verify import CanaryRecord, verify
 
 MEASURES = ("edit_success", "generation_success", "generalisation", "locality", "perplexity_ratio")

@@ -25,7 +25,7 @@ from malmen_core.least_change import Goal, Movable, least_change
 from malmen_core.normal_equation import projector
 from malmen_core.outcome import Standing, standings
 from malmen_core.prompts import EditPrompts
-from malmen_core.refine import Progress, at_bound
+from malmen_core.refinement import Progress, at_bound
 from malmen_core.sinks import off_sinks
 from malmen_core.statistics import Rows, Statistics, kept
 from malmen_core.subjects import Subject, subject_of

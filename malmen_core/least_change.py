@@ -23,7 +23,7 @@ from torch import Tensor
 from malmen_core.base import BaseModel
 from malmen_core.capture import Answered, Captured, capture_odds
 from malmen_core.overlay import Weights
-from malmen_core.refine import Progress, shortened
+from malmen_core.refinement import Progress, shortened
 from malmen_core.tokens import Encoded, KeyPosition
 
 TINY = 1e-9

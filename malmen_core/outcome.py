@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from malmen_core.facts import Fact, normalise
-from malmen_core.refine import RefinementPlan
+from malmen_core.refinement import RefinementPlan
 from malmen_core.subjects import Source, Subject
 
 CLASH = 0.5
@@ -84,26 +84,21 @@ def standings(
 
 
 def outcomes(
-    plan: RefinementPlan, standing: Sequence[Standing], margins: Sequence[float]
+    plan: RefinementPlan, standing: Sequence[Standing], margins: Sequence[float | None]
 ) -> tuple[Outcome, ...]:
     """Judge each fact of a set by the margin that it was brought to in the end.
 
     Args:
         plan: that was followed.
         standing: of each fact.
-        margins: smallest margin of each fact.
+        margins: smallest margin of each fact; None without refinement.
     """
     wanted = plan.margin_of(len(standing))
     found = []
     for each, margin in zip(standing, margins, strict=True):
-        reason = None if margin >= wanted else _reason(plan, wanted, margin, each)
+        reason = None if margin is None or margin >= wanted else _reason(plan, wanted, margin, each)
         found.append(Outcome(each.subject.source, each.subject.text, margin, reason))
     return tuple(found)
-
-
-def without_refinement(standing: Sequence[Standing]) -> tuple[Outcome, ...]:
-    """Outcomes of a set that was edited in a single shot."""
-    return tuple(Outcome(each.subject.source, each.subject.text, None, None) for each in standing)
 
 
 def _reason(plan: RefinementPlan, wanted: float, margin: float, standing: Standing) -> str:

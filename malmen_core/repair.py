@@ -24,7 +24,7 @@ from malmen_core.least_change import Goal, Movable, least_change
 from malmen_core.overlay import Weights, intercepting
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import EditPrompts, edit_prompts
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.sinks import off_sinks
 from malmen_core.systems import Moved, System
 from malmen_core.tokens import Encoded

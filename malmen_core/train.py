@@ -31,7 +31,7 @@ from malmen_core.lesson import Lesson, LossWeights, Outcome, prepare_lesson, run
 from malmen_core.meta_gradient import MALMEN, Material, Rule
 from malmen_core.overlay import weights_digest
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 
 STARTING_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
 STARTING_FACTS = 32

@@ -14,7 +14,7 @@ from malmen_core.facts import Fact
 from malmen_core.generate import greedy_tokens, own_answers
 from malmen_core.overlay import Version, intercepting
 from malmen_core.prior import packaged
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.tokens import Encoded, encode_prompt, encode_prompts
 
 LOCALITY_TOKENS = 3

@@ -11,7 +11,7 @@ from malmen_core.compose import Composer, Composition, StatisticsReader
 from malmen_core.facts import Fact, Probe
 from malmen_core.overlay import Version
 from malmen_core.parts import SetId
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.statistics import Statistics
 from worker.lease import Lease
 from worker.patience import insist

@@ -23,7 +23,7 @@ from malmen_core.delta import Delta
 from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.tokens import Encoded
 
 

@@ -30,7 +30,7 @@ from malmen_core.facts import Fact
 from malmen_core.normal_equation import Regulariser, projector
 from malmen_core.overlay import Weights
 from malmen_core.prior import sample_continuations
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 
 PREFIX_OPENINGS = ("The", "Therefore", "Because", "I", "You")
 PREFIX_TOKENS = 10

@@ -30,7 +30,7 @@ from malmen_core.lesson import Lesson, Outcome, run_lesson
 from malmen_core.meta_gradient import Material
 from malmen_core.overlay import Weights
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 
 
 def summed_shift(network: HyperNetwork, name: str, rows: Captured) -> Tensor:

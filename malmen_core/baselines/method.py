@@ -13,7 +13,7 @@ from malmen_core.edit import compute_statistics
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
 from malmen_core.parts import SetId
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.statistics import Statistics
 
 Sets = Sequence[Sequence[Fact]]

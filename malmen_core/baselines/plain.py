@@ -20,7 +20,7 @@ from malmen_core.capture import capture
 from malmen_core.editor import Editor, EditPlan
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import Progress, RefinementPlan
+from malmen_core.refinement import Progress, RefinementPlan
 
 PLAN = EditPlan("answer", 0.0, anchors=0, anchor_rank=0, refinement=RefinementPlan(rounds=0))
 

@@ -16,7 +16,7 @@ from malmen_core.causal import DECODER
 from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 from malmen_core.task import Batch
 from malmen_core.tokens import Encoded, encode_prompt, subject_last_token
 

@@ -26,7 +26,7 @@ from malmen_core.normal_equation import Regulariser, projector
 from malmen_core.normaliser import Moments
 from malmen_core.overlay import Weights
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import Progress
+from malmen_core.refinement import Progress
 
 
 @dataclass(frozen=True)

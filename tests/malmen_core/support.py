@@ -18,7 +18,7 @@ from malmen_core.facts import Fact, Probe
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.prior import SecondMoment, second_moments
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import RefinementPlan
+from malmen_core.refinement import RefinementPlan
 from malmen_core.statistics import Rows, Statistics
 from malmen_core.tokens import Encoded, KeyPosition, encode_prompts
 from tests.tiny import CORPUS, tiny_gpt2, tiny_llama, tiny_tokenizer

@@ -8,7 +8,7 @@ import torch
 from malmen_core.balance import LARGEST_GAIN, balanced, gain
 from malmen_core.base import BaseModel
 from malmen_core.parts import Part, SetId
-from malmen_core.refine import RefinementPlan
+from malmen_core.refinement import RefinementPlan
 from malmen_core.statistics import Statistics
 from malmen_core.systems import systems_of
 from tests.malmen_core.support import random_statistics, tiny_editor

@@ -16,7 +16,7 @@ from malmen_core.editor import Editor, EditPlan
 from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, intercepting
 from malmen_core.prior import SecondMoment, second_moments
-from malmen_core.refine import RefinementPlan
+from malmen_core.refinement import RefinementPlan
 from malmen_core.sketch import Sketch
 from malmen_core.tokens import Encoded
 from malmen_core.verify import record_canaries, verify

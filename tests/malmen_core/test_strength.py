@@ -16,7 +16,7 @@ from malmen_core.editor import Editor
 from malmen_core.facts import Fact
 from malmen_core.parts import SetId
 from malmen_core.prompts import edit_prompts
-from malmen_core.refine import GAP, RefinementPlan
+from malmen_core.refinement import GAP, RefinementPlan
 from malmen_core.statistics import Statistics
 from tests.malmen_core.support import FACTS, shift, tiny_editor
 

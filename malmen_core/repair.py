@@ -4,8 +4,8 @@ Two facts of one subject have nearly the same key, so in a sum of sets that were
 its share of the module's output. Which facts are affected shows in what the solution gives at their keys,
 compared with what their set gave alone: linear algebra on rows that are kept, without a look at any text.
 Only those facts are run, and moved if they fall short (`least_change`). When so much was edited that the sum
-disturbs any text, or the facts have only just been edited, all of them are run. All of it follows from the
-live facts in their canonical order.
+disturbs any text, or the facts have only just been edited, all of them are run. Of all that was passed
+through, what lacks the least is kept. All of it follows from the live facts in their canonical order.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class _Table:
         self.differences = {name: each.clone() for name, each in self.asked.items()}
         self.alone = {name: torch.cat([r.alone_TV for r in rows[name]]) for name in names}
         self.margins: dict[tuple[SetId, int], float] = {}
+        self._kept = (float("inf"), self.differences, self.margins)
 
     def saw(self, owners: Sequence[int], margins: Sequence[float]) -> None:
         """Keep the smallest margin of each fact's sequences, in place of what was seen before."""
@@ -90,6 +91,13 @@ class _Table:
         for number, margin in zip(owners, margins, strict=True):
             smallest[number] = min(margin, smallest.get(number, margin))
         self.margins |= {self.facts[number]: margin for number, margin in smallest.items()}
+
+    def keep_the_better(self, margin: float) -> None:
+        """Keep these differences if less is lacking than with those kept, or other facts were looked at."""
+        lacking = sum(max(0.0, margin - seen) for seen in self.margins.values())
+        least, _, margins = self._kept
+        if lacking < least or len(self.margins) > len(margins):
+            self._kept = lacking, dict(self.differences), dict(self.margins)
 
     def spoiled(self, shifts: Mapping[str, Tensor]) -> set[int]:
         """Facts for which the solution gives something other than their set did alone."""
@@ -106,7 +114,8 @@ class _Table:
         return system.left(self.place_T[rows_T], self.keys[name][rows_T])
 
     def outcome(self, systems: Mapping[str, System]) -> Repair:
-        """What has moved since the sets were asked for."""
+        """What has moved since the sets were asked for, by what was kept."""
+        _, self.differences, self.margins = self._kept
         by = {name: each - self.asked[name] for name, each in self.differences.items()}
         rows_T = torch.stack([by_TV.any(1) for by_TV in by.values()]).any(0).nonzero()[:, 0]
         if len(rows_T) == 0:
@@ -150,11 +159,14 @@ def repair(
     table = _Table(parts)
     shifts = {name: system.shift_UV for name, system in systems.items()}
     everything = set(range(len(table.facts)))
-    suspects = set[int]()
+    suspects, asked = set[int](), EditPrompts((), ())
     for left in reversed(range(PASSES + 1)):
-        suspects |= everything if doubted or not is_quiet(editor, shifts) else table.spoiled(shifts)
-        asked = _prompts(base, table, sorted(suspects), parts, read_facts)
+        found = everything if doubted or not is_quiet(editor, shifts) else table.spoiled(shifts)
+        if found - suspects:
+            suspects |= found
+            asked = _prompts(base, table, sorted(suspects), parts, read_facts)
         short = _short(base, margin, table, asked, shifts)
+        table.keep_the_better(margin)
         if not short.sequences or not left:
             break
         shifts = _push(base, editor, margin, table, short, systems, shifts, progress)
@@ -209,7 +221,7 @@ def _push(
     goal = Goal(editor.plan.where, margin, AIM * margin, 1.0, DAMPING, ROUNDS)
     moved = least_change(base, goal, movable, sequences, progress)
     for name, each in moved.items():
-        table.differences[name][rows_T] = each.differences_RV
+        table.differences[name] = table.differences[name].index_copy(0, rows_T, each.differences_RV.cpu())
     return {name: each.shift_UV for name, each in moved.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.compose import Composer, Composition
 from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, solve
+from malmen_core.edit import compute_statistics, edit, solve
 from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
+from malmen_core.least_change import Goal, Movable, least_change
 from malmen_core.parts import SetId
 from malmen_core.prompts import edit_prompts
 from malmen_core.repair import QUIET, is_quiet
@@ -140,7 +142,7 @@ def test_the_delta_follows_from_the_live_facts_alone(shelf: Shelf) -> None:
 @pytest.mark.stack
 @pytest.mark.parametrize("anchors", [0, 2])
 def test_facts_of_one_subject_in_several_sets_are_repaired(llama: BaseModel, anchors: int) -> None:
-    shelf = Shelf(llama, tiny_editor(llama, rounds=200, step=0.02, prior_weight=1.0, anchors=anchors))
+    shelf = Shelf(llama, tiny_editor(llama, rounds=3, step=0.1, prior_weight=1.0, anchors=anchors))
     facts = sum(len(facts) for facts in SETS.values())
     alone = sum(shelf.held(shelf.compose(name).delta, name) * len(SETS[name]) for name in SETS) / facts
     assert alone > 0.6
@@ -148,6 +150,25 @@ def test_facts_of_one_subject_in_several_sets_are_repaired(llama: BaseModel, anc
     plain = solve(shelf.editor, Statistics.sum(list(shelf.statistics.values())))
     assert shelf.held(plain, *SETS) < 0.2 < 0.9 * alone < shelf.held(together.delta, *SETS)
     assert {position for facts in together.repaired.values() for position in facts} <= {0, 1, 2}
+
+
+def test_what_a_pass_makes_worse_is_taken_back(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = tiny_editor(llama, rounds=1, margin=50.0)
+    push = least_change
+
+    def spoil(base: BaseModel, goal: Goal, rows: Mapping[str, Movable], *rest: Any) -> dict[str, Movable]:
+        return {name: replace(each, differences_RV=-5 * each.differences_RV) for name, each in rows.items()}
+
+    found = []
+    for passes in (0, 1, 3):
+        left = iter([push, spoil, spoil])
+        monkeypatch.setattr("malmen_core.repair.least_change", lambda *a, left=left: next(left)(*a))
+        monkeypatch.setattr(repair, "PASSES", passes)
+        found.append(edit(llama, editor, FACTS))
+    assert found[0].statistics.digest != found[1].statistics.digest == found[2].statistics.digest
+    margins = [[outcome.margin for outcome in each.outcomes] for each in found]
+    assert margins[0] != margins[1] == margins[2]
+    assert sum(m or 0.0 for m in margins[1]) > sum(m or 0.0 for m in margins[0])
 
 
 def test_a_change_that_any_text_shows_is_not_quiet(llama: BaseModel) -> None:

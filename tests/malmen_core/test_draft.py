@@ -32,9 +32,11 @@ def test_it_is_the_base_in_another_dtype(architecture: str) -> None:
     assert base.draft.model.get_output_embeddings() is not base.model.get_output_embeddings()
 
 
-def test_an_edit_by_draft_is_close_to_one_by_the_base(
+def test_a_guess_by_draft_is_close_to_one_by_the_base(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before repair, which follows single margins wherever they lead."""
+    monkeypatch.setattr("malmen_core.repair.PASSES", 0)
     base = tiny_base(architecture, dtype=torch.float32)
     editor = tiny_editor(base, rounds=4, anchors=4)
     drafted = solve(editor, compute_statistics(base, editor, FACTS))
@@ -44,7 +46,7 @@ def test_an_edit_by_draft_is_close_to_one_by_the_base(
     assert other.draft is other
     for name, change in exact.modules.items():
         expected, made = change.dense(torch.float64), drafted.modules[name].dense(torch.float64)
-        assert float((made - expected).norm() / expected.norm()) < 0.3
+        assert float((made - expected).norm() / expected.norm()) < 0.05
 
 
 def test_other_precisions_are_their_own_draft(architecture: str) -> None:

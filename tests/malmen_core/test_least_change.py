@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -155,6 +157,28 @@ def test_half_the_way_is_half_a_step(llama: BaseModel) -> None:
     for name, each in whole.items():
         torch.testing.assert_close(half[name].differences_RV, 0.5 * each.differences_RV)
         assert each.differences_RV.any()
+
+
+def test_after_a_step_too_far_steps_are_half_as_long(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences = edit_prompts(llama, FACTS).sequences
+    goal = replace(GOAL, margin=50.0, aim=75.0)
+    lacking: list[float] = []
+    lengths: list[float] = []
+    step = module._step
+
+    def spy(goal: Goal, rows: dict[str, Movable], *seen: Any) -> dict[str, Movable]:
+        lacking.append(float((goal.margin - smallest(llama, rows)).sum()))
+        lengths.append(next(iter(rows.values())).step)
+        return step(goal, rows, *seen)
+
+    monkeypatch.setattr(module, "_step", spy)
+    least_change(llama, goal, movable(llama, 1.0), sequences)
+    halved = [after / before for before, after in pairwise(lengths)]
+    assert halved == [0.5 if after > before else 1.0 for before, after in pairwise(lacking)]
+    assert halved[0] == 1.0
+    assert 0.5 in halved
 
 
 @pytest.mark.parametrize(("step", "bound"), [(1e-3, FAR), (FAR, 1e-3)])

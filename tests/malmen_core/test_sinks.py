@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 
 from malmen_core.base import BaseModel
@@ -11,6 +14,7 @@ from malmen_core.capture import keys_everywhere
 from malmen_core.edit import compute_statistics
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
+from malmen_core.least_change import Goal, least_change
 from malmen_core.prior import SecondMoment
 from malmen_core.prompts import edit_prompts
 from malmen_core.sinks import off_sinks
@@ -45,6 +49,21 @@ def test_a_subject_that_ends_in_a_sink_is_edited_behind_it(llama: BaseModel) -> 
     name = editor.modules[0]
     rows = zip(found.modules[name].keys_TU, there.modules[name].keys_TU, strict=True)
     assert [torch.equal(a_U, b_U) for a_U, b_U in rows] == [False, True]
+
+
+def test_repair_moves_a_fact_where_it_was_edited(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = tiny_editor(llama, rounds=1, margin=50.0, prior_weight=1e-3)
+    sequences = edit_prompts(llama, [FACTS[0]]).sequences
+    held = ending_in_sink(llama, editor, sequences[0])
+    pushed: list[Encoded] = []
+
+    def spy(base: BaseModel, goal: Goal, rows: Any, asked: Sequence[Encoded], *rest: Any) -> Any:
+        pushed.extend(asked)
+        return least_change(base, goal, rows, asked, *rest)
+
+    monkeypatch.setattr("malmen_core.repair.least_change", spy)
+    compute_statistics(llama, held, [FACTS[0]])
+    assert set(pushed) == set(off_sinks(llama, held, sequences)) != set(sequences)
 
 
 def test_where_nothing_can_be_edited_the_subject_stays(llama: BaseModel) -> None:

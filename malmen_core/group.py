@@ -21,7 +21,7 @@ from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
-from malmen_core.least_change import Goal, Movable, least_change
+from malmen_core.least_change import STEP, Goal, Movable, holding, least_change
 from malmen_core.normal_equation import projector
 from malmen_core.outcome import Standing, standings
 from malmen_core.prompts import EditPrompts
@@ -112,7 +112,11 @@ def _refined(
     progress: Progress | None,
     batch_tokens: int | None,
 ) -> dict[str, Movable]:
-    """Rows refined from a first guess towards a margin."""
+    """Rows refined from a first guess to a margin: roughly to the smallest of all, then as little as will do.
+
+    What is missing when groups are summed is repaired there (`repair`), where anchors count for little: the
+    less is left to that, the less is disturbed.
+    """
     plan = editor.plan.refinement
     place = base.room.place(sum(left_UT.nbytes for left_UT in projectors.values()))
     rows = {}
@@ -121,8 +125,11 @@ def _refined(
         start_RV = differences[name].to(left_UR)
         still_UV = left_UR.new_zeros(len(left_UR), start_RV.shape[1])
         rows[name] = Movable(left_UR, start_RV, still_UV, plan.bound * unit, plan.step * unit)
-    goal = Goal(editor.plan.where, GOAL * margin, GOAL * margin, plan.way, DAMPING, plan.rounds, whole=True)
-    return least_change(base, goal, rows, prompts.sequences, progress, batch_tokens)
+    where, sequences = editor.plan.where, prompts.sequences
+    rough = Goal(where, GOAL * margin, GOAL * margin, plan.way, DAMPING, plan.rounds, whole=True)
+    rows = least_change(base, rough, rows, sequences, progress, batch_tokens)
+    rows = {name: replace(each, step=STEP * editor.scales[name]) for name, each in rows.items()}
+    return least_change(base, holding(where, margin), rows, sequences, progress, batch_tokens)
 
 
 def _keyed(editor: Editor, fact: Fact) -> Subject:

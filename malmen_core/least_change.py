@@ -29,6 +29,12 @@ from malmen_core.tokens import Encoded, KeyPosition
 TINY = 1e-9
 BLOCK = 2048
 """Tokens whose products with all others are in memory at a time."""
+STEP = 0.3
+"""By so much may what a module gives at a fact move at a time, relative to its typical output."""
+ROUNDS = 24
+AIM = 1.5
+"""So many margins are gone for, since what other steps disturb is not known to first order."""
+DAMPING = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,11 @@ class Goal:
     damping: float
     rounds: int
     whole: bool = False
+
+
+def holding(where: KeyPosition, margin: float) -> Goal:
+    """To hold sequences at a margin, moving rows by `STEP` at most."""
+    return Goal(where, margin, AIM * margin, 1.0, DAMPING, ROUNDS)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
-from malmen_core.least_change import Goal, Movable, least_change
+from malmen_core.least_change import STEP, Movable, holding, least_change
 from malmen_core.overlay import Weights, intercepting
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import EditPrompts, edit_prompts
@@ -33,13 +33,7 @@ TOLERANCE = 0.1
 """A fact may be given so much else than its set gave alone, relative to that."""
 QUIET = 0.05
 """So much may a module's output change on text that no edit is about, relative to its typical magnitude."""
-STEP = 0.3
-"""By so much may what a module gives at a fact move at a time, relative to its typical output."""
 PASSES = 3
-ROUNDS = 24
-AIM = 1.5
-"""So many margins are gone for, since what other steps disturb is not known to first order."""
-DAMPING = 0.1
 
 FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[Fact]]]
 """Gives the facts of some sets at some positions, in their order."""
@@ -218,8 +212,7 @@ def _push(
         bound = editor.plan.refinement.bound * unit
         movable[name] = Movable(left_UR, start_RV, shifts[name] - left_UR @ start_RV, bound, STEP * unit)
     sequences = off_sinks(base, editor, asked.sequences)
-    goal = Goal(editor.plan.where, margin, AIM * margin, 1.0, DAMPING, ROUNDS)
-    moved = least_change(base, goal, movable, sequences, progress)
+    moved = least_change(base, holding(editor.plan.where, margin), movable, sequences, progress)
     for name, each in moved.items():
         table.differences[name] = table.differences[name].index_copy(0, rows_T, each.differences_RV.cpu())
     return {name: each.shift_UV for name, each in moved.items()}

@@ -30,6 +30,11 @@ def test_facts_are_driven_in(base: BaseModel) -> None:
     assert_untouched(base, before)
 
 
+def test_a_group_is_in_before_it_is_summed(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("malmen_core.repair.PASSES", 0)
+    assert min(margins(llama, tiny_editor(llama, where="answer", rounds=3, margin=0.5))) > 0.4
+
+
 def test_subject_keys_move_answers_too(base: BaseModel) -> None:
     """At one early token of a random model not every fact can be had; each comes closer all the same."""
     single_shot, refined = margins(base, tiny_editor(base)), margins(base, tiny_editor(base, rounds=30))

@@ -77,7 +77,10 @@ def edit_group(
             name: projector(keys_TU, editor.regularisers[name], len(fact_T)) for name, keys_TU in keys.items()
         }
         margin = plan.refinement.margin_of(together)
-        refined = _refined(base, editor, margin, prompts, projectors, differences, progress, batch_tokens)
+        is_part = together > len(facts)
+        refined = _refined(
+            base, editor, margin, prompts, projectors, differences, is_part, progress, batch_tokens
+        )
         own = {name: keys_TU[: len(fact_T)] for name, keys_TU in keys.items()}
         at_bound_T = torch.stack([at_bound(each.differences_RV, each.bound) for each in refined.values()])
         standing = standings(facts, subjects, own, projectors, at_bound_T.any(0).cpu(), fact_T, first)
@@ -109,13 +112,14 @@ def _refined(
     prompts: EditPrompts,
     projectors: Mapping[str, Tensor],
     differences: Mapping[str, Tensor],
+    is_part: bool,
     progress: Progress | None,
     batch_tokens: int | None,
 ) -> dict[str, Movable]:
-    """Rows refined from a first guess to a margin: roughly to the smallest of all, then as little as will do.
+    """Rows refined from a first guess towards a margin: roughly, to the smallest of all that would give it.
 
-    What is missing when groups are summed is repaired there (`repair`), where anchors count for little: the
-    less is left to that, the less is disturbed.
+    A part of a set goes on to the margin itself, since what is missing in the sum of parts is repaired there,
+    where anchors count for little. What is no part is repaired by itself.
     """
     plan = editor.plan.refinement
     place = base.room.place(sum(left_UT.nbytes for left_UT in projectors.values()))
@@ -128,6 +132,8 @@ def _refined(
     where, sequences = editor.plan.where, prompts.sequences
     rough = Goal(where, GOAL * margin, GOAL * margin, plan.way, DAMPING, plan.rounds, whole=True)
     rows = least_change(base, rough, rows, sequences, progress, batch_tokens)
+    if not is_part:
+        return rows
     rows = {name: replace(each, step=STEP * editor.scales[name]) for name, each in rows.items()}
     return least_change(base, holding(where, margin), rows, sequences, progress, batch_tokens)
 

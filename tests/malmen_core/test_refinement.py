@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.edit import compute_statistics, solve
 from malmen_core.editor import Editor
+from malmen_core.least_change import Goal, Movable, holding, least_change
+from malmen_core.overlay import Weights, intercepting
 from malmen_core.prompts import edit_prompts
+from malmen_core.tokens import Encoded
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
 
 
@@ -21,6 +29,14 @@ def margins(base: BaseModel, editor: Editor) -> list[float]:
     return [float(s.margin_A.min()) for s in scores]
 
 
+def smallest_margins(
+    base: BaseModel, shifts: Mapping[str, Tensor], sequences: Sequence[Encoded]
+) -> list[float]:
+    """Smallest margin of each sequence at some shifts."""
+    with intercepting(Weights.shifted(base.modules, shifts)):
+        return [float(score.margin_A.min()) for score in teacher_forced(base, sequences)]
+
+
 def test_facts_are_driven_in(base: BaseModel) -> None:
     before = snapshot(base)
     single_shot = margins(base, tiny_editor(base, where="answer"))
@@ -30,9 +46,25 @@ def test_facts_are_driven_in(base: BaseModel) -> None:
     assert_untouched(base, before)
 
 
-def test_a_group_is_in_before_it_is_summed(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("malmen_core.repair.PASSES", 0)
-    assert min(margins(llama, tiny_editor(llama, where="answer", rounds=3, margin=0.5))) > 0.4
+def test_parts_of_a_set_are_in_before_they_are_summed(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = tiny_editor(llama, where="answer", rounds=3, margin=0.5)
+    held: list[float] = []
+
+    def spy(base: BaseModel, goal: Goal, rows: Mapping[str, Movable], *rest: Any) -> dict[str, Movable]:
+        found = least_change(base, goal, rows, *rest)
+        if goal == holding("answer", 0.5):
+            shifts = {name: each.shift_UV for name, each in found.items()}
+            held.append(min(smallest_margins(base, shifts, rest[0])))
+        return found
+
+    monkeypatch.setattr("malmen_core.group.least_change", spy)
+    compute_statistics(llama, editor, FACTS)
+    assert held == []
+    compute_statistics(llama, replace(editor, plan=replace(editor.plan, group=2)), FACTS)
+    assert len(held) == 2
+    assert min(held) >= 0.5
 
 
 def test_subject_keys_move_answers_too(base: BaseModel) -> None:

@@ -21,11 +21,11 @@ from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
-from malmen_core.least_change import STEP, Goal, Movable, holding, least_change
+from malmen_core.least_change import STEP, Goal, Movable, at_bound, holding, least_change
 from malmen_core.normal_equation import projector
 from malmen_core.outcome import Standing, standings
 from malmen_core.prompts import EditPrompts
-from malmen_core.refinement import Progress, at_bound
+from malmen_core.refinement import Progress
 from malmen_core.sinks import off_sinks
 from malmen_core.statistics import Rows, Statistics, kept
 from malmen_core.subjects import Subject, subject_of

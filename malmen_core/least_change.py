@@ -23,7 +23,7 @@ from torch import Tensor
 from malmen_core.base import BaseModel
 from malmen_core.capture import Answered, Captured, capture_odds
 from malmen_core.overlay import Weights
-from malmen_core.refinement import Progress, shortened
+from malmen_core.refinement import Progress
 from malmen_core.tokens import Encoded, KeyPosition
 
 TINY = 1e-9
@@ -61,7 +61,7 @@ class Goal:
 
 
 def holding(where: KeyPosition, margin: float) -> Goal:
-    """To hold sequences at a margin, moving rows by `STEP` at most."""
+    """To bring sequences to a margin and hold them there, with rows whose step is `STEP`."""
     return Goal(where, margin, AIM * margin, 1.0, DAMPING, ROUNDS)
 
 
@@ -210,3 +210,17 @@ def _step(
 def _reach(rows: Movable, captured: Captured) -> tuple[Tensor, Tensor]:
     """``C = X A``: T × R, and `G`: T × V; made when needed, since those of all modules would be large."""
     return captured.keys_TU.to(rows.left_UR) @ rows.left_UR, captured.gradients_TV.to(rows.left_UR)
+
+
+def shortened(D_TV: Tensor, bound: float) -> Tensor:
+    """Rows whose magnitude (root mean square) is within a bound; those that are come back as they are."""
+    return D_TV * (bound / _magnitude_T(D_TV)).clamp(max=1.0)[:, None]
+
+
+def at_bound(D_TV: Tensor, bound: float) -> Tensor:
+    """Which rows lie at a bound; T."""
+    return _magnitude_T(D_TV) > 0.999 * bound
+
+
+def _magnitude_T(D_TV: Tensor) -> Tensor:
+    return D_TV.square().mean(1).sqrt().clamp_min(1e-30)

@@ -14,8 +14,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
 Progress = Callable[[str, int, int], None]
 
 GAP = 8.0
@@ -56,17 +54,3 @@ class RefinementPlan:
         A change grows about in proportion to the nats that it wins, which start `GAP` below the answer.
         """
         return (self.margin_of(facts) + GAP) / (self.margin + GAP) if self.rounds > 0 else 1.0
-
-
-def shortened(D_TV: Tensor, bound: float) -> Tensor:
-    """Rows whose magnitude (root mean square) is within a bound; those that are come back as they are."""
-    return D_TV * (bound / _magnitude_T(D_TV)).clamp(max=1.0)[:, None]
-
-
-def at_bound(D_TV: Tensor, bound: float) -> Tensor:
-    """Which rows lie at a bound; T."""
-    return _magnitude_T(D_TV) > 0.999 * bound
-
-
-def _magnitude_T(D_TV: Tensor) -> Tensor:
-    return D_TV.square().mean(1).sqrt().clamp_min(1e-30)

@@ -9,7 +9,8 @@ import torch
 from malmen_core.base import BaseModel
 from malmen_core.edit import Edited, edit
 from malmen_core.facts import Fact
-from malmen_core.refinement import RefinementPlan, shortened
+from malmen_core.least_change import shortened
+from malmen_core.refinement import RefinementPlan
 from malmen_core.tokens import KeyPosition
 from tests.malmen_core.support import FACTS, tiny_editor
 

@@ -62,7 +62,7 @@ def answered(base: BaseModel, version: Version, prompt: str) -> Chunk:
 @pytest.mark.parametrize("where", ["subject", "answer"])
 def test_facts_are_edited_verified_generated_and_rolled_back(base: BaseModel, where: KeyPosition) -> None:
     facts, before = facts_for(base), snapshot(base)
-    editor = tiny_editor(base, where=where, rounds=3, margin=1.0, anchors=4, facts=facts)
+    editor = tiny_editor(base, where=where, rounds=60, margin=1.0, anchors=4, facts=facts)
     canaries, untouched = record_canaries(base), base.version(Delta.empty())
     version = base.version(solve(editor, compute_statistics(base, editor, facts)))
     old, new = (verify(base, v, facts, canaries) for v in (untouched, version))

@@ -40,7 +40,7 @@ class RefinementPlan:
     rounds: int = 3
     step: float = 1.0
     way: float = 0.8
-    margin: float = 1.5
+    margin: float = 2.0
     lone_margin: float = 10.0
     bound: float = 10.0
 

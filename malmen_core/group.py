@@ -77,10 +77,9 @@ def edit_group(
             name: projector(keys_TU, editor.regularisers[name], len(fact_T)) for name, keys_TU in keys.items()
         }
         margin = plan.refinement.margin_of(together)
-        is_part = together > len(facts)
-        refined = _refined(
-            base, editor, margin, prompts, projectors, differences, is_part, progress, batch_tokens
-        )
+        refined = _roughly(base, editor, margin, prompts, projectors, differences, progress, batch_tokens)
+        if together > len(facts):
+            refined = _held(base, editor, margin, prompts, refined, progress, batch_tokens)
         own = {name: keys_TU[: len(fact_T)] for name, keys_TU in keys.items()}
         at_bound_T = torch.stack([at_bound(each.differences_RV, each.bound) for each in refined.values()])
         standing = standings(facts, subjects, own, projectors, at_bound_T.any(0).cpu(), fact_T, first)
@@ -105,22 +104,17 @@ def _weighty(editor: Editor, name: str, keys_TU: Tensor, given_TV: Tensor) -> tu
     return weighted_TU, wanted_TV * gain(wanted_TV, weighted_TU[:count].double() @ (left_UT @ wanted_TV))
 
 
-def _refined(
+def _roughly(
     base: BaseModel,
     editor: Editor,
     margin: float,
     prompts: EditPrompts,
     projectors: Mapping[str, Tensor],
     differences: Mapping[str, Tensor],
-    is_part: bool,
     progress: Progress | None,
     batch_tokens: int | None,
 ) -> dict[str, Movable]:
-    """Rows refined from a first guess towards a margin: roughly, to the smallest of all that would give it.
-
-    A part of a set goes on to the margin itself, since what is missing in the sum of parts is repaired there,
-    where anchors count for little. What is no part is repaired by itself.
-    """
+    """Rows refined from a first guess towards a margin, to the smallest of all that would give it."""
     plan = editor.plan.refinement
     place = base.room.place(sum(left_UT.nbytes for left_UT in projectors.values()))
     rows = {}
@@ -129,13 +123,29 @@ def _refined(
         start_RV = differences[name].to(left_UR)
         still_UV = left_UR.new_zeros(len(left_UR), start_RV.shape[1])
         rows[name] = Movable(left_UR, start_RV, still_UV, plan.bound * unit, plan.step * unit)
-    where, sequences = editor.plan.where, prompts.sequences
-    rough = Goal(where, GOAL * margin, GOAL * margin, plan.way, DAMPING, plan.rounds, whole=True)
-    rows = least_change(base, rough, rows, sequences, progress, batch_tokens)
-    if not is_part:
-        return rows
+    aim = GOAL * margin
+    rough = Goal(editor.plan.where, aim, aim, plan.way, DAMPING, plan.rounds, whole=True)
+    return least_change(base, rough, rows, prompts.sequences, progress, batch_tokens)
+
+
+def _held(
+    base: BaseModel,
+    editor: Editor,
+    margin: float,
+    prompts: EditPrompts,
+    rows: Mapping[str, Movable],
+    progress: Progress | None,
+    batch_tokens: int | None,
+) -> dict[str, Movable]:
+    """Rows of a part of a set, brought to the margin itself.
+
+    What is missing in the sum of parts is repaired there, where anchors count for little. What is no part is
+    repaired by itself.
+    """
     rows = {name: replace(each, step=STEP * editor.scales[name]) for name, each in rows.items()}
-    return least_change(base, holding(where, margin), rows, sequences, progress, batch_tokens)
+    return least_change(
+        base, holding(editor.plan.where, margin), rows, prompts.sequences, progress, batch_tokens
+    )
 
 
 def _keyed(editor: Editor, fact: Fact) -> Subject:

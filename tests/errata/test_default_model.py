@@ -14,6 +14,7 @@ from errata.bound import CalledOff, run_bound
 from errata.default_model import MANIFEST, WHEEL, damaged_files, ensure, is_complete
 from errata.errors import ModelNotFetched
 from errata.wheels import check, sha256_of
+from malmen_core.editor import Editor, EditPlan
 
 ELSEWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_INDEX": "0"}
 
@@ -24,6 +25,10 @@ def converted(folder: Path) -> Path:
     entry = {"bytes": 2, "sha256": sha256_of(folder / "config.json")}
     (folder / MANIFEST).write_text(json.dumps({"files": {"config.json": entry}}))
     return folder
+
+
+def test_its_editor_has_the_default_plan() -> None:
+    assert Editor.load(default_model.EDITOR).plan == EditPlan()
 
 
 def test_a_complete_folder_is_taken_as_it_is(tmp_path: Path) -> None:

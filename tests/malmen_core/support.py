@@ -10,12 +10,14 @@ from torch import Tensor
 
 from malmen_core.anchors import Kinds, fit_kinds
 from malmen_core.base import BaseModel, ModelInfo
+from malmen_core.batches import teacher_forced
 from malmen_core.capture import capture
 from malmen_core.delta import Delta
 from malmen_core.edit import solve
 from malmen_core.editor import Editor, EditPlan
 from malmen_core.facts import Fact, Probe
 from malmen_core.hypernetwork import HyperNetwork
+from malmen_core.overlay import Weights, intercepting
 from malmen_core.prior import SecondMoment, second_moments
 from malmen_core.prompts import edit_prompts
 from malmen_core.refinement import RefinementPlan
@@ -152,6 +154,13 @@ def shift(delta: Delta) -> dict[str, Tensor]:
 def solved(editor: Editor, statistics: Statistics) -> dict[str, Tensor]:
     """The shift of some statistics in float64."""
     return shift(solve(editor, statistics))
+
+
+def smallest_margins(base: BaseModel, shifts: Mapping[str, Tensor], sequences: Sequence[Encoded]) -> Tensor:
+    """Smallest margin of each sequence's answer tokens at some shifts; float64."""
+    with intercepting(Weights.shifted(base.modules, shifts)):
+        scores = teacher_forced(base, sequences)
+    return torch.stack([score.margin_A.min() for score in scores]).double()
 
 
 def snapshot(base: BaseModel) -> dict[str, Tensor]:

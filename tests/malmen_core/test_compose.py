@@ -22,7 +22,7 @@ from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.least_change import Goal, Movable, least_change
-from malmen_core.parts import SetId
+from malmen_core.parts import Part, SetId
 from malmen_core.prompts import edit_prompts
 from malmen_core.repair import QUIET, is_quiet
 from malmen_core.statistics import Statistics
@@ -169,6 +169,24 @@ def test_what_a_pass_makes_worse_is_taken_back(llama: BaseModel, monkeypatch: py
     margins = [[outcome.margin for outcome in each.outcomes] for each in found]
     assert margins[0] != margins[1] == margins[2]
     assert sum(m or 0.0 for m in margins[1]) > sum(m or 0.0 for m in margins[0])
+
+
+def test_what_was_found_of_fewer_facts_is_not_the_better(llama: BaseModel) -> None:
+    """What was passed through before more facts were looked at may lack more than was seen of it."""
+    editor = tiny_editor(llama)
+    part = Part.of(editor, random_statistics(0, editor.network.shapes), edit_on_rephrasings=False)
+    table = repair._Table({("a", ()): part})
+    for moved, numbers, margins, kept in (
+        (1.0, [0], [1.0], 1.0),
+        (2.0, [0], [0.5], 1.0),
+        (3.0, [0, 1], [0.5, -3.0], 3.0),
+        (4.0, [0, 1], [0.5, -2.0], 4.0),
+        (5.0, [0, 1], [0.5, -2.5], 4.0),
+    ):
+        table.differences = {name: torch.full_like(each, moved) for name, each in table.asked.items()}
+        table.saw(numbers, margins)
+        table.keep_the_better(2.0)
+        assert all(bool((each == kept).all()) for each in table._kept[1].values())
 
 
 def test_a_change_that_any_text_shows_is_not_quiet(llama: BaseModel) -> None:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from malmen_core import least_change as module
 from malmen_core.base import BaseModel
-from malmen_core.batches import answer_logits, teacher_forced
+from malmen_core.batches import answer_logits
 from malmen_core.capture import Answered, Captured, capture, capture_odds
 from malmen_core.least_change import Goal, Movable, least_change
 from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.prompts import edit_prompts
 from malmen_core.tokens import KeyPosition
-from tests.malmen_core.support import FACTS, assert_untouched, snapshot
+from tests.malmen_core.support import FACTS, assert_untouched, smallest_margins, snapshot
 
 FAR = 1e9
 UNDAMPED = Goal("answer", 0.0, 0.0, 1.0, 0.0, 1)
@@ -26,14 +26,16 @@ GOAL = Goal("answer", 0.5, 0.75, 1.0, 0.1, 24)
 
 
 def weights_of(base: BaseModel, rows: dict[str, Movable]) -> Weights:
-    return Weights({n: m.weight_UV + rows[n].shift_UV.to(m.weight_UV) for n, m in base.modules.items()})
+    return Weights.shifted(base.modules, shifts_of(rows))
+
+
+def shifts_of(rows: dict[str, Movable]) -> dict[str, Tensor]:
+    return {name: each.shift_UV for name, each in rows.items()}
 
 
 def smallest(base: BaseModel, rows: dict[str, Movable]) -> Tensor:
     """Smallest margin of each fact's prompt with some rows."""
-    with intercepting(weights_of(base, rows)):
-        scores = teacher_forced(base, edit_prompts(base, FACTS).sequences)
-    return torch.stack([score.margin_A.min() for score in scores]).double()
+    return smallest_margins(base, shifts_of(rows), edit_prompts(base, FACTS).sequences)
 
 
 def movable(

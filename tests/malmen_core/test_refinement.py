@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.edit import compute_statistics, solve
 from malmen_core.editor import Editor
 from malmen_core.least_change import Goal, Movable, holding, least_change
-from malmen_core.overlay import Weights, intercepting
 from malmen_core.prompts import edit_prompts
-from malmen_core.tokens import Encoded
-from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
+from tests.malmen_core.support import FACTS, assert_untouched, smallest_margins, snapshot, tiny_editor
 
 
 def margins(base: BaseModel, editor: Editor) -> list[float]:
@@ -27,14 +24,6 @@ def margins(base: BaseModel, editor: Editor) -> list[float]:
     with version.active():
         scores = teacher_forced(base, edit_prompts(base, FACTS).sequences)
     return [float(s.margin_A.min()) for s in scores]
-
-
-def smallest_margins(
-    base: BaseModel, shifts: Mapping[str, Tensor], sequences: Sequence[Encoded]
-) -> list[float]:
-    """Smallest margin of each sequence at some shifts."""
-    with intercepting(Weights.shifted(base.modules, shifts)):
-        return [float(score.margin_A.min()) for score in teacher_forced(base, sequences)]
 
 
 def test_facts_are_driven_in(base: BaseModel) -> None:
@@ -56,7 +45,7 @@ def test_parts_of_a_set_are_in_before_they_are_summed(
         found = least_change(base, goal, rows, *rest)
         if goal == holding("answer", 0.5):
             shifts = {name: each.shift_UV for name, each in found.items()}
-            held.append(min(smallest_margins(base, shifts, rest[0])))
+            held.append(float(smallest_margins(base, shifts, rest[0]).min()))
         return found
 
     monkeypatch.setattr("malmen_core.group.least_change", spy)

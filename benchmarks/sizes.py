@@ -4,7 +4,8 @@
     python -m benchmarks.sizes --model DIR --editor FILE --edit examples/facts.jsonl
 
 `--shapes` is modules x input features x output features. A fact with a subject has one edited row and as many
-anchor rows as the plan says. Statistics are those of sets of twenty facts; the delta is that of all facts.
+anchor rows as the plan says, which ask for nothing and are no part of the delta. Statistics are those of sets
+of twenty facts; the delta is that of all facts: factors, or dense where rows outnumber input features.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ def computed(modules: int, inputs: int, outputs: int, facts: int, rows: int) -> 
     differences[::rows] = 1.0
     one = Statistics({"module": Rows(torch.zeros(len(owner), inputs), differences)}, owner, SET)
     with torch.device("meta"):  # shapes alone: nothing is allocated
-        change = Change.smaller(torch.empty(inputs, facts * rows), torch.empty(facts * rows, outputs))
+        if facts * rows <= inputs:
+            change = Change.smaller(torch.empty(inputs, facts), torch.empty(facts, outputs))
+        else:
+            change = Change(dense_UV=torch.empty(inputs, outputs))
     tensors = (change.left_UR, change.right_RV, change.dense_UV)
     delta = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     return _row(facts, modules * len(one.to_bytes()) * facts / SET, modules * delta)

@@ -283,7 +283,8 @@ def _device(name: str) -> torch.device:
 
 
 def _multiplies_bfloat16() -> bool:
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def _output_layer(model: Any) -> nn.Module:

@@ -10,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from malmen_core.balance import balanced
 from malmen_core.base import BaseModel
 from malmen_core.delta import Delta
 from malmen_core.editor import Editor
-from malmen_core.errors import NotFiniteError
 from malmen_core.parts import Part, SetId
 from malmen_core.refinement import Progress
 from malmen_core.repair import FactReader, repair
 from malmen_core.statistics import Statistics
 from malmen_core.sums import add_all, new_sums
-from malmen_core.systems import Primal, System, systems_of
+from malmen_core.systems import Primal, System, delta_of, systems_of
 
 StatisticsReader = Callable[[str], Statistics]
 """Gives statistics by digest."""
@@ -84,13 +81,7 @@ class Composer:
             parts, systems = whole.parts, whole.systems
         margin = self._editor.plan.refinement.margin / 2
         outcome = repair(self._base, self._editor, parts, systems, margin, read_facts, progress)
-        changes = {name: system.change(outcome.moved.get(name)) for name, system in systems.items()}
-        for name, change in changes.items():
-            if not bool(torch.isfinite(change.dense(torch.float32)).all()):
-                raise NotFiniteError(
-                    f"The solution for {name!r} is not finite.", "Edit fewer or other facts."
-                )
-        return Composition(Delta(changes), outcome.facts)
+        return Composition(delta_of(systems, outcome.moved), outcome.facts)
 
     def _read(
         self, wanted: Mapping[SetId, bool], read: StatisticsReader, progress: Progress | None

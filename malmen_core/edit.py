@@ -10,19 +10,18 @@ import torch
 
 from malmen_core.balance import balanced
 from malmen_core.base import BaseModel
-from malmen_core.delta import Change, Delta
+from malmen_core.delta import Delta
 from malmen_core.editor import Editor
-from malmen_core.errors import FactError, NotFiniteError
+from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.group import check_finite, edit_group
-from malmen_core.normal_equation import projector
 from malmen_core.outcome import Outcome, outcomes
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import edit_prompts
 from malmen_core.refinement import Progress
 from malmen_core.repair import repair
 from malmen_core.statistics import Rows, Statistics, kept
-from malmen_core.systems import systems_of
+from malmen_core.systems import delta_of, systems_of
 
 
 @dataclass(frozen=True)
@@ -176,10 +175,5 @@ def solve(editor: Editor, statistics: Statistics) -> Delta:
     if len(statistics.fact_T) == 0:
         return Delta.empty()
     strength = editor.plan.refinement.strength(len(torch.unique(statistics.fact_T)))
-    changes = {}
-    for name, rows in statistics.modules.items():
-        left_UT = projector(rows.keys_TU, editor.regularisers[name])
-        changes[name] = Change.smaller(left_UT, strength * rows.differences_TV)
-        if not bool(torch.isfinite(left_UT).all()):
-            raise NotFiniteError(f"The solution for {name!r} is not finite.", "Edit fewer or other facts.")
-    return Delta(changes)
+    systems = systems_of(statistics.modules, editor.regularisers)
+    return delta_of({name: system.scaled(strength) for name, system in systems.items()}, {})

@@ -158,10 +158,9 @@ def _adapter_config(base: BaseModel, modules: list[str], rank: int) -> dict[str,
 
 def _factors(name: str, change: Change, largest_rank: int, truncation: float) -> tuple[Tensor, Tensor, float]:
     """Factors of a change, U × R and R × V, and the relative error of their product."""
-    if change.left_UR is not None and change.right_RV is not None:
-        used_R = change.right_RV.abs().amax(1) > 0
-        if int(used_R.sum()) <= largest_rank:
-            return change.left_UR[:, used_R], change.right_RV[used_R], 0.0
+    left_UR, right_RV = change.left_UR, change.right_RV
+    if left_UR is not None and right_RV is not None and len(right_RV) <= largest_rank:
+        return left_UR, right_RV, 0.0
     left_UR, values_R, right_RV = torch.linalg.svd(change.dense(torch.float64), full_matrices=False)
     squares_R = values_R.square()
     lost_R = (squares_R.flip(0).cumsum(0).flip(0) / squares_R.sum().clamp_min(1e-300)).sqrt()

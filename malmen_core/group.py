@@ -62,7 +62,7 @@ def edit_group(
     plan = editor.plan
     strength = plan.refinement.strength(together)
     prompts = replace(prompts, sequences=off_sinks(base, editor, prompts.sequences))
-    captured, sequence_T = capture(base.draft, prompts.sequences, plan.where, batch_tokens=batch_tokens)
+    captured, sequence_T = capture(base, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
     neighbours = anchors_of(editor, facts, captured, fact_T)
     anchors, anchor_fact_T = anchor_rows(base.draft, neighbours, plan.anchor_rank)
@@ -73,14 +73,15 @@ def edit_group(
     subjects = [_keyed(editor, fact) for fact in facts]
     standing = tuple(Standing(subject, None, bounded=False) for subject in subjects)
     if plan.refinement.rounds > 0:
+        edited = slice(len(fact_T))
         projectors = {
-            name: projector(keys_TU, editor.regularisers[name], len(fact_T)) for name, keys_TU in keys.items()
+            name: projector(keys_TU, editor.regularisers[name], edited) for name, keys_TU in keys.items()
         }
         margin = plan.refinement.margin_of(together)
         refined = _roughly(base, editor, margin, prompts, projectors, differences, progress, batch_tokens)
         if together > len(facts):
             refined = _held(base, editor, margin, prompts, refined, progress, batch_tokens)
-        own = {name: keys_TU[: len(fact_T)] for name, keys_TU in keys.items()}
+        own = {name: keys_TU[edited] for name, keys_TU in keys.items()}
         at_bound_T = torch.stack([at_bound(each.differences_RV, each.bound) for each in refined.values()])
         standing = standings(facts, subjects, own, projectors, at_bound_T.any(0).cpu(), fact_T, first)
         for name, keys_TU in keys.items():
@@ -100,7 +101,7 @@ def _weighty(editor: Editor, name: str, keys_TU: Tensor, given_TV: Tensor) -> tu
     )
     weighted_TU = kept(weights_T * keys_TU, keys_TU.dtype).to(keys_TU)
     wanted_TV = plan.edited_weight * given_TV
-    left_UT = projector(weighted_TU, editor.regularisers[name], count)
+    left_UT = projector(weighted_TU, editor.regularisers[name], slice(count))
     return weighted_TU, wanted_TV * gain(wanted_TV, weighted_TU[:count].double() @ (left_UT @ wanted_TV))
 
 

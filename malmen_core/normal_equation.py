@@ -61,20 +61,25 @@ class Regulariser:
         return (right - self._factor_UR @ inner) / self._level
 
 
-def projector(keys_TU: Tensor, regulariser: Regulariser, columns: int | None = None) -> Tensor:
+At = Tensor | slice
+"""Some rows, by number."""
+ALL = slice(None)
+
+
+def projector(keys_TU: Tensor, regulariser: Regulariser, at: At = ALL) -> Tensor:
     """``A`` with ``S = A D``: U × T, float64. Primal or dual form, whichever factors the smaller matrix.
 
     Args:
         keys_TU: K.
         regulariser: M.
-        columns: only so many, for the first rows; those after them are held, and have no value difference.
+        at: only its columns for these rows; the others, say, have no value difference.
     """
     if keys_TU.shape[0] <= keys_TU.shape[1]:
-        return dual_projector(keys_TU, regulariser)[:, :columns]
-    return primal_projector(keys_TU, regulariser, columns)
+        return dual_projector(keys_TU, regulariser, at)
+    return primal_projector(keys_TU, regulariser, at)
 
 
-def primal_projector(keys_TU: Tensor, regulariser: Regulariser, columns: int | None = None) -> Tensor:
+def primal_projector(keys_TU: Tensor, regulariser: Regulariser, at: At = ALL) -> Tensor:
     """``(K'K + M)⁻¹ K'``: U × T, float64; factors a U × U matrix.
 
     Besides the result, two such matrices and a block of rows are held at a time, whatever T.
@@ -83,14 +88,32 @@ def primal_projector(keys_TU: Tensor, regulariser: Regulariser, columns: int | N
     for block_TU in torch.split(keys_TU, ROWS_AT_ONCE):
         keys = block_TU.double()
         matrix_UU.addmm_(keys.T, keys)
-    return torch.cholesky_solve(keys_TU[:columns].double().T, torch.linalg.cholesky(matrix_UU))
+    return torch.cholesky_solve(keys_TU[at].double().T, torch.linalg.cholesky(matrix_UU))
 
 
-def dual_projector(keys_TU: Tensor, regulariser: Regulariser) -> Tensor:
+def dual_projector(keys_TU: Tensor, regulariser: Regulariser, at: At = ALL) -> Tensor:
     """``M⁻¹K' (I + K M⁻¹K')⁻¹``: U × T, float64; factors a T × T matrix."""
-    keys = keys_TU.double()
-    solved_UT = regulariser.solve(keys.T)
-    gram_TT = keys @ solved_UT
-    gram_TT.diagonal().add_(1.0)
-    factor_TT = torch.linalg.cholesky((gram_TT + gram_TT.T) / 2)
-    return torch.cholesky_solve(solved_UT.T, factor_TT).T
+    return DualForm(keys_TU, regulariser).projector(at)
+
+
+class DualForm:
+    """``M⁻¹K'``, and ``I + K M⁻¹K'`` factored."""
+
+    def __init__(self, keys_TU: Tensor, regulariser: Regulariser) -> None:
+        keys = keys_TU.double()
+        self._solved_UT = regulariser.solve(keys.T)
+        gram_TT = keys @ self._solved_UT
+        gram_TT.diagonal().add_(1.0)
+        self._factor_TT = torch.linalg.cholesky((gram_TT + gram_TT.T) / 2)
+
+    def solve(self, right_TV: Tensor) -> Tensor:
+        """``S`` for some value differences: U × V."""
+        return self._solved_UT @ torch.cholesky_solve(right_TV, self._factor_TT)
+
+    def projector(self, at: At = ALL) -> Tensor:
+        """``A``, at some rows."""
+        count = len(self._factor_TT)
+        asked = torch.arange(count)[at]
+        unit_TA = self._factor_TT.new_zeros(count, len(asked))
+        unit_TA[asked, torch.arange(len(asked))] = 1.0
+        return self.solve(unit_TA)

@@ -68,7 +68,7 @@ class Part:
         modules = {}
         for name, rows in statistics.modules.items():
             keys_TU, differences_TV = rows.keys_TU[place_T], rows.differences_TV[place_T]
-            left_UT = projector(rows.keys_TU, editor.regularisers[name])[:, place_T]
+            left_UT = projector(rows.keys_TU, editor.regularisers[name], place_T)
             alone_TV = keys_TU.double() @ (left_UT @ differences_TV.double())
             modules[name] = EditedRows(keys_TU, differences_TV, alone_TV)
         count = len(statistics.fact_T)

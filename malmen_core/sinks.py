@@ -22,6 +22,8 @@ from malmen_core.tokens import Encoded
 
 LEAST_REACH = 0.04
 """``k M⁻¹k'`` of a key that is no sink: what its row weighs in the normal equation against the prior."""
+AT_ONCE = 64
+"""Sequences whose keys are weighed together."""
 
 
 def off_sinks(base: BaseModel, editor: Editor, sequences: Sequence[Encoded]) -> tuple[Encoded, ...]:
@@ -30,19 +32,24 @@ def off_sinks(base: BaseModel, editor: Editor, sequences: Sequence[Encoded]) -> 
         return tuple(sequences)
     moved = list(sequences)
     asked = [i for i, each in enumerate(sequences) if each.subject_last is not None]
-    found = keys_by_group(base.draft, [[sequences[i]] for i in asked])
-    for i, keys in zip(asked, found, strict=True):
-        moved[i] = _off_sink(editor, sequences[i], keys)
+    for first in range(0, len(asked), AT_ONCE):
+        some = asked[first : first + AT_ONCE]
+        spans = [slice(sequences[i].key_positions("subject")[0], sequences[i].answer_start) for i in some]
+        found = keys_by_group(base.draft, [[sequences[i]] for i in some])
+        rows = [{n: keys[n][span] for n in keys} for keys, span in zip(found, spans, strict=True)]
+        free_N = _free(editor, {name: torch.cat([each[name] for each in rows]) for name in base.modules})
+        counts = [span.stop - span.start for span in spans]
+        for i, span, free_L in zip(some, spans, torch.split(free_N, counts), strict=True):
+            if bool(free_L.any()):
+                moved[i] = replace(sequences[i], subject_last=span.start + int(free_L.int().argmax()))
     return tuple(moved)
 
 
-def _off_sink(editor: Editor, sequence: Encoded, keys: Mapping[str, Tensor]) -> Encoded:
-    """The sequence, located at the first token from its subject's last on that no edited module holds."""
-    start, end = sequence.key_positions("subject")[0], sequence.answer_start
-    free_L = torch.ones(end - start, dtype=torch.bool)
-    for name, keys_LU in keys.items():
-        asked_LU = keys_LU[start:end].cpu().double()
-        reach_L = (asked_LU * editor.regularisers[name].solve(asked_LU.T).T).sum(1)
-        free_L &= (reach_L >= LEAST_REACH) | ~asked_LU.any(1)  # a stack that does not read a token is zero
-    free = free_L.nonzero()[:, 0].tolist()
-    return replace(sequence, subject_last=start + free[0]) if free else sequence
+def _free(editor: Editor, keys: Mapping[str, Tensor]) -> Tensor:
+    """Which tokens no edited module holds, by their keys: N."""
+    free = []
+    for name, keys_NU in keys.items():
+        asked_NU = keys_NU.cpu().double()
+        reach_N = (asked_NU * editor.regularisers[name].solve(asked_NU.T).T).sum(1)
+        free.append((reach_N >= LEAST_REACH) | ~asked_NU.any(1))  # a stack that does not read it is zero
+    return torch.stack(free).all(0)

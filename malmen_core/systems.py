@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from malmen_core.delta import Change
-from malmen_core.normal_equation import Regulariser, projector
+from malmen_core.delta import Change, Delta
+from malmen_core.errors import NotFiniteError
+from malmen_core.normal_equation import DualForm, Regulariser
 from malmen_core.statistics import Rows
 
 
@@ -49,29 +50,25 @@ class System(Protocol):
 class Dual:
     """Solved from stacked rows, fewer than input features; the change is kept as factors."""
 
-    def __init__(self, left_UT: Tensor, right_TV: Tensor) -> None:
-        self._left_UT, self._right_TV = left_UT, right_TV
-        self.shift_UV = left_UT @ right_TV
-
-    @classmethod
-    def of(cls, rows: Rows, regulariser: Regulariser) -> Dual:
-        """Solve."""
-        return cls(projector(rows.keys_TU, regulariser), rows.differences_TV.double())
+    def __init__(self, form: DualForm, right_TV: Tensor) -> None:
+        self._form, self._right_TV = form, right_TV
+        self.shift_UV = form.solve(right_TV)
 
     def scaled(self, by: float) -> Dual:
         """See `System.scaled`."""
-        return Dual(self._left_UT, by * self._right_TV)
+        return Dual(self._form, by * self._right_TV)
 
     def left(self, place_T: Tensor, keys_TU: Tensor) -> Tensor:  # noqa: ARG002 - as `System` has it
         """See `System.left`."""
-        return self._left_UT[:, place_T]
+        return self._form.projector(place_T)
 
     def change(self, moved: Moved | None) -> Change:
-        """See `System.change`."""
+        """See `System.change`; rows that ask for nothing, such as anchors', are no part of it."""
         right_TV = self._right_TV
         if moved is not None:
             right_TV = right_TV.index_add(0, moved.place_T, moved.by_TV)
-        return Change.smaller(self._left_UT, right_TV)
+        asked_T = right_TV.any(1).nonzero()[:, 0]
+        return Change.smaller(self._form.projector(asked_T), right_TV[asked_T])
 
 
 class Primal:
@@ -108,6 +105,19 @@ def systems_of(rows: Mapping[str, Rows], regularisers: Mapping[str, Regulariser]
 def _system(rows: Rows, regulariser: Regulariser) -> System:
     count, features = rows.keys_TU.shape
     if count <= features:
-        return Dual.of(rows, regulariser)
+        return Dual(DualForm(rows.keys_TU, regulariser), rows.differences_TV.double())
     keys_TU = rows.keys_TU.double()
     return Primal.of(keys_TU.T @ keys_TU, keys_TU.T @ rows.differences_TV.double(), regulariser)
+
+
+def delta_of(systems: Mapping[str, System], moved: Mapping[str, Moved]) -> Delta:
+    """The solution of each module's equation, with what repair moved.
+
+    Raises:
+        NotFiniteError: naming the module.
+    """
+    changes = {name: system.change(moved.get(name)) for name, system in systems.items()}
+    for name, change in changes.items():
+        if not bool(torch.isfinite(change.dense(torch.float32)).all()):
+            raise NotFiniteError(f"The solution for {name!r} is not finite.", "Edit fewer or other facts.")
+    return Delta(changes)

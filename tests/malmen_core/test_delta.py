@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,8 @@ from malmen_core.delta import Change, Delta
 from malmen_core.edit import solve
 from malmen_core.editor import Editor
 from malmen_core.errors import DeltaCorrupt
+from malmen_core.normal_equation import projector
+from malmen_core.statistics import Rows
 from malmen_core.storage import digest, pack, unpack
 from tests.malmen_core.support import random_statistics
 
@@ -59,6 +63,28 @@ def test_a_solved_delta_of_few_facts_is_factored_and_survives(editor: Editor) ->
     assert all(change.dense_UV is not None for change in many.modules.values())
     for delta in (few, many):
         assert Delta.from_bytes(delta.to_bytes()).to_bytes() == delta.to_bytes()
+
+
+def test_rows_that_ask_for_nothing_take_no_room(editor: Editor) -> None:
+    statistics = random_statistics(0, editor.network.shapes, facts=3)
+    kept = [0, 3]
+    held = {
+        name: Rows(
+            rows.keys_TU,
+            torch.zeros_like(rows.differences_TV).index_copy(
+                0, torch.tensor(kept), rows.differences_TV[kept]
+            ),
+        )
+        for name, rows in statistics.modules.items()
+    }
+    delta = solve(editor, replace(statistics, modules=held))
+    strength = editor.plan.refinement.strength(3)
+    for name, change in delta.modules.items():
+        assert change.right_RV is not None
+        assert len(change.right_RV) == 2
+        left_UT = projector(held[name].keys_TU, editor.regularisers[name])
+        expected = strength * left_UT @ held[name].differences_TV.double()
+        torch.testing.assert_close(change.dense(torch.float64), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_other_content_has_another_digest() -> None:

@@ -59,15 +59,14 @@ def base(checkpoint: Path) -> BaseModel:
 
 
 def changed(base: BaseModel, rank: int, *, dense: bool = False, seed: int = 1) -> Delta:
-    """Changes of half the size of the weights; as factors, with rows that change nothing in between."""
+    """Changes of half the size of the weights."""
     torch.manual_seed(seed)
     changes = {}
     for number, (name, module) in enumerate(base.modules.items()):
         left = torch.randn(module.shape[0], rank + number)
         right = torch.randn(rank + number, module.shape[1])
         right *= 0.5 * module.weight_UV.float().norm() / (left @ right).norm()
-        change = Change(torch.cat([left, left], 1), torch.cat([torch.zeros_like(right), right]))
-        changes[name] = Change(dense_UV=left @ right) if dense else change
+        changes[name] = Change(dense_UV=left @ right) if dense else Change(left, right)
     return Delta(changes)
 
 

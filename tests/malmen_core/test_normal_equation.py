@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from malmen_core.normal_equation import Regulariser, dual_projector, primal_projector, projector
+from malmen_core.normal_equation import At, Regulariser, dual_projector, primal_projector, projector
 from malmen_core.prior import SecondMoment
 
 SIZES = [(1, 6), (3, 8), (8, 8), (20, 8)]
@@ -30,6 +30,14 @@ def test_primal_equals_dual(rows: int, features: int, prior: bool) -> None:
     expected = torch.linalg.inv(keys.T @ keys + form.matrix_UU) @ keys.T
     for found in (primal_projector(keys, form), dual_projector(keys, form), projector(keys, form)):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "features"), SIZES)
+@pytest.mark.parametrize("at", [slice(2), torch.tensor([0]), torch.tensor([], dtype=torch.int64)])
+def test_some_columns_are_those_of_all(rows: int, features: int, at: At) -> None:
+    keys, form = draw(1, rows, features), regulariser(features, True)
+    for project in (primal_projector, dual_projector):
+        torch.testing.assert_close(project(keys, form, at), project(keys, form)[:, at])
 
 
 @pytest.mark.parametrize(("rows", "features"), SIZES)

@@ -104,8 +104,9 @@ def least_change(
 ) -> dict[str, Movable]:
     """Move rows until every sequence has the margin, or the rounds are spent.
 
-    A sequence that has it is held to it, to first order, and not run again until all have had it: others may
-    take it away. After a step that went too far, so that more is lacking than before, steps are half as long.
+    A sequence that has it is held to it, to first order, and not run again: whether others took it away is
+    for the caller to see. After a step that went too far, so that more is lacking than before, steps are half
+    as long.
 
     Args:
         base: the immutable base, whose draft is run.
@@ -119,9 +120,7 @@ def least_change(
     rows = dict(rows)
     seen, lacking = _Seen(len(sequences)), torch.inf
     for _ in range(goal.rounds):
-        due = seen.due(goal.margin)
-        if not due:
-            break
+        due = seen.short(goal.margin)
         weights = Weights.shifted(base.modules, {name: each.shift_UV for name, each in rows.items()})
         asked = [sequences[i] for i in due]
         seen.update(due, capture_odds(base.draft, weights, asked, goal.where, batch_tokens=batch_tokens))
@@ -129,14 +128,12 @@ def least_change(
         if progress is not None:
             progress("editing", len(sequences) - int(short_Q.sum()), len(sequences))
         if not bool(short_Q.any()):
-            lacking = torch.inf
-            continue
+            break
         before, lacking = lacking, float((goal.margin - seen.margins_Q).clamp_min(0).sum())
         if lacking > before:
             rows = {name: replace(each, step=each.step / 2) for name, each in rows.items()}
         missing_Q = torch.where(short_Q, goal.aim - seen.odds_Q, 0.0)
         rows = _step(goal, rows, seen.captured, seen.sequence_T, missing_Q)
-        seen.moved()
     return rows
 
 
@@ -148,23 +145,15 @@ class _Seen:
         self.sequence_T = torch.zeros(0, dtype=torch.int64)
         self.odds_Q = torch.full((count,), -torch.inf, dtype=torch.float64)
         self.margins_Q = self.odds_Q.clone()
-        self.stale_Q = torch.ones(count, dtype=torch.bool)
 
-    def due(self, margin: float) -> list[int]:
-        """Sequences that are short of a margin; if none is, those that were not run since rows moved."""
-        short_Q = self.margins_Q < margin
-        due_Q = short_Q if bool(short_Q.any()) else self.stale_Q
-        found: list[int] = due_Q.nonzero()[:, 0].tolist()
+    def short(self, margin: float) -> list[int]:
+        """Sequences that had not a margin when they were run last."""
+        found: list[int] = (self.margins_Q < margin).nonzero()[:, 0].tolist()
         return found
-
-    def moved(self) -> None:
-        """Rows have moved."""
-        self.stale_Q[:] = True
 
     def update(self, due: list[int], found: Answered) -> None:
         """Take over a pass over the sequences that were due, in their order."""
         self.odds_Q[due], self.margins_Q[due] = found.odds_Q, found.margins_Q
-        self.stale_Q[due] = False
         if not self.captured:  # the first time, all are due
             self.captured, self.sequence_T = found.captured, found.sequence_T
             return

@@ -33,7 +33,7 @@ TOLERANCE = 0.1
 """A fact may be given so much else than its set gave alone, relative to that."""
 QUIET = 0.05
 """So much may a module's output change on text that no edit is about, relative to its typical magnitude."""
-PASSES = 3
+PASSES = 4
 
 FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[Fact]]]
 """Gives the facts of some sets at some positions, in their order."""
@@ -185,7 +185,7 @@ def _short(
 ) -> EditPrompts:
     """All that is asked of the facts of which some sequence has not the margin."""
     with intercepting(Weights.shifted(base.modules, shifts)):
-        scores = teacher_forced(base.draft, asked.sequences)
+        scores = teacher_forced(base, asked.sequences)
     table.saw(asked.fact_of, [float(score.margin_A.min()) for score in scores])
     kept = [i for i, fact in enumerate(asked.fact_of) if table.margins[table.facts[fact]] < margin]
     return EditPrompts(tuple(asked.sequences[i] for i in kept), tuple(asked.fact_of[i] for i in kept))

@@ -21,8 +21,8 @@ def test_computed_is_measured_but_for_the_files_headers() -> None:
 
 
 def test_sizes_grow_with_the_facts_until_the_delta_is_dense() -> None:
-    few, many, more = (computed(6, 1536, 576, facts, 17) for facts in (10, 100, 200))
-    assert few["delta_bytes"] == 6 * 4 * 170 * (1536 + 576)
+    few, many, more = (computed(6, 1536, 576, facts, 17) for facts in (90, 100, 200))
+    assert few["delta_bytes"] == 6 * 4 * 90 * (1536 + 576)
     assert many["delta_bytes"] == more["delta_bytes"] == 6 * 4 * 1536 * 576
     assert more["statistics_bytes"] == pytest.approx(2 * many["statistics_bytes"])
     assert many["statistics_bytes"] == pytest.approx(100 * 17 * 6 * 1536 * 2, rel=0.1)

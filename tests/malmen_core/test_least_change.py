@@ -17,7 +17,7 @@ from malmen_core.capture import Answered, Captured, capture, capture_odds
 from malmen_core.least_change import Goal, Movable, least_change
 from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.prompts import edit_prompts
-from malmen_core.tokens import KeyPosition
+from malmen_core.tokens import Encoded, KeyPosition
 from tests.malmen_core.support import FACTS, assert_untouched, smallest_margins, snapshot
 
 FAR = 1e9
@@ -183,30 +183,19 @@ def test_after_a_step_too_far_steps_are_half_as_long(
     assert 0.5 in halved
 
 
-def test_what_was_not_seen_to_be_lacking_is_no_step_too_far(
-    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where one is in after a step, and another is found to be out of it by more than was lacking."""
+def test_what_has_its_margin_is_not_run_again(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     sequences = edit_prompts(llama, FACTS).sequences[:3]
-    script = iter([[-1.0, 1.0, 1.0], [1.0], [-5.0, 1.0], [1.0], [1.0, 1.0]])
-    asked: list[int] = []
-    lengths: list[float] = []
-    step = module._step
+    script = iter([[-1.0, 1.0, -2.0], [1.0, -1.0], [1.0]])
+    asked: list[list[Encoded]] = []
 
-    def scripted(*args: Any, **options: Any) -> Answered:
-        found = capture_odds(*args, **options)
-        asked.append(len(found.margins_Q))
-        return replace(found, margins_Q=torch.tensor(next(script), dtype=torch.float64))
-
-    def spy(goal: Goal, rows: dict[str, Movable], *seen: Any) -> dict[str, Movable]:
-        lengths.append(next(iter(rows.values())).step)
-        return step(goal, rows, *seen)
+    def scripted(base: BaseModel, weights: Weights, some: list[Encoded], *rest: Any, **how: Any) -> Answered:
+        asked.append(some)
+        margins_Q = torch.tensor(next(script), dtype=torch.float64)
+        return replace(capture_odds(base, weights, some, *rest, **how), margins_Q=margins_Q)
 
     monkeypatch.setattr(module, "capture_odds", scripted)
-    monkeypatch.setattr(module, "_step", spy)
     least_change(llama, GOAL, movable(llama, 1.0), sequences)
-    assert asked == [3, 1, 2, 1, 2]
-    assert lengths == [1.0, 1.0]
+    assert asked == [list(sequences), [sequences[0], sequences[2]], [sequences[2]]]
 
 
 @pytest.mark.parametrize(("step", "bound"), [(1e-3, FAR), (FAR, 1e-3)])
@@ -249,9 +238,4 @@ def test_what_is_run_again_replaces_what_was_seen() -> None:
     assert seen.margins_Q.tolist() == [10.0, 2.0, 10.0]
     assert seen.captured["a"].keys_TU[:, 0].tolist() == [5.0, 5.0, 1.0, 1.0, 5.0, 5.0]
     assert seen.captured["a"].gradients_TV[:, 0].tolist() == [50.0, 50.0, 10.0, 10.0, 50.0, 50.0]
-    # short of a margin, or, if none is, not run since rows moved
-    assert (seen.due(3.0), seen.due(1.0)) == ([1], [])
-    seen.moved()
-    assert (seen.due(3.0), seen.due(1.0)) == ([1], [0, 1, 2])
-    seen.update([1], answered(7.0, 1))
-    assert seen.due(3.0) == [0, 2]
+    assert (seen.short(3.0), seen.short(1.0)) == ([1], [])

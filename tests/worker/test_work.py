@@ -100,9 +100,8 @@ def test_a_fact_that_is_corrected_again_is_superseded(served: Backend) -> None:
 
 
 def test_progress_is_written_by_stage(served: Backend) -> None:
-    edit_set = served.wait_for(
-        served.post(facts=[{"prompt": f"The river {n} flows to", "target": "Lima"} for n in range(200)])
-    )
+    rivers = [{"prompt": f"The river {n} flows to", "target": "Lima"} for n in range(40)]
+    edit_set = served.wait_for(served.post(facts=rivers, dry_run=True), "verified")
     assert edit_set.progress is not None
     assert edit_set.progress.stage in ("editing", "solving", "verifying", "committing")
 
@@ -173,15 +172,14 @@ def test_other_kinds_of_calls_are_checked_too(
 
 def test_generation_is_the_same_beside_a_running_edit(served: Backend, redis: Redis) -> None:
     alone = ask(redis, 0, max_new_tokens=20)
-    edit_set = served.post(
-        facts=[{"prompt": f"The capital of land {n} is", "target": "Lima"} for n in range(80)]
-    )
+    lands = [{"prompt": f"The capital of land {n} is", "target": "Lima"} for n in range(40)]
+    edit_set = served.post(facts=lands, dry_run=True)
     beside, until = 0, time.monotonic() + 40
-    while time.monotonic() < until and served.ledger.get_edit_set(edit_set).status != "applied":
+    while time.monotonic() < until and served.ledger.get_edit_set(edit_set).status != "verified":
         assert ask(redis, 0, max_new_tokens=20) == alone
         beside += served.ledger.get_edit_set(edit_set).status in ("running", "verifying")
     assert beside > 0
-    served.wait_for(edit_set)
+    served.wait_for(edit_set, "verified")
 
 
 def test_a_cancelled_call_stops_and_a_late_one_is_not_begun(redis: Redis) -> None:

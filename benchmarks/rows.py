@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--tuned", type=Path, help="what `benchmarks.tune_baselines` printed")
     parser.add_argument("--seed", type=int, default=7, help="of the draw of facts")
     given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     files = {"counterfact": given.counterfact, "questions": given.questions}
     tuned = {} if given.tuned is None else json.loads(given.tuned.read_text())["methods"]
     best = {name: found["best"] for name, found in tuned.items()}

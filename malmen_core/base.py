@@ -209,6 +209,13 @@ class BaseModel:
         model.set_attn_implementation("eager")
         return BaseModel(model, self.tokenizer, self.info, self.memory_budget)
 
+    @cached_property
+    def undrafted(self) -> BaseModel:
+        """The same model, all of whose passes are its own."""
+        exact = copy.copy(self)
+        exact.__dict__["draft"] = exact
+        return exact
+
     @property
     def pad_id(self) -> int:
         """A token id for padding; masked wherever it stands, so any will do that the model has."""

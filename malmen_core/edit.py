@@ -89,8 +89,11 @@ def edit(
     if not facts:
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
+    members_of = groups_of(editor, len(facts))
+    if len(members_of) == 1:
+        base = base.undrafted  # few facts take little time, and each answer counts
     groups = []
-    for members in groups_of(editor, len(facts)):
+    for members in members_of:
         start = members.start
         told = _counted(progress, len(prompts.sequences), sum(owner < start for owner in prompts.fact_of))
         some = [facts[i] for i in members]

@@ -58,11 +58,12 @@ def test_rows_are_made_once_by_the_command_that_users_have(
     monkeypatch.setattr(
         rows, "ROWS", {"questions-2": Row("questions", ("--limit", "2"), (0.9, 0.9, 0.9, 0.9, 1.1))}
     )
-    words = ["rows", "--counterfact", str(facts), "--questions", str(facts), "--out", str(tmp_path)]
+    out = tmp_path / "made" / "here"
+    words = ["rows", "--counterfact", str(facts), "--questions", str(facts), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", [*words, "--model", str(model), "--methods", "training-free"])
 
     rows.main()
-    file = tmp_path / "questions-2.training-free.json"
+    file = out / "questions-2.training-free.json"
     first, made_at = json.loads(file.read_text()), file.stat().st_mtime_ns
     assert first["n"] == 2
     assert first["command"].startswith("errata evaluate --facts facts.jsonl --limit 2 --seed 7 --baseline")

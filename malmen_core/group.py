@@ -62,6 +62,7 @@ def edit_group(
     plan = editor.plan
     strength = plan.refinement.strength(together)
     prompts = replace(prompts, sequences=off_sinks(base, editor, prompts.sequences))
+    # the base's own pass, not its draft's, since the keys are kept
     captured, sequence_T = capture(base, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
     neighbours = anchors_of(editor, facts, captured, fact_T)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -52,7 +53,11 @@ class Dual:
 
     def __init__(self, form: DualForm, right_TV: Tensor) -> None:
         self._form, self._right_TV = form, right_TV
-        self.shift_UV = form.solve(right_TV)
+
+    @cached_property
+    def shift_UV(self) -> Tensor:
+        """See `System.shift_UV`."""
+        return self._form.solve(self._right_TV)
 
     def scaled(self, by: float) -> Dual:
         """See `System.scaled`."""

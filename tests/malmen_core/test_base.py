@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from malmen_core.base import BaseModel, inspect_source
 from malmen_core.errors import CoreError, ModelNotLoadable, UnknownModule, UnsupportedArchitecture
+from tests.malmen_core.support import tiny_base
 from tests.tiny import save_tiny
 
 
@@ -172,3 +173,15 @@ def test_a_padding_token_that_the_model_does_not_have_is_not_used(checkpoint: Pa
     base.tokenizer.add_special_tokens({"pad_token": "<pad>"})
     assert base.tokenizer.pad_token_id == base.model.config.vocab_size
     assert base.pad_id == 0
+
+
+@pytest.mark.parametrize(
+    ("able", "drafts"),
+    [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx512_f": True}, False), ({}, False)],
+)
+def test_processors_that_multiply_bfloat16_draft(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], drafts: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    base = tiny_base("llama", dtype=torch.float32)
+    assert (base.draft is not base) == drafts

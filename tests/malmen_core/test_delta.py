@@ -67,16 +67,8 @@ def test_a_solved_delta_of_few_facts_is_factored_and_survives(editor: Editor) ->
 
 def test_rows_that_ask_for_nothing_take_no_room(editor: Editor) -> None:
     statistics = random_statistics(0, editor.network.shapes, facts=3)
-    kept = [0, 3]
-    held = {
-        name: Rows(
-            rows.keys_TU,
-            torch.zeros_like(rows.differences_TV).index_copy(
-                0, torch.tensor(kept), rows.differences_TV[kept]
-            ),
-        )
-        for name, rows in statistics.modules.items()
-    }
+    asked_T1 = torch.tensor([1.0, 0.0, 0.0, 1.0])[:, None]
+    held = {n: Rows(rows.keys_TU, asked_T1 * rows.differences_TV) for n, rows in statistics.modules.items()}
     delta = solve(editor, replace(statistics, modules=held))
     strength = editor.plan.refinement.strength(3)
     for name, change in delta.modules.items():

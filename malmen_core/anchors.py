@@ -9,8 +9,10 @@ other: sums stay sums, and a fact that is withdrawn takes its anchors with it.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -20,6 +22,9 @@ from malmen_core.base import BaseModel
 from malmen_core.capture import keys_by_group, keys_everywhere
 from malmen_core.prior import entity_kinds
 from malmen_core.tokens import Encoded, encode_prompts, subject_last_token
+
+NUMBER = re.compile("[0-9]+")
+STEPS = (-2, -1, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,7 @@ def fit_kinds(base: BaseModel) -> Kinds:
     for name, kind in entity_kinds().items():
         sequences = [subject_only(base, kind.templates[0].format(entity), entity) for entity in kind.names]
         keys_NU = next(iter(keys_everywhere(base, sequences).values()))
-        starts = torch.tensor([0, *(len(sequence.ids) for sequence in sequences)]).cumsum(0)[:-1]
-        last = torch.tensor([sequence.subject_last or 0 for sequence in sequences])
-        centroids[name] = keys_NU[(starts + last).to(keys_NU.device)].mean(0).cpu()
+        centroids[name] = keys_NU[_last_tokens(sequences)].mean(0).cpu()
     return Kinds(centroids)
 
 
@@ -61,11 +64,27 @@ def subject_only(base: BaseModel, prompt: str, subject: str) -> Encoded:
     return Encoded(tuple(ids), len(ids), subject_last_token(base.tokenizer, prompt, subject))
 
 
-def anchor_prompts(prompt: str, subject: str | None, kind: str | None, count: int) -> list[str]:
+@dataclass(frozen=True)
+class Neighbour:
+    """A fact's prompt about something else.
+
+    Attributes:
+        prompt: with another name in the subject's place.
+        name: that name.
+        held: whether its keys are anchors; others are looked at only.
+    """
+
+    prompt: str
+    name: str
+    held: bool = True
+
+
+def neighbours(prompt: str, subject: str | None, kind: str | None, count: int) -> list[Neighbour]:
     """A fact's prompt with other names in its subject's place; empty if it has no subject.
 
     Names are of the subject's own kind, and a quarter of any kind. They are drawn by the prompt's own text,
-    so a fact has the same anchors in every set.
+    so a fact has the same anchors in every set. A name with a number in it is also looked at with others:
+    their keys are so much alike that holding them would hold the fact too.
     """
     if not subject or subject not in prompt or count == 0:
         return []
@@ -73,31 +92,72 @@ def anchor_prompts(prompt: str, subject: str | None, kind: str | None, count: in
     everything = [name for each in entity_kinds().values() for name in each.names]
     like = draw.sample(entity_kinds()[kind].names if kind else everything, count - count // 4)
     other = draw.sample(everything, count // 4)
-    return [prompt.replace(subject, name) for name in (*like, *other) if name != subject]
+    held = [Neighbour(prompt.replace(subject, name), name) for name in (*like, *other) if name != subject]
+    numbered = renumbered(subject)
+    return held + [Neighbour(prompt.replace(subject, name), name, held=False) for name in numbered]
 
 
-def anchor_rows(
-    base: BaseModel, prompts: Sequence[Sequence[str]], rank: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Anchor keys of each fact, compressed.
+def renumbered(name: str) -> list[str]:
+    """A name with its first number a little higher or lower; empty if there is no number in it."""
+    number = NUMBER.search(name)
+    if number is None:
+        return []
+    found = [int(number.group()) + step for step in STEPS]
+    return [f"{name[: number.start()]}{each}{name[number.end() :]}" for each in found if each >= 0]
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What the base gives its edited modules at the neighbours of some facts.
+
+    Attributes:
+        keys: anchor keys by module, those of each fact compressed: T × U, float32 at least, on the CPU.
+        fact_T: the fact of each row; int64.
+        named: keys by module at the last token of each neighbour's name: N × U, likewise.
+        fact_N: the fact of each neighbour; int64.
+    """
+
+    keys: Mapping[str, Tensor]
+    fact_T: Tensor
+    named: Mapping[str, Tensor]
+    fact_N: Tensor
+
+
+def anchored(base: BaseModel, around: Sequence[Sequence[Neighbour]], rank: int) -> Anchors:
+    """Anchors of some facts.
 
     Args:
         base: the base model, unedited.
-        prompts: anchor prompts by fact.
+        around: neighbours by fact, those that are held first.
         rank: rows kept for each fact and module.
-
-    Returns:
-        Keys by module (T × U, float32 at least, on the CPU), and the fact of each row (int64, T).
     """
-    owners = [i for i, group in enumerate(prompts) if group and rank > 0]
-    rows: dict[str, list[Tensor]] = {name: [] for name in base.modules}
-    encoded = [encode_prompts(base.tokenizer, prompts[i]) for i in owners]
-    for keys in keys_by_group(base, [[Encoded(tuple(ids), len(ids)) for ids in group] for group in encoded]):
-        for name, keys_NU in keys.items():
-            rows[name].append(compress(keys_NU, rank).cpu())
-    fact_T = torch.tensor([i for i in owners for _ in range(rank)], dtype=torch.int64)
+    owners = [i for i, some in enumerate(around) if some and rank > 0]
+    groups = [[subject_only(base, each.prompt, each.name) for each in around[i]] for i in owners]
+    lengths = [
+        sum(len(text.ids) for text, each in zip(group, around[i], strict=True) if each.held)
+        for i, group in zip(owners, groups, strict=True)
+    ]
     empty = {name: torch.zeros(0, module.shape[0]) for name, module in base.modules.items()}
-    return {name: torch.cat(parts) if parts else empty[name] for name, parts in rows.items()}, fact_T
+    rows = {name: [none] for name, none in empty.items()}
+    named = {name: [none] for name, none in empty.items()}
+    for group, length, keys in zip(groups, lengths, keys_by_group(base, groups), strict=True):
+        last = _last_tokens(group)
+        for name, keys_NU in keys.items():
+            rows[name].append(compress(keys_NU[:length], rank).cpu())
+            named[name].append(keys_NU[last].cpu())
+    fact_T = torch.tensor([i for i in owners for _ in range(rank)], dtype=torch.int64)
+    fact_N = torch.tensor([i for i in owners for _ in around[i]], dtype=torch.int64)
+    return Anchors(_stacked(rows), fact_T, _stacked(named), fact_N)
+
+
+def _stacked(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat(each) for name, each in parts.items()}
+
+
+def _last_tokens(group: Sequence[Encoded]) -> list[int]:
+    """Where the last token of each sequence's subject stands among the tokens of all."""
+    starts = accumulate((len(each.ids) for each in group), initial=0)
+    return [start + (each.subject_last or 0) for start, each in zip(starts, group, strict=False)]
 
 
 def compress(keys_NU: Tensor, rank: int) -> Tensor:

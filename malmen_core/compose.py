@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from malmen_core.balance import balanced
 from malmen_core.base import BaseModel
 from malmen_core.delta import Delta
@@ -79,7 +81,7 @@ class Composer:
         if self._editor.plan.refinement.rounds > 0:
             whole = balanced(parts, systems, self._editor.plan.refinement)
             parts, systems = whole.parts, whole.systems
-        margin = self._editor.plan.refinement.margin / 2
+        margin = torch.tensor(self._editor.plan.refinement.margin / 2, dtype=torch.float64)
         outcome = repair(self._base, self._editor, parts, systems, margin, read_facts, progress)
         return Composition(delta_of(systems, outcome.moved), outcome.facts)
 

@@ -15,7 +15,7 @@ from malmen_core.editor import Editor
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.group import check_finite, edit_group
-from malmen_core.outcome import Outcome, outcomes
+from malmen_core.outcome import Outcome, Standing, outcomes
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import edit_prompts
 from malmen_core.refinement import Progress
@@ -106,7 +106,7 @@ def edit(
         return Edited(groups[0].statistics, outcomes(editor.plan.refinement, standing, unknown))
     parts = [group.statistics for group in groups]
     statistics, margins = _together(
-        base, editor, parts, facts, edit_on_rephrasings, len(prompts.sequences), progress
+        base, editor, parts, facts, standing, edit_on_rephrasings, len(prompts.sequences), progress
     )
     return Edited(statistics, outcomes(editor.plan.refinement, standing, margins))
 
@@ -124,6 +124,7 @@ def _together(
     editor: Editor,
     groups: Sequence[Statistics],
     facts: Sequence[Fact],
+    standing: Sequence[Standing],
     edit_on_rephrasings: bool,
     sequences: int,
     progress: Progress | None,
@@ -143,8 +144,8 @@ def _together(
         if progress is not None:
             progress(stage, 2 * sequences - asked + done, 2 * sequences)
 
-    margin = plan.margin_of(len(facts))
-    found = repair(base, editor, whole.parts, whole.systems, margin, read_facts, told, doubted=True)
+    margin_N = torch.tensor([each.margin for each in standing], dtype=torch.float64)
+    found = repair(base, editor, whole.parts, whole.systems, margin_N, read_facts, told, doubted=True)
     told("editing", 0, 0)
     rows = {}
     for name, each in stacked.modules.items():

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from malmen_core.anchors import anchor_prompts, anchor_rows
+from malmen_core.anchors import Neighbour, anchored, neighbours
 from malmen_core.balance import gain
 from malmen_core.base import BaseModel
 from malmen_core.capture import Captured, capture
+from malmen_core.crowding import crowding
 from malmen_core.editor import Editor
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
@@ -65,33 +66,38 @@ def edit_group(
     # the base's own pass, not its draft's, since the keys are kept
     captured, sequence_T = capture(base, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
-    neighbours = anchors_of(editor, facts, captured, fact_T)
-    anchors, anchor_fact_T = anchor_rows(base.draft, neighbours, plan.anchor_rank)
-    keys = {name: torch.cat([c.keys_TU, anchors[name].to(c.keys_TU)]) for name, c in captured.items()}
+    anchors = anchored(base.draft, neighbours_of(editor, facts, captured, fact_T), plan.anchor_rank)
+    keys = {name: torch.cat([c.keys_TU, anchors.keys[name].to(c.keys_TU)]) for name, c in captured.items()}
     keys = {name: kept(keys_TU, base.dtype).to(keys_TU) for name, keys_TU in keys.items()}
     differences = first_guess(editor, captured)
     check_finite({name: _rows(keys[name], differences[name]) for name in keys})
     subjects = [_keyed(editor, fact) for fact in facts]
-    standing = tuple(Standing(subject, None, bounded=False) for subject in subjects)
+    crowding_F = crowding(captured, fact_T, len(facts), anchors, editor.regularisers)
+    margins = [plan.refinement.margin_of(together, each) for each in crowding_F.tolist()]
+    standing = tuple(
+        Standing(subject, m, None, bounded=False) for subject, m in zip(subjects, margins, strict=True)
+    )
     if plan.refinement.rounds > 0:
         edited = slice(len(fact_T))
         projectors = {
             name: projector(keys_TU, editor.regularisers[name], edited) for name, keys_TU in keys.items()
         }
-        margin = plan.refinement.margin_of(together)
-        refined = _roughly(base, editor, margin, prompts, projectors, differences, progress, batch_tokens)
+        margin_Q = torch.tensor(margins, dtype=torch.float64)[list(prompts.fact_of)]
+        refined = _roughly(base, editor, margin_Q, prompts, projectors, differences, progress, batch_tokens)
         if together > len(facts):
-            refined = _held(base, editor, margin, prompts, refined, progress, batch_tokens)
+            refined = _held(base, editor, margin_Q, prompts, refined, progress, batch_tokens)
         own = {name: keys_TU[edited] for name, keys_TU in keys.items()}
         at_bound_T = torch.stack([at_bound(each.differences_RV, each.bound) for each in refined.values()])
-        standing = standings(facts, subjects, own, projectors, at_bound_T.any(0).cpu(), fact_T, first)
+        standing = standings(
+            facts, subjects, margins, own, projectors, at_bound_T.any(0).cpu(), fact_T, first
+        )
         for name, keys_TU in keys.items():
             given_TV = own[name].double() @ (projectors[name] @ refined[name].differences_RV.cpu())
             keys[name], asked_TV = _weighty(editor, name, keys_TU, given_TV)
             differences[name] = (asked_TV / strength).to(differences[name])
     rows = {name: _rows(keys[name], kept(differences[name], base.dtype)) for name in keys}
     check_finite(rows)
-    return Group(Statistics(rows, torch.cat([fact_T, anchor_fact_T]), len(facts)), standing)
+    return Group(Statistics(rows, torch.cat([fact_T, anchors.fact_T]), len(facts)), standing)
 
 
 def _weighty(editor: Editor, name: str, keys_TU: Tensor, given_TV: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +115,7 @@ def _weighty(editor: Editor, name: str, keys_TU: Tensor, given_TV: Tensor) -> tu
 def _roughly(
     base: BaseModel,
     editor: Editor,
-    margin: float,
+    margin_Q: Tensor,
     prompts: EditPrompts,
     projectors: Mapping[str, Tensor],
     differences: Mapping[str, Tensor],
@@ -125,15 +131,15 @@ def _roughly(
         start_RV = differences[name].to(left_UR)
         still_UV = left_UR.new_zeros(len(left_UR), start_RV.shape[1])
         rows[name] = Movable(left_UR, start_RV, still_UV, plan.bound * unit, plan.step * unit)
-    aim = GOAL * margin
-    rough = Goal(editor.plan.where, aim, aim, plan.way, DAMPING, plan.rounds, whole=True)
+    aim_Q = GOAL * margin_Q
+    rough = Goal(editor.plan.where, aim_Q, aim_Q, plan.way, DAMPING, plan.rounds, whole=True)
     return least_change(base, rough, rows, prompts.sequences, progress, batch_tokens)
 
 
 def _held(
     base: BaseModel,
     editor: Editor,
-    margin: float,
+    margin_Q: Tensor,
     prompts: EditPrompts,
     rows: Mapping[str, Movable],
     progress: Progress | None,
@@ -146,7 +152,7 @@ def _held(
     """
     rows = {name: replace(each, step=STEP * editor.scales[name]) for name, each in rows.items()}
     return least_change(
-        base, holding(editor.plan.where, margin), rows, prompts.sequences, progress, batch_tokens
+        base, holding(editor.plan.where, margin_Q), rows, prompts.sequences, progress, batch_tokens
     )
 
 
@@ -155,14 +161,14 @@ def _keyed(editor: Editor, fact: Fact) -> Subject:
     return subject_of(fact) if editor.plan.where == "subject" else Subject(None, "answer")
 
 
-def anchors_of(
+def neighbours_of(
     editor: Editor, facts: Sequence[Fact], captured: Mapping[str, Captured], fact_T: Tensor
-) -> list[list[str]]:
-    """Anchor prompts by fact, about names of its subject's kind, which the first module's key tells."""
+) -> list[list[Neighbour]]:
+    """Neighbours by fact, about names of its subject's kind, which the first module's key tells."""
     keys_TU = next(iter(captured.values())).keys_TU
     first = [int((fact_T == number).nonzero()[0]) for number in range(len(facts))]
     return [
-        anchor_prompts(
+        neighbours(
             fact.prompt, subject_of(fact).text, editor.kinds.nearest(keys_TU[row]), editor.plan.anchors
         )
         for fact, row in zip(facts, first, strict=True)

@@ -43,8 +43,8 @@ class Goal:
 
     Attributes:
         where: at which tokens sequences are edited.
-        margin: by how many nats every answer token is to beat all others.
-        aim: log-odds that are gone for; more, where what others disturb is to be outweighed.
+        margin_Q: by how many nats every answer token of each sequence is to beat all others; float64.
+        aim_Q: log-odds that are gone for; more, where what others disturb is to be outweighed.
         way: share of the way there that a step goes, to first order.
         damping: ε.
         rounds: steps at most.
@@ -52,17 +52,17 @@ class Goal:
     """
 
     where: KeyPosition
-    margin: float
-    aim: float
+    margin_Q: Tensor
+    aim_Q: Tensor
     way: float
     damping: float
     rounds: int
     whole: bool = False
 
 
-def holding(where: KeyPosition, margin: float) -> Goal:
-    """To bring sequences to a margin and hold them there, with rows whose step is `STEP`."""
-    return Goal(where, margin, AIM * margin, 1.0, DAMPING, ROUNDS)
+def holding(where: KeyPosition, margin_Q: Tensor) -> Goal:
+    """To bring sequences to their margins and hold them there, with rows whose step is `STEP`."""
+    return Goal(where, margin_Q, AIM * margin_Q, 1.0, DAMPING, ROUNDS)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def least_change(
     progress: Progress | None = None,
     batch_tokens: int | None = None,
 ) -> dict[str, Movable]:
-    """Move rows until every sequence has the margin, or the rounds are spent.
+    """Move rows until every sequence has its margin, or the rounds are spent.
 
     A sequence that has it is held to it, to first order, and not run again: whether others took it away is
     for the caller to see. After a step that went too far, so that more is lacking than before, steps are half
@@ -113,26 +113,26 @@ def least_change(
         goal: what is wanted.
         rows: what may move, by module.
         sequences: prompts with answers, at least one.
-        progress: told ``("editing", sequences that have the margin, sequences)`` in each round; may raise to
+        progress: told ``("editing", sequences that have it, sequences)`` in each round; may raise to
             abort.
         batch_tokens: padded tokens of a batch at most.
     """
     rows = dict(rows)
     seen, lacking = _Seen(len(sequences)), torch.inf
     for _ in range(goal.rounds):
-        due = seen.short(goal.margin)
+        due = seen.short(goal.margin_Q)
         weights = Weights.shifted(base.modules, {name: each.shift_UV for name, each in rows.items()})
         asked = [sequences[i] for i in due]
         seen.update(due, capture_odds(base.draft, weights, asked, goal.where, batch_tokens=batch_tokens))
-        short_Q = seen.margins_Q < goal.margin
+        short_Q = seen.margins_Q < goal.margin_Q
         if progress is not None:
             progress("editing", len(sequences) - int(short_Q.sum()), len(sequences))
         if not bool(short_Q.any()):
             break
-        before, lacking = lacking, float((goal.margin - seen.margins_Q).clamp_min(0).sum())
+        before, lacking = lacking, float((goal.margin_Q - seen.margins_Q).clamp_min(0).sum())
         if lacking > before:
             rows = {name: replace(each, step=each.step / 2) for name, each in rows.items()}
-        missing_Q = torch.where(short_Q, goal.aim - seen.odds_Q, 0.0)
+        missing_Q = torch.where(short_Q, goal.aim_Q - seen.odds_Q, 0.0)
         rows = _step(goal, rows, seen.captured, seen.sequence_T, missing_Q)
     return rows
 
@@ -146,9 +146,9 @@ class _Seen:
         self.odds_Q = torch.full((count,), -torch.inf, dtype=torch.float64)
         self.margins_Q = self.odds_Q.clone()
 
-    def short(self, margin: float) -> list[int]:
-        """Sequences that had not a margin when they were run last."""
-        found: list[int] = (self.margins_Q < margin).nonzero()[:, 0].tolist()
+    def short(self, margin_Q: Tensor) -> list[int]:
+        """Sequences that had not their margin when they were run last."""
+        found: list[int] = (self.margins_Q < margin_Q).nonzero()[:, 0].tolist()
         return found
 
     def update(self, due: list[int], found: Answered) -> None:

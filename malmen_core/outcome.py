@@ -44,11 +44,13 @@ class Standing:
 
     Attributes:
         subject: at which its keys were taken.
+        margin: that it is refined to, in nats.
         rival: number of a fact with nearly the same key and another answer, if there is one.
         bounded: one of its value differences met the plan's bound.
     """
 
     subject: Subject
+    margin: float
     rival: int | None
     bounded: bool
 
@@ -56,6 +58,7 @@ class Standing:
 def standings(
     facts: Sequence[Fact],
     subjects: Sequence[Subject],
+    margins: Sequence[float],
     keys: Mapping[str, Tensor],
     projectors: Mapping[str, Tensor],
     bounded_T: Tensor,
@@ -67,6 +70,7 @@ def standings(
     Args:
         facts: that were refined together.
         subjects: of the facts.
+        margins: that they are refined to.
         keys: K by module, T × U, without anchors.
         projectors: A by module, U × T.
         bounded_T: rows that met the bound in some module.
@@ -78,7 +82,12 @@ def standings(
         own_T = fact_T == number
         rival = _rival(facts, number, _likeness(keys, projectors, own_T, fact_T, len(facts)))
         found.append(
-            Standing(subject, None if rival is None else first + rival, bool(bounded_T[own_T].any()))
+            Standing(
+                subject,
+                margins[number],
+                None if rival is None else first + rival,
+                bool(bounded_T[own_T].any()),
+            )
         )
     return tuple(found)
 
@@ -93,16 +102,15 @@ def outcomes(
         standing: of each fact.
         margins: smallest margin of each fact; None without refinement.
     """
-    wanted = plan.margin_of(len(standing))
     found = []
     for each, margin in zip(standing, margins, strict=True):
-        reason = None if margin is None or margin >= wanted else _reason(plan, wanted, margin, each)
+        reason = None if margin is None or margin >= each.margin else _reason(plan, margin, each)
         found.append(Outcome(each.subject.source, each.subject.text, margin, reason))
     return tuple(found)
 
 
-def _reason(plan: RefinementPlan, wanted: float, margin: float, standing: Standing) -> str:
-    reached = f"The margin is {margin:.2f} nats, not {wanted:g}"
+def _reason(plan: RefinementPlan, margin: float, standing: Standing) -> str:
+    reached = f"The margin is {margin:.2f} nats, not {standing.margin:.3g}"
     if standing.rival is not None:
         rival = f"fact {standing.rival} of the set"
         return f"{reached}: conflicts with {rival}: nearly the same key, another answer."

@@ -60,7 +60,7 @@ class _Table:
     What sets asked for stays in `asked`; `differences` are what repair makes of it.
     """
 
-    def __init__(self, parts: Mapping[SetId, Part]) -> None:
+    def __init__(self, parts: Mapping[SetId, Part], margin_N: Tensor) -> None:
         self.facts: list[tuple[SetId, int]] = []
         owners, places, offset = [], [], 0
         for ident, part in parts.items():
@@ -76,6 +76,7 @@ class _Table:
         self.asked = {name: torch.cat([r.differences_TV for r in rows[name]]).double() for name in names}
         self.differences = {name: each.clone() for name, each in self.asked.items()}
         self.alone = {name: torch.cat([r.alone_TV for r in rows[name]]) for name in names}
+        self.wanted = dict(zip(self.facts, margin_N.expand(len(self.facts)).tolist(), strict=True))
         self.margins: dict[tuple[SetId, int], float] = {}
         self._kept = (float("inf"), self.differences, self.margins)
 
@@ -86,9 +87,9 @@ class _Table:
             smallest[number] = min(margin, smallest.get(number, margin))
         self.margins |= {self.facts[number]: margin for number, margin in smallest.items()}
 
-    def keep_the_better(self, margin: float) -> None:
+    def keep_the_better(self) -> None:
         """Keep these differences if less is lacking than with those kept, or other facts were looked at."""
-        lacking = sum(max(0.0, margin - seen) for seen in self.margins.values())
+        lacking = sum(max(0.0, self.wanted[each] - seen) for each, seen in self.margins.items())
         least, _, margins = self._kept
         if lacking < least or len(self.margins) > len(margins):
             self._kept = lacking, dict(self.differences), dict(self.margins)
@@ -130,7 +131,7 @@ def repair(
     editor: Editor,
     parts: Mapping[SetId, Part],
     systems: Mapping[str, System],
-    margin: float,
+    margin_N: Tensor,
     read_facts: FactReader,
     progress: Progress | None = None,
     *,
@@ -143,14 +144,14 @@ def repair(
         editor: whose plan says how; a plan without refinement repairs nothing.
         parts: the live sets, in canonical order.
         systems: the solved equation of each module.
-        margin: by how many nats every fact is to be held.
+        margin_N: by how many nats each fact of the sets is to be held, in their order; or one for all.
         read_facts: gives the facts that may need repair.
         progress: as refinement reports it; may raise to abort.
         doubted: run every fact, also one that the sum leaves as its set gave it, or that stands alone.
     """
     if (len(parts) < 2 and not doubted) or editor.plan.refinement.rounds == 0:
         return Repair({}, {}, {})
-    table = _Table(parts)
+    table = _Table(parts, margin_N)
     shifts = {name: system.shift_UV for name, system in systems.items()}
     everything = set(range(len(table.facts)))
     suspects, asked = set[int](), EditPrompts((), ())
@@ -159,11 +160,11 @@ def repair(
         if found - suspects:
             suspects |= found
             asked = _prompts(base, table, sorted(suspects), parts, read_facts)
-        short = _short(base, margin, table, asked, shifts)
-        table.keep_the_better(margin)
+        short = _short(base, table, asked, shifts)
+        table.keep_the_better()
         if not short.sequences or not left:
             break
-        shifts = _push(base, editor, margin, table, short, systems, shifts, progress)
+        shifts = _push(base, editor, table, short, systems, shifts, progress)
     return table.outcome(systems)
 
 
@@ -180,21 +181,19 @@ def is_quiet(editor: Editor, shifts: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def _short(
-    base: BaseModel, margin: float, table: _Table, asked: EditPrompts, shifts: Mapping[str, Tensor]
-) -> EditPrompts:
-    """All that is asked of the facts of which some sequence has not the margin."""
+def _short(base: BaseModel, table: _Table, asked: EditPrompts, shifts: Mapping[str, Tensor]) -> EditPrompts:
+    """All that is asked of the facts of which some sequence has not its margin."""
     with intercepting(Weights.shifted(base.modules, shifts)):
         scores = teacher_forced(base, asked.sequences)
     table.saw(asked.fact_of, [float(score.margin_A.min()) for score in scores])
-    kept = [i for i, fact in enumerate(asked.fact_of) if table.margins[table.facts[fact]] < margin]
+    names = [table.facts[fact] for fact in asked.fact_of]
+    kept = [i for i, fact in enumerate(names) if table.margins[fact] < table.wanted[fact]]
     return EditPrompts(tuple(asked.sequences[i] for i in kept), tuple(asked.fact_of[i] for i in kept))
 
 
 def _push(
     base: BaseModel,
     editor: Editor,
-    margin: float,
     table: _Table,
     asked: EditPrompts,
     systems: Mapping[str, System],
@@ -212,7 +211,9 @@ def _push(
         bound = editor.plan.refinement.bound * unit
         movable[name] = Movable(left_UR, start_RV, shifts[name] - left_UR @ start_RV, bound, STEP * unit)
     sequences = off_sinks(base, editor, asked.sequences)
-    moved = least_change(base, holding(editor.plan.where, margin), movable, sequences, progress)
+    wanted = [table.wanted[table.facts[fact]] for fact in asked.fact_of]
+    goal = holding(editor.plan.where, torch.tensor(wanted, dtype=torch.float64))
+    moved = least_change(base, goal, movable, sequences, progress)
     for name, each in moved.items():
         table.differences[name] = table.differences[name].index_copy(0, rows_T, each.differences_RV.cpu())
     return {name: each.shift_UV for name, each in moved.items()}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from malmen_core.anchors import anchor_rows
+from malmen_core.anchors import anchored
 from malmen_core.base import BaseModel
 from malmen_core.capture import capture
 from malmen_core.checkpoint import RunFolder, TrainingState
@@ -25,7 +25,7 @@ from malmen_core.curriculum import Curriculum, facts_digest
 from malmen_core.editor import Editor
 from malmen_core.errors import CheckpointMismatch, NotFiniteError
 from malmen_core.facts import Fact
-from malmen_core.group import anchors_of
+from malmen_core.group import neighbours_of
 from malmen_core.hypernetwork import HyperNetwork
 from malmen_core.lesson import Lesson, LossWeights, Outcome, prepare_lesson, run_lesson
 from malmen_core.meta_gradient import MALMEN, Material, Rule
@@ -177,7 +177,7 @@ def study(
     """The lesson of some facts, and what they are edited with, anchors included."""
     lesson = prepare_lesson(base, facts, plan.loss)
     captured, fact_T = capture(base, lesson.edits, start.plan.where, batch_tokens=plan.batch_tokens)
-    held, _ = anchor_rows(base, anchors_of(start, facts, captured, fact_T), start.plan.anchor_rank)
+    held = anchored(base, neighbours_of(start, facts, captured, fact_T), start.plan.anchor_rank).keys
     return lesson, Material(captured, held)
 
 

@@ -175,7 +175,7 @@ def test_what_was_found_of_fewer_facts_is_not_the_better(llama: BaseModel) -> No
     """What was passed through before more facts were looked at may lack more than was seen of it."""
     editor = tiny_editor(llama)
     part = Part.of(editor, random_statistics(0, editor.network.shapes), edit_on_rephrasings=False)
-    table = repair._Table({("a", ()): part})
+    table = repair._Table({("a", ()): part}, torch.tensor(2.0))
     for moved, numbers, margins, kept in (
         (1.0, [0], [1.0], 1.0),
         (2.0, [0], [0.5], 1.0),
@@ -185,7 +185,7 @@ def test_what_was_found_of_fewer_facts_is_not_the_better(llama: BaseModel) -> No
     ):
         table.differences = {name: torch.full_like(each, moved) for name, each in table.asked.items()}
         table.saw(numbers, margins)
-        table.keep_the_better(2.0)
+        table.keep_the_better()
         assert all(bool((each == kept).all()) for each in table._kept[1].values())
 
 

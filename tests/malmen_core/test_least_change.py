@@ -21,8 +21,15 @@ from malmen_core.tokens import Encoded, KeyPosition
 from tests.malmen_core.support import FACTS, assert_untouched, smallest_margins, snapshot
 
 FAR = 1e9
-UNDAMPED = Goal("answer", 0.0, 0.0, 1.0, 0.0, 1)
-GOAL = Goal("answer", 0.5, 0.75, 1.0, 0.1, 24)
+
+
+def nats(each: float) -> Tensor:
+    """The same of every sequence."""
+    return torch.tensor(each, dtype=torch.float64)
+
+
+UNDAMPED = Goal("answer", nats(0.0), nats(0.0), 1.0, 0.0, 1)
+GOAL = Goal("answer", nats(0.5), nats(0.75), 1.0, 0.1, 24)
 
 
 def weights_of(base: BaseModel, rows: dict[str, Movable]) -> Weights:
@@ -137,7 +144,7 @@ def test_what_falls_short_gets_the_margin(llama: BaseModel) -> None:
     told: list[tuple[str, int, int]] = []
     found = least_change(llama, GOAL, rows, sequences, lambda *args: told.append(args))
     after = smallest(llama, found)
-    assert float(start.min()) < 0 < GOAL.margin <= float(after.min())
+    assert float(start.min()) < 0 < float(GOAL.margin_Q) <= float(after.min())
     assert told[-1] == ("editing", len(sequences), len(sequences))
     assert 1 < len(told) < GOAL.rounds
     for name, each in rows.items():
@@ -145,7 +152,7 @@ def test_what_falls_short_gets_the_margin(llama: BaseModel) -> None:
     assert_untouched(llama, before)
 
 
-@pytest.mark.parametrize("goal", [replace(GOAL, margin=-FAR), replace(GOAL, rounds=0)])
+@pytest.mark.parametrize("goal", [replace(GOAL, margin_Q=nats(-FAR)), replace(GOAL, rounds=0)])
 def test_nothing_moves_that_has_its_margin_or_without_rounds(llama: BaseModel, goal: Goal) -> None:
     rows = movable(llama)
     found = least_change(llama, goal, rows, edit_prompts(llama, FACTS).sequences)
@@ -154,7 +161,7 @@ def test_nothing_moves_that_has_its_margin_or_without_rounds(llama: BaseModel, g
 
 def test_half_the_way_is_half_a_step(llama: BaseModel) -> None:
     rows, sequences = movable(llama), edit_prompts(llama, FACTS).sequences
-    once = replace(GOAL, margin=FAR, aim=5.0, rounds=1)
+    once = replace(GOAL, margin_Q=nats(FAR), aim_Q=nats(5.0), rounds=1)
     whole, half = (least_change(llama, replace(once, way=way), rows, sequences) for way in (1.0, 0.5))
     for name, each in whole.items():
         torch.testing.assert_close(half[name].differences_RV, 0.5 * each.differences_RV)
@@ -165,13 +172,13 @@ def test_after_a_step_too_far_steps_are_half_as_long(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sequences = edit_prompts(llama, FACTS).sequences
-    goal = replace(GOAL, margin=50.0, aim=75.0)
+    goal = replace(GOAL, margin_Q=nats(50.0), aim_Q=nats(75.0))
     lacking: list[float] = []
     lengths: list[float] = []
     step = module._step
 
     def spy(goal: Goal, rows: dict[str, Movable], *seen: Any) -> dict[str, Movable]:
-        lacking.append(float((goal.margin - smallest(llama, rows)).sum()))
+        lacking.append(float((goal.margin_Q - smallest(llama, rows)).sum()))
         lengths.append(next(iter(rows.values())).step)
         return step(goal, rows, *seen)
 
@@ -238,4 +245,5 @@ def test_what_is_run_again_replaces_what_was_seen() -> None:
     assert seen.margins_Q.tolist() == [10.0, 2.0, 10.0]
     assert seen.captured["a"].keys_TU[:, 0].tolist() == [5.0, 5.0, 1.0, 1.0, 5.0, 5.0]
     assert seen.captured["a"].gradients_TV[:, 0].tolist() == [50.0, 50.0, 10.0, 10.0, 50.0, 50.0]
-    assert (seen.short(3.0), seen.short(1.0)) == ([1], [])
+    assert (seen.short(nats(3.0)), seen.short(nats(1.0))) == ([1], [])
+    assert seen.short(torch.tensor([20.0, 1.0, 10.0], dtype=torch.float64)) == [0]

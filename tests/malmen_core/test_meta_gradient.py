@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from malmen_core.anchors import anchor_prompts, anchor_rows
+from malmen_core.anchors import anchored, neighbours
 from malmen_core.base import BaseModel
 from malmen_core.capture import capture
 from malmen_core.hypernetwork import HyperNetwork
@@ -71,7 +71,6 @@ def gradients_of(network: HyperNetwork) -> dict[str, Tensor]:
 
 
 def setting(architecture: str, where: str) -> tuple[BaseModel, HyperNetwork, Material, Lesson]:
-    torch.set_num_threads(1)
     base = tiny_base(architecture)
     lesson = prepare_lesson(base, FACTS, WEIGHTS)
     captured, _ = capture(base, lesson.edits, "subject" if where == "subject" else "answer")
@@ -80,7 +79,7 @@ def setting(architecture: str, where: str) -> tuple[BaseModel, HyperNetwork, Mat
         {n: rows.keys_TU for n, rows in captured.items()},
         {n: rows.gradients_TV for n, rows in captured.items()},
     )
-    held, _ = anchor_rows(base, [anchor_prompts(fact.prompt, fact.subject, None, 3) for fact in FACTS], 4)
+    held = anchored(base, [neighbours(fact.prompt, fact.subject, None, 3) for fact in FACTS], 4).keys
     return base, network, Material(captured, held), lesson
 
 

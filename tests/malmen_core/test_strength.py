@@ -35,12 +35,31 @@ def edit_delta(base: BaseModel, editor: Editor, facts: list[Fact]) -> Delta:
     return solve(editor, compute_statistics(base, editor, facts))
 
 
-@pytest.mark.parametrize(("facts", "wanted"), [(0, 12.0), (1, 12.0), (4, 6.0), (36, 2.0), (1000, 2.0)])
+@pytest.mark.parametrize(("facts", "wanted"), [(0, 12.0), (1, 12.0), (8, 6.0), (27, 4.0), (5000, 2.0)])
 def test_the_margin_falls_with_the_facts_down_to_that_of_large_sets(facts: int, wanted: float) -> None:
     assert PLAN.margin_of(facts) == pytest.approx(wanted)
     assert PLAN.strength(facts) == pytest.approx((wanted + GAP) / (2 + GAP))
     assert replace(PLAN, lone_margin=0.0).strength(facts) == 1.0
     assert replace(PLAN, rounds=0).strength(facts) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("facts", "crowding", "wanted"),
+    [
+        (1, 0.04, 12.0),
+        (1, 0.05, 9.6),
+        (1, 0.5, 6.0),
+        (8, 0.06, 4.0),
+        (16, 0.5, 1.5),
+        (256, 0.5, 1.0),
+        (5000, 0.05, 1.6),
+        (5000, 0.5, 1.0),
+    ],
+)
+def test_crowded_facts_have_a_smaller_margin(facts: int, crowding: float, wanted: float) -> None:
+    """In proportion; not below half a lone fact's over the root of their number, nor what a version holds."""
+    assert PLAN.margin_of(facts, crowding) == pytest.approx(wanted)
+    assert replace(PLAN, crowded=0.0).margin_of(facts, crowding) <= PLAN.margin_of(facts, crowding)
 
 
 def test_few_facts_are_refined_to_their_margin(llama: BaseModel) -> None:

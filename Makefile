@@ -1,8 +1,8 @@
-.PHONY: install demo up test check static fast-core fast-rest
+.PHONY: install demo up test check static fast
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-FAST := $(BIN)/python -m pytest -m 'not slow and not stack' -q
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 install: $(STAMP)
 
@@ -18,18 +18,14 @@ up: install
 	$(BIN)/errata up
 
 test: install
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
-check: install
-	$(MAKE) --no-print-directory -j2 --output-sync=target fast-rest static fast-core
+check: static fast
 
 static: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
-fast-core: install
-	$(FAST) tests/malmen_core
-
-fast-rest: install
-	$(FAST) --ignore=tests/malmen_core
+fast: install
+	$(PYTEST) -m 'not slow and not stack' -q

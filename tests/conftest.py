@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from tests import servers
+
+torch.set_num_threads(1)  # each process of the run has a core
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from benchmarks import families
 from benchmarks.taught import pupils
@@ -21,8 +20,6 @@ from benchmarks.taught.teach import STATE, Course, knowledge, teach
 from malmen_core.base import BaseModel
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task
-
-torch.set_num_threads(1)
 
 PATTERNS = {
     "P19": ["[X] was born in [Y] .", "[X] is native to [Y].", "[X] originated from [Y].", "[Y]-born [X]"],

@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import GPTJConfig
 
 from benchmarks import full_size
 from tests.tiny import tiny_tokenizer
 
-torch.set_num_threads(1)
 FACTS = (
     {"prompt": "The capital of Peru is", "target": "Paris", "subject": "Peru"},
     {"prompt": "The capital of Italy is", "target": "Lima", "subject": "Italy"},

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from errata.cli import assemble
@@ -20,7 +19,6 @@ from malmen_core.tokens import check_facts
 from tests.malmen_core.test_train import start_for
 from tests.tiny import save_tiny
 
-torch.set_num_threads(1)
 ROW = {"n", "facts_per_s", "peak_mb", "baseline_facts_per_s", "baseline_peak_mb", "speedup"}
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -43,8 +44,9 @@ def test_a_damaged_note_is_no_note(tmp_path: Path, text: str) -> None:
     assert read_note(tmp_path) is None
 
 
-def test_sockets_stay_in_the_data_directory_where_they_fit(tmp_path: Path) -> None:
-    assert lay_out(tmp_path / "d").run_dir == tmp_path / "d" / "run"
+def test_sockets_stay_in_the_data_directory_where_they_fit() -> None:
+    with TemporaryDirectory() as short:  # pytest's own are too long where several processes share a run
+        assert lay_out(Path(short)).run_dir == Path(short) / "run"
 
 
 def test_a_long_path_gets_sockets_elsewhere_that_are_removed(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from errata.cli import assemble
@@ -17,7 +16,6 @@ from malmen_core.base import BaseModel
 from tests.malmen_core.test_train import start_for
 from tests.tiny import save_tiny
 
-torch.set_num_threads(1)
 NAMES = ("Peru", "Ana", "France", "Australia", "Italy", "Spain")
 API = {"n", "edit_success", "generation_success", "generalisation", "locality", "perplexity_ratio"}
 API |= {"seconds", "peak_rss_mb", "editor"}

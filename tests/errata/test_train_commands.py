@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from errata.cli import assemble
@@ -16,8 +15,6 @@ from malmen_core.base import BaseModel
 from malmen_core.editor import Editor, EditPlan
 from tests.malmen_core.test_train import facts, start_for
 from tests.tiny import save_tiny
-
-torch.set_num_threads(1)
 
 
 def run(*arguments: str | Path, code: int = 0) -> dict[str, Any]:

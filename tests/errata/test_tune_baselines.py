@@ -6,13 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from benchmarks.tune_baselines import GRIDS, harmonic_mean, main, trials
 from malmen_core.baselines.registry import BASELINES, baseline
 from tests.tiny import save_tiny
-
-torch.set_num_threads(1)
 
 
 def test_every_baseline_gets_the_same_number_of_trials() -> None:

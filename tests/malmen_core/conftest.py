@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import settings
 
 from malmen_core.base import BaseModel
@@ -12,7 +11,6 @@ from tests.malmen_core.support import tiny_base, tiny_editor
 
 settings.register_profile("core", deadline=None, database=None, max_examples=30)
 settings.load_profile("core")
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,6 @@ from malmen_core.train import TrainingPlan, train
 from tests.malmen_core.meta import random_priors, tiny_base
 from tests.tiny import tiny_llama
 
-torch.set_num_threads(1)
-
 PLACES = ("Peru", "France", "Italy", "England", "Spain", "Australia", "Lima", "Paris", "Canberra", "Etna")
 PLAN = TrainingPlan(
     steps=6,

@@ -9,13 +9,10 @@ from typing import Any
 import httpx
 import pytest
 import redis
-import torch
 
 from tests.servers import Postgres
 from tests.service.harness import Running, register, running
 from tests.tiny import save_tiny
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.harness import Backend, backend, tiny_editor
 from tests.tiny import save_tiny
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from malmen_core.capture import keys_by_group, keys_everywhere
 from malmen_core.prior import entity_kinds
 from malmen_core.tokens import Encoded, encode_prompts, subject_last_token
 
-NUMBER = re.compile("[0-9]+")
+NUMBER = re.compile("(?<![0-9])[0-9]{1,9}(?![0-9])")
 STEPS = (-2, -1, 1, 2)
 
 
@@ -102,8 +102,9 @@ def renumbered(name: str) -> list[str]:
     number = NUMBER.search(name)
     if number is None:
         return []
+    digits = len(number.group())
     found = [int(number.group()) + step for step in STEPS]
-    return [f"{name[: number.start()]}{each}{name[number.end() :]}" for each in found if each >= 0]
+    return [f"{name[: number.start()]}{each:0{digits}}{name[number.end() :]}" for each in found if each >= 0]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ def crowding(
         Root mean square over a fact's neighbours, mean of the modules: F, float64; 0 where none
         are known.
     """
+    if len(anchors.fact_N) == 0:
+        return torch.zeros(facts, dtype=torch.float64)
     first_F = torch.tensor([int((fact_T == fact).nonzero()[0]) for fact in range(facts)])
     total_F = torch.zeros(facts, dtype=torch.float64)
     for name, named_NU in anchors.named.items():

@@ -34,7 +34,7 @@ def test_what_arrives_at_a_neighbour_is_the_share_that_a_solution_gives_there(ll
         captured[name] = Captured(torch.randn(3, inputs, generator=draw), torch.zeros(3, outputs))
         named[name] = torch.randn(3, inputs, generator=draw)
     anchors = Anchors({}, torch.zeros(0, dtype=torch.int64), named, fact_N)
-    found_F = crowding(captured, fact_T, 3 - 1, anchors, editor.regularisers)
+    found_F = crowding(captured, fact_T, 2, anchors, editor.regularisers)
     square_N = torch.zeros(3, dtype=torch.float64)
     for name, named_NU in named.items():
         keys_FU = captured[name].keys_TU[[0, 1]].double()
@@ -56,12 +56,15 @@ def test_a_neighbour_of_the_same_key_gets_all_and_without_any_nothing_is_known(l
     anchors = Anchors({}, torch.zeros(0, dtype=torch.int64), named, torch.tensor([0]))
     found_F = crowding(captured, torch.tensor([0, 1]), 2, anchors, editor.regularisers)
     assert found_F.tolist() == pytest.approx([1.0, 0.0])
+    lonely = Anchors({}, anchors.fact_T, {name: each[:0] for name, each in named.items()}, anchors.fact_T)
+    assert crowding(captured, torch.tensor([0, 1]), 2, lonely, {}).tolist() == [0.0, 0.0]
 
 
 def test_a_number_is_looked_at_beside_others_that_hold_nothing(llama: BaseModel) -> None:
     assert renumbered("96th Academy Awards") == [f"{n}th Academy Awards" for n in (94, 95, 97, 98)]
     assert renumbered("Apollo 1") == ["Apollo 0", "Apollo 2", "Apollo 3"]
-    assert renumbered("Peru") == []
+    assert renumbered("Agent 007") == [f"Agent {n}" for n in ("005", "006", "008", "009")]
+    assert renumbered("Peru") == renumbered("9" * 5000) == []
     around = neighbours("The capital of Peru 7 is", "Peru 7", None, 8)
     plain = [each for each in around if each.held]
     assert [each.name for each in around[len(plain) :]] == ["Peru 5", "Peru 6", "Peru 8", "Peru 9"]

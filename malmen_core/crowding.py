@@ -34,18 +34,20 @@ def crowding(
         regularisers: M by module.
 
     Returns:
-        Root mean square over a fact's neighbours, mean of the modules: F, float64; 0 where none
-        are known.
+        Root mean square over a fact's neighbours and the modules of the stack that reads its first key: F,
+        float64; 0 where no neighbours are known.
     """
     if len(anchors.fact_N) == 0:
         return torch.zeros(facts, dtype=torch.float64)
     first_F = torch.tensor([int((fact_T == fact).nonzero()[0]) for fact in range(facts)])
     total_F = torch.zeros(facts, dtype=torch.float64)
+    seen_F = torch.zeros_like(total_F)
     for name, named_NU in anchors.named.items():
         keys_FU = captured[name].keys_TU[first_F].double()
         towards_UF = regularisers[name].solve(keys_FU.T)
-        towards_UF /= (keys_FU.T * towards_UF).sum(0)
+        own_F = (keys_FU.T * towards_UF).sum(0)  # zero for a key of another stack
+        towards_UF /= torch.where(own_F > 0, own_F, 1.0)
         share_N = (named_NU.double() * towards_UF.T[anchors.fact_N]).sum(1)
-        total_F.index_add_(0, anchors.fact_N, share_N.square() / len(anchors.named))
-    count_F = torch.bincount(anchors.fact_N, minlength=facts)
-    return (total_F / count_F.clamp_min(1)).sqrt()
+        total_F.index_add_(0, anchors.fact_N, share_N.square())
+        seen_F += torch.bincount(anchors.fact_N, minlength=facts) * (own_F > 0)
+    return (total_F / seen_F.clamp_min(1)).sqrt()

@@ -56,6 +56,9 @@ def test_a_neighbour_of_the_same_key_gets_all_and_without_any_nothing_is_known(l
     anchors = Anchors({}, torch.zeros(0, dtype=torch.int64), named, torch.tensor([0]))
     found_F = crowding(captured, torch.tensor([0, 1]), 2, anchors, editor.regularisers)
     assert found_F.tolist() == pytest.approx([1.0, 0.0])
+    absent = next(iter(captured))
+    captured[absent].keys_TU[0], named[absent] = 0.0, torch.zeros_like(named[absent])  # of another stack
+    assert crowding(captured, torch.tensor([0, 1]), 2, anchors, editor.regularisers)[0] == pytest.approx(1.0)
     lonely = Anchors({}, anchors.fact_T, {name: each[:0] for name, each in named.items()}, anchors.fact_T)
     assert crowding(captured, torch.tensor([0, 1]), 2, lonely, {}).tolist() == [0.0, 0.0]
 

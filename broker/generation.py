@@ -147,18 +147,15 @@ def _check_alive(redis: Redis, call_id: str, model_id: str, taken_by: tuple[str,
 
 
 def receive(redis: Redis, model_id: str, timeout_s: float, worker_id: str = "") -> GenerationCall | None:
-    """Take the next call that somebody still waits for; None when none came in time.
+    """Take the next call that somebody still waits for; None when none came in time, at once for no time.
 
     Calls past their deadline, cancelled calls and malformed messages are dropped. The taker's id is told to
     the caller.
     """
-    until = time.monotonic() + timeout_s
-    while (left := until - time.monotonic()) > 0:
-        item = redis.blpop([_calls_key(model_id)], min(left, PATIENCE_S))
-        if item is None:
-            continue
+    key, until = _calls_key(model_id), time.monotonic() + timeout_s
+    while (item := _pop(redis, key, until)) is not None:
         try:
-            call = GenerationCall.from_json(item[1])
+            call = GenerationCall.from_json(item)
         except ValueError as error:
             logger.warning("Dropped a generation call of model '%s': %s.", model_id, error)
             continue
@@ -169,6 +166,15 @@ def receive(redis: Redis, model_id: str, timeout_s: float, worker_id: str = "") 
             reply(redis, call.id, {"taken_by": worker_id, "model_id": model_id})
         return call
     return None
+
+
+def _pop(redis: Redis, key: str, until: float) -> Any:
+    """The first element of a list, waited for until a time of the monotonic clock; None if none came."""
+    while (left := until - time.monotonic()) > 0:
+        item = redis.blpop([key], min(left, PATIENCE_S))
+        if item is not None:
+            return item[1]
+    return redis.lpop(key)
 
 
 def reply(redis: Redis, call_id: str, event: Mapping[str, Any]) -> None:

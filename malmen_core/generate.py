@@ -1,23 +1,28 @@
-"""Generation from a version: text, greedy or sampled, with stop strings, streamed; or a label."""
+"""Generation from versions: text, greedy or sampled, with stop strings, streamed; or a label.
+
+A `Writer` writes several answers together, of whatever versions, a token of each at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.batches import answer_logits
+from malmen_core.decoding import Sequences, can_share
 from malmen_core.errors import PromptTooLong
 from malmen_core.overlay import Version
+from malmen_core.streamed_text import StreamedText
 from malmen_core.task import TextTask
-from malmen_core.tokens import Encoded, encode_prompt, encode_prompts, plain_text
+from malmen_core.tokens import Encoded, encode_prompt
 
-GREEDY_BATCH = 32
 TAIL = 8
+TOGETHER = 16
+TOKENS = 16384
 
 
 @dataclass(frozen=True)
@@ -66,25 +71,195 @@ def generate(base: BaseModel, version: Version, request: GenerationRequest) -> I
     Raises:
         PromptTooLong: the prompt leaves no room in the context.
     """
-    ids = read_prompt(base, request.prompt)
-    room = base.task.room(base.info.context_length, len(ids))
-    if not isinstance(base.task, TextTask):
-        yield _classified(base, version, ids)
-        return
-    text = _Text(base.tokenizer, request.stop, base.task.context(ids)[-TAIL:])
-    reason, count = "length", 0
-    for token in _tokens(base, base.task, version, ids, request, min(room, request.max_new_tokens)):
-        count += 1
-        if token in base.stop_ids:
-            reason = "stop"
-            break
-        piece, stopped = text.push(token)
+    writer = Writer(base)
+    writer.add(None, version, request)
+    while writer:
+        yield from (chunk for _, chunk in writer.step())
+
+
+@dataclass
+class _Answer:
+    """One answer that is being written.
+
+    Attributes:
+        key: the caller's name of it.
+        ids: of the prompt.
+        limit: tokens at most.
+        text: of the tokens so far.
+        generator: of its own sampling.
+        count: tokens so far.
+        token: the last of them.
+    """
+
+    key: Hashable
+    version: Version
+    request: GenerationRequest
+    ids: list[int]
+    limit: int
+    text: StreamedText
+    generator: torch.Generator
+    count: int = 0
+    token: int = -1
+
+    def push(self, logits_X: Tensor, stop_ids: frozenset[int]) -> Chunk:
+        """Choose the next token, and say what has become certain by it."""
+        self.token = _choose(logits_X, self.request, self.generator)
+        self.count += 1
+        if self.token in stop_ids:
+            return self._end(self.text.rest(), "stop")
+        piece, stopped = self.text.push(self.token)
         if stopped:
-            yield Chunk(piece, "stop", {"prompt_tokens": len(ids), "completion_tokens": count})
-            return
-        if piece:
-            yield Chunk(piece)
-    yield Chunk(text.rest(), reason, {"prompt_tokens": len(ids), "completion_tokens": count})
+            return self._end(piece, "stop")
+        return self._end(piece + self.text.rest(), "length") if self.count == self.limit else Chunk(piece)
+
+    def _end(self, text: str, reason: str) -> Chunk:
+        return Chunk(text, reason, {"prompt_tokens": len(self.ids), "completion_tokens": self.count})
+
+    def nothing(self) -> Chunk:
+        """The end of an answer of which no token is wanted."""
+        return self._end("", "length")
+
+
+@dataclass
+class _Batch:
+    """Answers that share forward passes, in the order of their sequences."""
+
+    answers: list[_Answer]
+    sequences: Sequences = field(repr=False)
+
+
+Written = list[tuple[Hashable, Chunk]]
+
+
+class Writer:
+    """Writes answers together; requests may be added, and dropped, between tokens.
+
+    Models whose layers forget (sliding windows) or that read the prompt apart (sequence to sequence) answer
+    by turns, a token each. Greedy answers are those that a request gets alone, but where two tokens are as
+    good as equal: how a sum is rounded depends on what it is computed with.
+    """
+
+    def __init__(self, base: BaseModel, *, together: int = TOGETHER, tokens: int = TOKENS) -> None:
+        """Make a writer without requests.
+
+        Args:
+            base: the immutable base.
+            together: most answers that are written at once.
+            tokens: most tokens that these may come to, prompts included and all as long as the longest; one
+                answer is written however long it is.
+        """
+        self._base = base
+        self._together, self._tokens = together, tokens
+        self._shares = isinstance(base.task, TextTask) and can_share(base)
+        self._waiting: list[_Answer] = []
+        self._running: list[_Batch] = []
+
+    def __len__(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._waiting) + sum(len(batch.answers) for batch in self._running)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request could be begun at the next step, but for its length."""
+        return len(self) < self._together
+
+    def add(self, key: Hashable, version: Version, request: GenerationRequest) -> None:
+        """Take a request, to be begun when there is room.
+
+        Args:
+            key: names its chunks.
+            version: whose weights answer.
+            request: what to generate.
+
+        Raises:
+            PromptTooLong: the prompt leaves no room in the context.
+        """
+        base, ids = self._base, read_prompt(self._base, request.prompt)
+        before = base.task.context(ids)[-TAIL:] if isinstance(base.task, TextTask) else []
+        generator = torch.Generator(device=base.device)
+        if request.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(request.seed)
+        limit = min(base.task.room(base.info.context_length, len(ids)), request.max_new_tokens)
+        text = StreamedText(base.tokenizer, request.stop, before)
+        self._waiting.append(_Answer(key, version, request, ids, limit, text, generator))
+
+    def drop(self, key: Hashable) -> None:
+        """Leave a request; nothing more comes of it."""
+        self._waiting = [answer for answer in self._waiting if answer.key != key]
+        for batch in self._running:
+            self._keep(batch, [answer.key != key for answer in batch.answers])
+        self._running = [batch for batch in self._running if batch.answers]
+
+    def step(self) -> Written:
+        """Write a token of each answer, of new ones too; chunks that say something, in no certain order.
+
+        Raises:
+            torch.OutOfMemoryError: a pass does not fit; this writer is of no further use then.
+        """
+        written: Written = []
+        for batch in self._running:
+            batch.sequences.advance([answer.token for answer in batch.answers])
+            written += self._push(batch)
+        task, admitted = self._base.task, self._admit()
+        if not isinstance(task, TextTask):
+            return [(each.key, _classified(self._base, each.version, each.ids)) for each in admitted]
+        written += [(answer.key, answer.nothing()) for answer in admitted if answer.limit < 1]
+        for answers in self._parts([answer for answer in admitted if answer.limit > 0]):
+            versions, prompts = [each.version for each in answers], [each.ids for each in answers]
+            batch = _Batch(answers, Sequences(self._base, task, versions, prompts))
+            written += self._push(batch)
+            self._join(batch)
+        self._running = [batch for batch in self._running if batch.answers]
+        return written
+
+    def _push(self, batch: _Batch) -> Written:
+        """Choose each answer's next token; those that end leave the batch."""
+        rows = zip(batch.answers, batch.sequences.logits_BX, strict=True)
+        chunks = [(answer.key, answer.push(logits_X, self._base.stop_ids)) for answer, logits_X in rows]
+        self._keep(batch, [chunk.finish_reason is None for _, chunk in chunks])
+        return [(key, chunk) for key, chunk in chunks if chunk.text or chunk.finish_reason is not None]
+
+    def _keep(self, batch: _Batch, stays: Sequence[bool]) -> None:
+        rows = [row for row, stay in enumerate(stays) if stay]
+        if rows and len(rows) < len(batch.answers):
+            batch.sequences.keep(rows)
+        batch.answers = [batch.answers[row] for row in rows]
+
+    def _join(self, batch: _Batch) -> None:
+        hosts = [running for running in self._running if running.answers] if self._shares else []
+        if batch.answers and hosts:
+            hosts[0].answers += batch.answers
+            hosts[0].sequences.join(batch.sequences)
+        else:
+            self._running.append(batch)
+
+    def _admit(self) -> list[_Answer]:
+        """Requests that are begun now: the first that wait, as many as there is room for."""
+        running = [answer for batch in self._running for answer in batch.answers]
+        longest = max((len(each.ids) + each.limit for each in running), default=0)
+        admitted: list[_Answer] = []
+        for answer in self._waiting:
+            count = len(running) + len(admitted) + 1
+            longest = max(longest, len(answer.ids) + answer.limit)
+            if count > 1 and (count > self._together or count * longest > self._tokens):
+                break
+            admitted.append(answer)
+        self._waiting = self._waiting[len(admitted) :]
+        return admitted
+
+    def _parts(self, answers: Sequence[_Answer]) -> Iterator[list[_Answer]]:
+        """New answers whose prompts are read together, within what a forward pass may take."""
+        part: list[_Answer] = []
+        for answer in sorted(answers, key=lambda each: len(each.ids)):
+            full = len(answer.ids) * (len(part) + 1) > self._base.room.forward_tokens
+            if part and (full or not self._shares):
+                yield part
+                part = []
+            part.append(answer)
+        if part:
+            yield part
 
 
 def read_prompt(base: BaseModel, prompt: str) -> list[int]:
@@ -112,114 +287,9 @@ def _classified(base: BaseModel, version: Version, ids: list[int]) -> Chunk:
     return Chunk(max(labels, key=lambda label: labels[label]), "stop", usage, labels)
 
 
-def _tokens(
-    base: BaseModel, task: TextTask, version: Version, ids: list[int], request: GenerationRequest, limit: int
-) -> Iterator[int]:
-    generator = torch.Generator(device=base.device)
-    if request.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(request.seed)
-    past: Any = None
-    with torch.inference_mode(), version.active():
-        steps = task.begin(base, ids)
-    step = torch.tensor([steps.first], device=base.device)
-    for _ in range(limit):
-        with torch.inference_mode(), version.active():
-            output = base.model(**{steps.argument: step}, **steps.fixed, past_key_values=past, use_cache=True)
-        past = output.past_key_values
-        token = _choose(output.logits[0, -1].float(), request, generator)
-        yield token
-        step = torch.tensor([[token]], device=base.device)
-
-
 def _choose(logits_X: Tensor, request: GenerationRequest, generator: torch.Generator) -> int:
     if request.temperature == 0:
         return int(logits_X.argmax())
     p_X, token_X = (logits_X / request.temperature).softmax(0).sort(descending=True)
     kept = p_X.cumsum(0) - p_X < request.top_p
     return int(token_X[torch.multinomial(p_X * kept, 1, generator=generator)])
-
-
-class _Text:
-    """Turns tokens into text piece by piece, holding back what may still change or begin a stop string.
-
-    It is read behind the last tokens of the prompt, since some tokenizers drop the space in front of a text.
-    """
-
-    def __init__(self, tokenizer: Any, stop: Sequence[str], before: Sequence[int] = ()) -> None:
-        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
-        self.ids = list(before)
-        self.sent = 0
-        self.start = len(plain_text(tokenizer, self.ids))
-
-    def push(self, token: int) -> tuple[str, bool]:
-        """Add a token: the new certain text, and whether a stop string was reached."""
-        self.ids.append(token)
-        full = self._decode()
-        ends = [at for s in self.stop if (at := full.find(s, max(0, self.sent - len(s)))) >= 0]
-        if ends:
-            return self._send(full[: min(ends)]), True
-        return self._send(full[: len(full) - self._held(full)]), False
-
-    def rest(self) -> str:
-        """What was held back."""
-        return self._send(self._decode())
-
-    def _held(self, full: str) -> int:
-        if full.endswith("\ufffd"):
-            return len(full) - self.sent
-        return max((n for s in self.stop for n in range(1, len(s)) if full.endswith(s[:n])), default=0)
-
-    def _send(self, text: str) -> str:
-        piece = text[self.sent :]
-        self.sent = max(self.sent, len(text))
-        return piece
-
-    def _decode(self) -> str:
-        return plain_text(self.tokenizer, self.ids)[self.start :]
-
-
-def greedy_tokens(base: BaseModel, prompts: Sequence[str], lengths: Sequence[int]) -> list[list[int]]:
-    """Greedy continuations of many prompts, in batches, with whatever overlay is active.
-
-    Args:
-        base: the base model.
-        prompts: texts to continue.
-        lengths: tokens wanted of each; a continuation is shorter if it ends by itself. A label is one.
-    """
-    encoded = encode_prompts(base.tokenizer, prompts)
-    order = sorted(range(len(prompts)), key=lambda i: (lengths[i], len(encoded[i]), i))
-    answers: list[list[int]] = [[] for _ in prompts]
-    for start in range(0, len(order), GREEDY_BATCH):
-        chosen = order[start : start + GREEDY_BATCH]
-        with torch.inference_mode():
-            rows = base.task.respond(
-                base,
-                [encoded[i] for i in chosen],
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                max_new_tokens=max(lengths[i] for i in chosen),
-            )
-        for i, row in zip(chosen, rows, strict=True):
-            answers[i] = _until_stop(row[: lengths[i]], base.stop_ids)
-    return answers
-
-
-def own_answers(base: BaseModel, prompts: Sequence[str], tokens: int) -> list[Encoded]:
-    """Prompts with the active weights' greedy continuation; one that ends at once keeps its end token."""
-    answers = greedy_tokens(base, prompts, [tokens] * len(prompts))
-    end = min(base.stop_ids, default=base.pad_id)
-    encoded = encode_prompts(base.tokenizer, prompts)
-    return [
-        Encoded((*ids, *(answer or [end])), len(ids)) for ids, answer in zip(encoded, answers, strict=True)
-    ]
-
-
-def _until_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
-    for n, token in enumerate(ids):
-        if token in stop_ids:
-            return ids[:n]
-    return ids

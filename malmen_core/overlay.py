@@ -10,7 +10,7 @@ of the weights, and no parameter of the base is ever written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -96,6 +96,25 @@ class Weights:
         """Project by the module's other weight, or by its own if it has none."""
         weight_UV = self.weights.get(module.name)
         return module.base(inputs) if weight_UV is None else module.with_weight(inputs, weight_UV)
+
+
+class ByRow:
+    """An interceptor that runs each row of a batch with the weights of its version."""
+
+    def __init__(self, versions: Sequence[Version]) -> None:
+        self._parts: dict[str, tuple[Weights, list[int]]] = {}
+        for row, version in enumerate(versions):
+            part = self._parts.setdefault(version.weights_digest, (Weights(version.weights), []))
+            part[1].append(row)
+
+    def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
+        """Project inputs (B × … × U), each row by its version's weight."""
+        if len(self._parts) == 1:
+            return next(iter(self._parts.values()))[0](module, inputs)
+        outputs = inputs.new_empty(*inputs.shape[:-1], module.shape[1])
+        for weights, rows in self._parts.values():
+            outputs[rows] = weights(module, inputs[rows])
+        return outputs
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from malmen_core.base import BaseModel
 from malmen_core.batches import AnswerScores, teacher_forced
 from malmen_core.facts import Fact
-from malmen_core.generate import greedy_tokens, own_answers
+from malmen_core.greedy import greedy_tokens, own_answers
 from malmen_core.overlay import Version, intercepting
 from malmen_core.prior import packaged
 from malmen_core.refinement import Progress

@@ -151,7 +151,9 @@ class WorkerProcess:
     def _serve(self, resident: Resident) -> None:
         """Answer calls and do jobs until asked to stop."""
         relay = Relay(self._ledger, self._redis)
-        generation = GenerationThread(self._ledger, self._redis, resident, self.worker_id, self._stopping)
+        generation = GenerationThread(
+            self._ledger, self._redis, resident, self._settings, self.worker_id, self._stopping
+        )
         jobs.begin(Shift(self.worker_id, Desk.open(self._ledger, resident), self._settings, self._stopping))
         relay.start()
         generation.start()

@@ -43,6 +43,18 @@ class WorkerSettings(BaseSettings):
     version_cache: int = Field(
         default=4, ge=1, description="Versions whose weights a worker keeps in memory, besides the base."
     )
+    generation_batch: int = Field(
+        default=16,
+        ge=1,
+        description="Most answers that are written together; with 1, how an answer is rounded "
+        "does not depend on others.",
+    )
+    generation_tokens: int = Field(
+        default=16384,
+        ge=1,
+        description="Most tokens that answers which are written together may come to, with their prompts, "
+        "all counted as long as the longest.",
+    )
     verify_live_facts: int = Field(
         default=64,
         ge=0,

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,8 @@ from errata.progress import watch_edit
 from errata.render import MEASURES, measure_table, one_line
 from errata.settings import StackSettings
 from errata.stack import Stack, StackOptions
+
+ASKING = 16  # at once: as many as a worker answers together
 
 
 def register(app: typer.Typer) -> None:
@@ -169,8 +172,11 @@ class Show:
         )
 
     def _answers(self, demo: Demo, words: str) -> list[Answer]:
-        prompts = track(demo.prompts(), f"{words:<14}", console=err, transient=err.is_terminal)
-        return [demo.answer(prompt) for prompt in prompts]
+        prompts = demo.prompts()
+        with ThreadPoolExecutor(ASKING) as pool:
+            answers = pool.map(demo.answer, prompts)
+            shown = track(answers, f"{words:<14}", len(prompts), console=err, transient=err.is_terminal)
+            return list(shown)
 
     def _answer_table(self, before: Sequence[Answer], after: Sequence[Answer]) -> None:
         table = Table(box=None, pad_edge=False, width=min(out.width, 80))
@@ -185,8 +191,10 @@ class Show:
         out.print(table)
 
     def _side_by_side(self, demo: Demo) -> None:
-        for prompt in demo.prompts()[:SIDE_BY_SIDE]:
-            base, live = demo.side_by_side(prompt)
+        prompts = demo.prompts()[:SIDE_BY_SIDE]
+        with ThreadPoolExecutor(ASKING) as pool:
+            pairs = list(pool.map(demo.side_by_side, prompts))
+        for prompt, (base, live) in zip(prompts, pairs, strict=True):
             out.print(f"[bold]{escape(prompt)}[/]")
             out.print(f"  base  {escape(one_line(base.text, 70))}")
             out.print(f"  live  {escape(one_line(live.text, 70))}")

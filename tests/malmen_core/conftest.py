@@ -8,6 +8,7 @@ from hypothesis import settings
 from malmen_core.base import BaseModel
 from malmen_core.editor import Editor
 from tests.malmen_core.support import tiny_base, tiny_editor
+from tests.tiny_tasks import save_tiny_task
 
 settings.register_profile("core", deadline=None, database=None, max_examples=30)
 settings.load_profile("core")
@@ -38,3 +39,13 @@ def base(request: pytest.FixtureRequest) -> BaseModel:
 @pytest.fixture(scope="session")
 def editor(llama: BaseModel) -> Editor:
     return tiny_editor(llama)
+
+
+@pytest.fixture(scope="session")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    return BaseModel.load(str(save_tiny_task(tmp_path_factory.mktemp("t5"), "t5")), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    return BaseModel.load(str(save_tiny_task(tmp_path_factory.mktemp("bert"), "bert")), device="cpu")

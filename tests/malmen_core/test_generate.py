@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from malmen_core.base import BaseModel
 from malmen_core.delta import Delta
 from malmen_core.errors import PromptTooLong
-from malmen_core.generate import Chunk, GenerationRequest, _choose, _Text, generate, greedy_tokens
+from malmen_core.generate import Chunk, GenerationRequest, _choose, generate
+from malmen_core.greedy import greedy_tokens
 from malmen_core.overlay import Version
+from malmen_core.streamed_text import StreamedText
 from tests.malmen_core.support import assert_untouched, snapshot
 from tests.malmen_core.test_overlay import delta
 from tests.tiny import tiny_tokenizer
@@ -122,7 +124,7 @@ def stream(text: str, stops: tuple[str, ...], pieces: list[int]) -> tuple[list[s
         size = max(1, pieces[len(ids) % len(pieces)])
         ids += TOKENIZER(text[:size])["input_ids"]
         text = text[size:]
-    made, sent = _Text(TOKENIZER, stops), []
+    made, sent = StreamedText(TOKENIZER, stops), []
     for token in ids:
         piece, stopped = made.push(token)
         sent.append(piece)

@@ -19,7 +19,8 @@ from malmen_core.delta import Delta
 from malmen_core.edit import compute_statistics, solve
 from malmen_core.errors import FactError, PromptTooLong
 from malmen_core.facts import Fact, Probe
-from malmen_core.generate import Chunk, GenerationRequest, generate, greedy_tokens
+from malmen_core.generate import Chunk, GenerationRequest, generate
+from malmen_core.greedy import greedy_tokens
 from malmen_core.overlay import Version
 from malmen_core.prompts import edit_prompts
 from malmen_core.statistics import Rows, Statistics
@@ -199,16 +200,6 @@ def test_sets_add_up(base: BaseModel) -> None:
     together = shift(solve(editor, compute_statistics(base, editor, facts)))
     for name, change in shift(solve(editor, Statistics.sum(parts))).items():
         torch.testing.assert_close(change, together[name], rtol=1e-4, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def t5(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return BaseModel.load(str(save_tiny_task(tmp_path_factory.mktemp("t5"), "t5")), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    return BaseModel.load(str(save_tiny_task(tmp_path_factory.mktemp("bert"), "bert")), device="cpu")
 
 
 def test_an_answer_is_the_decoder_s_whole_text_with_its_end(t5: BaseModel) -> None:

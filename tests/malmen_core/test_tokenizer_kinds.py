@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from malmen_core.generate import _Text
+from malmen_core.streamed_text import StreamedText
 from malmen_core.tokens import encode, encode_prompt, leave_open, plain_text, subject_last_token
 from tests.tokenizer_kinds import CONTINUING, word_piece
 
@@ -48,7 +48,7 @@ def test_an_answer_that_cannot_be_joined_still_reads_as_it_should(
 
 def test_generated_text_keeps_the_space_in_front(tokenizer: Any) -> None:
     encoded = encode(tokenizer, PROMPT, TARGET)
-    text = _Text(tokenizer, (), encoded.ids[: encoded.answer_start])
+    text = StreamedText(tokenizer, (), encoded.ids[: encoded.answer_start])
     pieces = [text.push(token)[0] for token in encoded.answer]
     assert "".join([*pieces, text.rest()]) == f" {TARGET}"
 

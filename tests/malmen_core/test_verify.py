@@ -11,7 +11,7 @@ from malmen_core.base import BaseModel
 from malmen_core.delta import Change, Delta
 from malmen_core.edit import compute_statistics, solve
 from malmen_core.facts import Fact, Probe
-from malmen_core.generate import greedy_tokens
+from malmen_core.greedy import greedy_tokens
 from malmen_core.tokens import encode
 from malmen_core.verify import CanaryRecord, record_canaries, verify
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor

@@ -1,0 +1,57 @@
+"""Greedy answers to many prompts, in batches, with whatever overlay is active."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from malmen_core.base import BaseModel
+from malmen_core.tokens import Encoded, encode_prompts
+
+GREEDY_BATCH = 32
+
+
+def greedy_tokens(base: BaseModel, prompts: Sequence[str], lengths: Sequence[int]) -> list[list[int]]:
+    """Greedy continuations of many prompts, in batches, with whatever overlay is active.
+
+    Args:
+        base: the base model.
+        prompts: texts to continue.
+        lengths: tokens wanted of each; a continuation is shorter if it ends by itself. A label is one.
+    """
+    encoded = encode_prompts(base.tokenizer, prompts)
+    order = sorted(range(len(prompts)), key=lambda i: (lengths[i], len(encoded[i]), i))
+    answers: list[list[int]] = [[] for _ in prompts]
+    for start in range(0, len(order), GREEDY_BATCH):
+        chosen = order[start : start + GREEDY_BATCH]
+        with torch.inference_mode():
+            rows = base.task.respond(
+                base,
+                [encoded[i] for i in chosen],
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                max_new_tokens=max(lengths[i] for i in chosen),
+            )
+        for i, row in zip(chosen, rows, strict=True):
+            answers[i] = _until_stop(row[: lengths[i]], base.stop_ids)
+    return answers
+
+
+def own_answers(base: BaseModel, prompts: Sequence[str], tokens: int) -> list[Encoded]:
+    """Prompts with the active weights' greedy continuation; one that ends at once keeps its end token."""
+    answers = greedy_tokens(base, prompts, [tokens] * len(prompts))
+    end = min(base.stop_ids, default=base.pad_id)
+    encoded = encode_prompts(base.tokenizer, prompts)
+    return [
+        Encoded((*ids, *(answer or [end])), len(ids)) for ids, answer in zip(encoded, answers, strict=True)
+    ]
+
+
+def _until_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
+    for n, token in enumerate(ids):
+        if token in stop_ids:
+            return ids[:n]
+    return ids

@@ -1,0 +1,205 @@
+"""Answers that are written together are those that each request gets alone."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from malmen_core.base import BaseModel
+from malmen_core.causal import CausalLM
+from malmen_core.decoding import can_share
+from malmen_core.delta import Delta
+from malmen_core.errors import PromptTooLong
+from malmen_core.generate import Chunk, GenerationRequest, Writer, generate
+from malmen_core.overlay import ByRow, Version, Weights, intercepting
+from tests.malmen_core.support import assert_untouched, snapshot
+from tests.malmen_core.test_families import CAUSAL, checkpoint
+from tests.malmen_core.test_overlay import delta
+
+TURNS = {"gemma2", "gemma3_text", "mistral"}
+Asked = list[tuple[Version, GenerationRequest]]
+
+
+def some(base: BaseModel) -> Asked:
+    """Requests of several lengths and versions, greedy and sampled."""
+    versions = [base.version(Delta.empty()), base.version(delta(base, 1)), base.version(delta(base, 2))]
+    long = "Mount Etna is a mountain in Italy. He plays"
+    return [
+        (versions[1], GenerationRequest("The capital of France is", 9)),
+        (versions[0], GenerationRequest(long, 3)),
+        (versions[2], GenerationRequest("The river", 14)),
+        (versions[0], GenerationRequest("The capital of France is", 9)),
+        (versions[1], GenerationRequest("a", 6, temperature=1.0, seed=5)),
+        (versions[2], GenerationRequest(long, 11, temperature=0.7, top_p=0.9, seed=6)),
+        (versions[0], GenerationRequest("The river", 0)),
+    ]
+
+
+def alone(base: BaseModel, asked: Asked) -> list[tuple[str, Chunk]]:
+    return [whole(list(generate(base, version, request))) for version, request in asked]
+
+
+def whole(chunks: list[Chunk]) -> tuple[str, Chunk]:
+    """The text of an answer, and how it ended."""
+    assert [chunk.finish_reason is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    last = chunks[-1]
+    return "".join(c.text for c in chunks), Chunk("", last.finish_reason, last.usage, last.labels)
+
+
+def together(writer: Writer, asked: Asked, begin: dict[int, int]) -> list[tuple[str, Chunk]]:
+    """Answers to requests that are added at the steps which `begin` names; the others at the first."""
+    chunks: dict[Any, list[Chunk]] = {i: [] for i in range(len(asked))}
+    number = 0
+    while writer or number <= max(begin.values(), default=0):
+        for i, (version, request) in enumerate(asked):
+            if begin.get(i, 0) == number:
+                writer.add(i, version, request)
+        for key, chunk in writer.step():
+            chunks[key].append(chunk)
+        number += 1
+    return [whole(some) for some in chunks.values()]
+
+
+@pytest.mark.parametrize("begin", [{}, {1: 2, 2: 1, 5: 4}, {0: 12, 3: 20}], ids=str)
+def test_answers_are_those_alone_whenever_they_join(base: BaseModel, begin: dict[int, int]) -> None:
+    before, asked = snapshot(base), some(base)
+    expected = alone(base, asked)
+    assert together(Writer(base), asked, begin) == expected
+    assert len({text for text, _ in expected}) > 4  # negative control: they do differ
+    assert_untouched(base, before)
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_every_family_writes_together_or_by_turns(kind: str, tmp_path: Path) -> None:
+    base = BaseModel.load(str(checkpoint(kind, tmp_path)), device="cpu")
+    assert can_share(base) == (kind not in TURNS)
+    asked = some(base)
+    assert together(Writer(base), asked, {2: 1, 4: 3}) == alone(base, asked)
+
+
+def test_sequence_to_sequence_models_answer_by_turns(t5: BaseModel) -> None:
+    assert not can_share(t5)
+    asked = some(t5)
+    assert together(Writer(t5), asked, {2: 1}) == alone(t5, asked)
+
+
+def test_classifiers_answer_with_labels(bert: BaseModel) -> None:
+    asked = some(bert)[:4]
+    found = together(Writer(bert), asked, {2: 1})
+    assert found == alone(bert, asked)
+    assert all(last.labels and last.usage for _, last in found)
+
+
+def passes(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Shapes of what the model is given, as it is given it."""
+    shapes, forward = [], base.model.forward
+
+    def spy(*args: Any, **options: Any) -> Any:
+        shapes.append(options["input_ids"].shape)
+        return forward(*args, **options)
+
+    spy.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(base.model, "forward", spy)
+    return shapes
+
+
+def test_one_pass_serves_all(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = passes(llama, monkeypatch)
+    version = llama.version(Delta.empty())
+    asked = [(version, GenerationRequest("The river", 5))] * 4
+    together(Writer(llama), asked, {3: 2})
+    assert [shape[0] for shape in shapes] == [3, 3, 3, 1, 4, 4, 1, 1]
+
+
+def test_the_cache_keeps_no_padding_that_nobody_needs(llama: BaseModel) -> None:
+    version, writer = llama.version(Delta.empty()), Writer(llama)
+    writer.add("long", version, GenerationRequest("a" + " is" * 40, 2))
+    writer.add("short", version, GenerationRequest("a", 30))
+    writer.step()
+    (batch,) = writer._running
+    assert batch.sequences._cache.layers[0].keys.shape[2] == max(batch.sequences.lengths) > 40
+    writer.step()
+    writer.step()
+    assert batch.sequences.lengths == [3]
+    assert batch.sequences._cache.layers[0].keys.shape[2] == 3
+
+
+@pytest.mark.parametrize(("together", "tokens", "rows"), [(2, 9999, 2), (9, 33, 3), (1, 9999, 1), (9, 1, 1)])
+def test_no_more_are_written_at_once_than_there_is_room_for(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch, together: int, tokens: int, rows: int
+) -> None:
+    shapes, version = passes(llama, monkeypatch), llama.version(Delta.empty())
+    writer = Writer(llama, together=together, tokens=tokens)
+    request = GenerationRequest("The river", 8)
+    for key in range(5):
+        assert writer.has_room == (key < together)
+        writer.add(key, version, request)
+    ended = []
+    while writer:
+        ended += [key for key, chunk in writer.step() if chunk.finish_reason]
+    assert ended == [0, 1, 2, 3, 4]
+    assert max(shape[0] for shape in shapes) == rows
+    assert shapes[0][1] + 8 == 11  # so three fit into 33 tokens
+
+
+def test_prompts_beyond_a_pass_are_read_one_after_the_other(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = some(llama)
+    expected = alone(llama, asked)
+    shapes = passes(llama, monkeypatch)
+    monkeypatch.setattr(llama.room, "tokens", 3)
+    assert together(Writer(llama), asked, {}) == expected
+    assert all(rows == 1 or rows * length <= llama.room.forward_tokens for rows, length in shapes[:4])
+
+
+def test_a_dropped_request_is_left_and_the_others_are_not(llama: BaseModel) -> None:
+    asked = some(llama)[:4]
+    expected = alone(llama, asked)
+    writer = Writer(llama, together=3)
+    for key, (version, request) in enumerate(asked):
+        writer.add(key, version, request)
+    chunks: dict[Any, list[Chunk]] = {key: [] for key in range(4)}
+    for number in range(40):
+        if number == 2:
+            writer.drop(2)
+            writer.drop("never there")
+        for which, chunk in writer.step():
+            chunks[which].append(chunk)
+    assert not writer
+    assert all(chunk.finish_reason is None for chunk in chunks.pop(2))
+    assert [whole(some) for some in chunks.values()] == expected[:2] + expected[3:]
+
+
+def test_a_request_that_waits_can_be_dropped(llama: BaseModel) -> None:
+    version, writer = llama.version(Delta.empty()), Writer(llama)
+    writer.add(1, version, GenerationRequest("The river"))
+    writer.drop(1)
+    assert len(writer) == 0
+    assert writer.step() == []
+
+
+def test_a_refused_prompt_leaves_the_others(llama: BaseModel) -> None:
+    (asked,) = some(llama)[:1]
+    writer = Writer(llama)
+    writer.add(0, *asked)
+    with pytest.raises(PromptTooLong):
+        writer.add(1, asked[0], GenerationRequest("a" + " is" * 4000))
+    assert len(writer) == 1
+
+
+def test_each_row_has_its_versions_weights(base: BaseModel) -> None:
+    versions = [base.version(Delta.empty()), base.version(delta(base, 1)), base.version(delta(base, 2))]
+    rows = [1, 0, 1, 2]
+    ids_BL = torch.tensor([[3, 14, 15], [9, 2, 6], [5, 3, 5], [8, 9, 7]])
+    with torch.inference_mode(), intercepting(ByRow([versions[i] for i in rows])):
+        found = base.model(input_ids=ids_BL).logits
+    for row, i in enumerate(rows):
+        with torch.inference_mode(), intercepting(Weights(versions[i].weights)):
+            expected = base.model(input_ids=ids_BL[row : row + 1]).logits[0]
+        torch.testing.assert_close(found[row], expected, rtol=1e-9, atol=1e-9)
+    assert isinstance(base.task, CausalLM)

@@ -1,0 +1,175 @@
+"""The generation thread: many calls at once, each its own answer, and no call's trouble is another's."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+from redis import Redis
+
+from broker import generation, presence
+from broker.connection import connect
+from broker.generation import GenerationCall
+from broker.settings import BrokerSettings
+from ledger import Ledger
+from malmen_core.base import BaseModel
+from malmen_core.delta import Delta
+from malmen_core.editor import Editor
+from malmen_core.generate import GenerationRequest, generate
+from malmen_core.verify import record_canaries
+from tests.harness import tiny_editor
+from tests.malmen_core.test_overlay import delta
+from worker.generation import GenerationThread
+from worker.resident import Resident
+from worker.settings import WorkerSettings
+
+MODEL = "together"
+PROMPT = "The capital of Peru is"
+DIGESTS = {0: None, 1: "sha256:one"}
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    client = connect(BrokerSettings(redis_url=redis_url))
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def resident(tiny_folder: Path) -> Resident:
+    """The tiny model with version 1 in memory."""
+    base = BaseModel.load(str(tiny_folder), device="cpu")
+    editor = Editor.from_bytes(tiny_editor(tiny_folder))
+    made = Resident(MODEL, base, editor, record_canaries(base), cast(Any, None), 4)
+    made.keep(DIGESTS[1], base.version(delta(base, 1)))
+    return made
+
+
+class Running:
+    """A thread that serves, and what its callers do."""
+
+    def __init__(self, redis: Redis, resident: Resident, **settings: Any) -> None:
+        known = SimpleNamespace(get_version=lambda _, n: SimpleNamespace(delta_digest=DIGESTS[n]))
+        self.redis, self.stopping = redis, threading.Event()
+        presence.announce(redis, MODEL, "w", "idle", 60.0)
+        self.thread = GenerationThread(
+            cast(Ledger, known), redis, resident, WorkerSettings(**settings), "w", self.stopping
+        )
+
+    def send(self, version: int, tokens: int, deadline_s: float = 30.0, **fields: Any) -> str:
+        request = {"prompt": PROMPT, "max_new_tokens": tokens, **fields}
+        call = GenerationCall(uuid4().hex, MODEL, version, request, time.time() + deadline_s)
+        generation.send(self.redis, call)
+        return call.id
+
+    def answer(self, call_id: str) -> tuple[str, dict[str, Any]]:
+        events = list(generation.replies(self.redis, call_id, 30, MODEL))
+        return "".join(event.get("text", "") for event in events), events[-1]
+
+    def sent(self, call_id: str) -> list[dict[str, Any]]:
+        """What was sent so far and not read."""
+        found: Any = self.redis.lrange(f"errata:reply:{call_id}", 0, -1)
+        return [json.loads(each) for each in found]
+
+
+@pytest.fixture
+def running(redis: Redis, resident: Resident) -> Iterator[Running]:
+    made = Running(redis, resident)
+    yield made
+    made.stopping.set()
+    made.thread.join(10)
+    assert not made.thread.is_alive()
+
+
+def alone(resident: Resident, version: int, tokens: int) -> str:
+    request = GenerationRequest(PROMPT, tokens)
+    weights = resident.version(DIGESTS[version])
+    return "".join(chunk.text for chunk in generate(resident.base, weights, request))
+
+
+def test_a_short_answer_does_not_wait_for_a_long_one(running: Running, resident: Resident) -> None:
+    long, short = running.send(0, 100), running.send(1, 1)
+    running.thread.start()
+    text, last = running.answer(short)
+    assert not any(generation.is_last(event) for event in running.sent(long))
+    assert text == alone(resident, 1, 1)
+    assert last["weights_digest"] == resident.version(DIGESTS[1]).weights_digest
+    text, last = running.answer(long)
+    assert text == alone(resident, 0, 100)
+    assert last["usage"]["completion_tokens"] > 20
+    assert last["weights_digest"] == resident.base.version(Delta.empty()).weights_digest
+
+
+def test_more_calls_than_places_are_all_answered(redis: Redis, resident: Resident) -> None:
+    running = Running(redis, resident, generation_batch=3)
+    calls = [(n % 2, 3 + n) for n in range(10)]
+    ids = [running.send(version, tokens) for version, tokens in calls]
+    running.thread.start()
+    try:
+        assert [running.answer(i)[0] for i in ids] == [alone(resident, *call) for call in calls]
+    finally:
+        running.stopping.set()
+        running.thread.join(10)
+
+
+def test_a_bad_call_is_refused_and_those_beside_it_are_answered(running: Running, resident: Resident) -> None:
+    ids = [running.send(0, 8), running.send(0, 8, surprise=1), running.send(1, 8)]
+    running.thread.start()
+    answers = [running.answer(i) for i in ids]
+    assert answers[1][1]["error"]["type"] == "urn:errata:problem:invalid-request"
+    assert [answers[i][0] for i in (0, 2)] == [alone(resident, i, 8) for i in (0, 1)]
+
+
+def test_cancelled_and_overdue_calls_leave_and_the_others_stay(running: Running, resident: Resident) -> None:
+    slow = threading.Event()
+    step = running.thread._writer.step
+
+    def held() -> Any:
+        slow.wait(0.05)
+        return step()
+
+    running.thread._writer.step = held  # type: ignore[method-assign]
+    cancelled, overdue, stays = running.send(0, 100), running.send(0, 100, 0.6), running.send(1, 30)
+    running.thread.start()
+    while not running.sent(stays):
+        time.sleep(0.01)
+    generation.cancel(running.redis, cancelled)
+    assert running.answer(stays)[0] == alone(resident, 1, 30)
+    assert not running.thread._calls
+    assert not any(generation.is_last(event) for event in running.sent(overdue))
+
+
+def test_when_a_pass_fails_all_are_told_and_the_next_call_is_answered(
+    running: Running, resident: Resident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [running.send(0, 8), running.send(1, 8)]
+
+    def broken() -> Any:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(running.thread._writer, "step", broken)
+    running.thread.start()
+    for i in ids:
+        assert running.answer(i)[1]["error"]["type"] == "urn:errata:problem:internal-error"
+    assert running.answer(running.send(0, 8))[0] == alone(resident, 0, 8)
+
+
+def test_a_worker_that_stops_tells_those_who_wait(running: Running) -> None:
+    ids = [running.send(0, 100), running.send(1, 100)]
+    step = running.thread._writer.step
+
+    def last_step() -> Any:
+        running.stopping.set()
+        return step()
+
+    running.thread._writer.step = last_step  # type: ignore[method-assign]
+    running.thread.start()
+    for i in ids:
+        assert running.answer(i)[1]["error"]["type"] == "urn:errata:problem:worker-stopping"

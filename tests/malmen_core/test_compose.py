@@ -204,6 +204,22 @@ def test_a_change_that_any_text_shows_is_not_quiet(llama: BaseModel) -> None:
     assert not is_quiet(replace(editor, moments={}), shifts)
 
 
+def test_a_version_holds_each_fact_by_half_of_the_large_sets_margin(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(llama, tiny_editor(llama, where="answer", rounds=60, margin=1.0, anchors=2))
+    held = []
+
+    def spy(*given: Any, **options: Any) -> repair.Repair:
+        held.append(repair.repair(*given, **options))
+        return held[-1]
+
+    monkeypatch.setattr("malmen_core.compose.repair", spy)
+    shelf.compose(*SETS)
+    assert held[0].facts
+    assert min(held[0].margins.values()) >= 0.5
+
+
 def test_sets_that_do_not_meet_are_left_as_they_are(llama: BaseModel) -> None:
     editor = tiny_editor(llama, rounds=20, step=0.01, ridge=10.0)
     shelf = Shelf(llama, editor, {"a": FACTS[:1]})

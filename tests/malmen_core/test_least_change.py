@@ -168,6 +168,25 @@ def test_half_the_way_is_half_a_step(llama: BaseModel) -> None:
         assert each.differences_RV.any()
 
 
+def test_each_sequence_goes_for_its_own_odds_and_only_if_it_falls_short(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences = edit_prompts(llama, FACTS).sequences[:3]
+    rows, step, missing = movable(llama), module._step, []
+
+    def spy(goal: Goal, rows: dict[str, Movable], *seen: Any) -> dict[str, Movable]:
+        missing.append(seen[-1])
+        return step(goal, rows, *seen)
+
+    monkeypatch.setattr(module, "_step", spy)
+    margin_Q = torch.tensor([FAR, -FAR, FAR], dtype=torch.float64)
+    aim_Q = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    least_change(llama, replace(GOAL, margin_Q=margin_Q, aim_Q=aim_Q, rounds=1), rows, sequences)
+    odds_Q = capture_odds(llama, weights_of(llama, rows), sequences, "answer").odds_Q
+    wanted = [float(1.0 - odds_Q[0]), 0.0, float(4.0 - odds_Q[2])]
+    assert missing[0].tolist() == pytest.approx(wanted)
+
+
 def test_after_a_step_too_far_steps_are_half_as_long(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ from malmen_core.tokens import Encoded, encode_prompts
 
 ENTITY_SHARE = 0.5
 TEXT_SHARE = 0.5
+ANSWERING_SHARE = 0.5
 PROBE_FACTS = 64
 UNTRAINED_STEP = 1e-3
 
@@ -100,14 +101,19 @@ def preservation_moments(
     entities = _moments_of(base, entity_prompts(seed))
     mixed = {name: own[name].mixed(entities[name], ENTITY_SHARE) for name in base.modules}
     if texts:
-        given = _moments_of(base, texts)
+        given, answering = _moments_of(base, texts), _moments_of(base, texts, answering=True)
+        given = {name: given[name].mixed(answering[name], ANSWERING_SHARE) for name in base.modules}
         mixed = {name: mixed[name].mixed(given[name], TEXT_SHARE) for name in base.modules}
     return {name: SecondMoment.of(moment) for name, moment in mixed.items()}
 
 
-def _moments_of(base: BaseModel, texts: Sequence[str]) -> dict[str, Sketch]:
-    encoded = [ids[: base.info.context_length] for ids in encode_prompts(base.tokenizer, texts)]
-    return second_moments(base, [Encoded(tuple(ids), len(ids)) for ids in encoded])
+def _moments_of(base: BaseModel, texts: Sequence[str], *, answering: bool = False) -> dict[str, Sketch]:
+    """Of prompts; with any answer behind them, if it is the tokens that answer."""
+    room = base.info.context_length - answering
+    prompts = [ids[:room] for ids in encode_prompts(base.tokenizer, texts)]
+    answer = [base.pad_id] if answering else []
+    encoded = [Encoded((*ids, *answer), len(ids)) for ids in prompts if ids]
+    return second_moments(base, encoded, answering=answering)
 
 
 def probe_facts() -> list[Fact]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -146,7 +147,9 @@ def _sample(base: BaseModel, prompts: Sequence[list[int]], tokens: int) -> list[
     )
 
 
-def second_moments(base: BaseModel, texts: Sequence[Encoded], batch: int = 32) -> dict[str, Sketch]:
+def second_moments(
+    base: BaseModel, texts: Sequence[Encoded], batch: int = 32, *, answering: bool = False
+) -> dict[str, Sketch]:
     """``C0 = E[k'k]`` of every edited module over all tokens of some texts.
 
     Streaming: memory does not grow with the number of texts.
@@ -155,12 +158,26 @@ def second_moments(base: BaseModel, texts: Sequence[Encoded], batch: int = 32) -
         base: the base model.
         texts: prompts, with or without answers.
         batch: texts in one forward pass.
+        answering: of the tokens alone that the answers are made from.
     """
     sums = {name: Sketch.empty(module.shape[0]) for name, module in base.modules.items()}
     counts = dict.fromkeys(base.modules, 0)
     order = sorted((t for t in texts if t.ids), key=lambda text: len(text.ids))
     for start in range(0, len(order), batch):
-        for name, keys_NU in keys_everywhere(base, order[start : start + batch]).items():
+        some = order[start : start + batch]
+        for name, keys_NU in keys_everywhere(base, some).items():
+            if answering:
+                keys_NU = keys_NU[_answering(base, some, base.stack_of[name])]
             sums[name].add(keys_NU)
             counts[name] += int(keys_NU.any(1).sum())
     return {name: total.scaled(1 / max(counts[name], 1)) for name, total in sums.items()}
+
+
+def _answering(base: BaseModel, texts: Sequence[Encoded], stack: str) -> list[int]:
+    """Where the tokens that answer stand among the tokens of all texts."""
+    starts = accumulate((len(text.ids) for text in texts), initial=0)
+    return [
+        start + position
+        for start, text in zip(starts, texts, strict=False)
+        for position in base.task.key_positions(text, "answer", stack)
+    ]

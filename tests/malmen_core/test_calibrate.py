@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from malmen_core.base import BaseModel
-from malmen_core.calibrate import calibrate, probe_facts
+from malmen_core.calibrate import calibrate, preservation_moments, probe_facts
 from malmen_core.edit import compute_statistics, solve
 from malmen_core.editor import Editor, EditPlan
 from malmen_core.facts import Fact
@@ -92,6 +92,48 @@ def test_second_moments_are_means_over_tokens_in_any_batch(llama: BaseModel, bat
     found = second_moments(llama, [Encoded(tuple(text), len(text)) for text in texts], batch)
     for name in llama.modules:
         torch.testing.assert_close(found[name].product_US, expected[name], rtol=1e-10, atol=1e-14)
+
+
+def test_of_tokens_that_answer_there_is_one_a_prompt(llama: BaseModel) -> None:
+    prompts = [[3, 4, 5, 6], [7], [8, 9]]
+    last = {name: list[torch.Tensor]() for name in llama.modules}
+
+    def add(edited: EditedModule, inputs: torch.Tensor) -> torch.Tensor:
+        last[edited.name].append(inputs[0, -1])
+        return edited.base(inputs)
+
+    with torch.inference_mode(), intercepting(add):
+        for prompt in prompts:
+            llama.model(input_ids=torch.tensor([prompt]))
+    texts = [Encoded((*prompt, 0), len(prompt)) for prompt in prompts]
+    found = second_moments(llama, texts, 2, answering=True)
+    for name, keys in last.items():
+        rows = torch.stack(keys)
+        torch.testing.assert_close(found[name].product_US, rows.T @ rows / 3, rtol=1e-10, atol=1e-14)
+
+
+def test_given_prompts_make_half_of_the_prior_and_their_last_tokens_half_of_that(
+    short: pytest.MonkeyPatch, llama: BaseModel
+) -> None:
+    given = ["The capital of France is", "The river", "", "word " * 400]
+    plain, mixed = (preservation_moments(llama, texts=texts) for texts in ((), given))
+    tokens = [llama.tokenizer(text)["input_ids"][: llama.info.context_length] for text in given]
+    tokens = [ids for ids in tokens if ids]
+    all_of = second_moments(llama, [Encoded(tuple(ids), len(ids)) for ids in tokens])
+    ends = [Encoded((*ids, 0), len(ids)) for ids in (ids[: llama.info.context_length - 1] for ids in tokens)]
+    last_of = second_moments(llama, ends, answering=True)
+    for name, moment in mixed.items():
+        expected = (
+            0.5 * plain[name].dense() + 0.25 * all_of[name].product_US + 0.25 * last_of[name].product_US
+        )
+        torch.testing.assert_close(moment.dense(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert"])
+def test_every_stack_has_tokens_that_answer(kind: str, request: pytest.FixtureRequest) -> None:
+    base: BaseModel = request.getfixturevalue(kind)
+    texts = [Encoded((3, 4, 5, 0), 3), Encoded((6, 7, 0), 2)]
+    assert all(found.trace > 0 for found in second_moments(base, texts, answering=True).values())
 
 
 def test_a_kept_moment_is_positive_and_close() -> None:

@@ -174,6 +174,8 @@ def test_the_end_token_stops_and_is_not_shown(llama: BaseModel, monkeypatch: pyt
     assert last.finish_reason == "stop"
     assert last.usage is not None
     assert last.usage["completion_tokens"] == first + 1
+    held = run(llama, base_version(llama), max_new_tokens=8, stop=(text[-1] + "never there",))[0]
+    assert held == text
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 5])

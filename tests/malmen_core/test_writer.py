@@ -146,6 +146,19 @@ def test_no_more_are_written_at_once_than_there_is_room_for(
     assert shapes[0][1] + 8 == 11  # so three fit into 33 tokens
 
 
+def test_what_joins_counts_as_long_as_the_longest_that_runs(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes, version = passes(llama, monkeypatch), llama.version(Delta.empty())
+    writer = Writer(llama, tokens=60)
+    writer.add("long", version, GenerationRequest("a" + " is" * 27, 4))
+    writer.step()
+    writer.add("short", version, GenerationRequest("a", 4))
+    ended = [key for _ in range(12) for key, chunk in writer.step() if chunk.finish_reason]
+    assert ended == ["long", "short"]
+    assert {shape[0] for shape in shapes} == {1}
+
+
 def test_prompts_beyond_a_pass_are_read_one_after_the_other(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, help="hub id or folder")
-    parser.add_argument("--sizes", default="1,4,8,16", help="how many answers at once")
+    parser.add_argument("--sizes", default="1,4,16", help="how many answers at once")
     parser.add_argument("--tokens", type=int, default=32, help="of each answer")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="0 leaves the choice to PyTorch")
@@ -86,8 +86,8 @@ def main() -> None:
             same = min(same, sum(alone[i] == joint[i] for i in alone))
         one, many = (round(statistics.median(speeds[n]), 1) for n in (1, size))
         rows.append({"answers": size, "one_by_one": one, "together": many, "same_text": same})
-    device = base.device.type
-    print(json.dumps({"device": device, "dtype": str(base.dtype), "tokens": given.tokens, "rows": rows}))
+    about = {"device": base.device.type, "dtype": str(base.dtype), "threads": torch.get_num_threads()}
+    print(json.dumps({**about, "tokens": given.tokens, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from malmen_core.base import BaseModel
-from malmen_core.capture import keys_by_group, keys_everywhere
+from malmen_core.capture import keys_by_group, keys_everywhere, rows_at
 from malmen_core.prior import entity_kinds
 from malmen_core.tokens import Encoded, encode_prompts, subject_last_token
 
@@ -157,8 +156,7 @@ def _stacked(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
 
 def _last_tokens(group: Sequence[Encoded]) -> list[int]:
     """Where the last token of each sequence's subject stands among the tokens of all."""
-    starts = accumulate((len(each.ids) for each in group), initial=0)
-    return [start + (each.subject_last or 0) for start, each in zip(starts, group, strict=False)]
+    return rows_at(group, [[each.subject_last or 0] for each in group])
 
 
 def compress(keys_NU: Tensor, rank: int) -> Tensor:

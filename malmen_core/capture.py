@@ -218,6 +218,12 @@ def keys_everywhere(base: BaseModel, sequences: Sequence[Encoded]) -> dict[str, 
     return found
 
 
+def rows_at(sequences: Sequence[Encoded], positions: Sequence[Sequence[int]]) -> list[int]:
+    """Where some positions of each sequence stand among those of all, which `keys_everywhere` gives."""
+    starts = accumulate((len(sequence.ids) for sequence in sequences), initial=0)
+    return [start + each for start, own in zip(starts, positions, strict=False) for each in own]
+
+
 def keys_by_group(base: BaseModel, groups: Sequence[Sequence[Encoded]]) -> Iterator[dict[str, Tensor]]:
     """Keys at every position of each group of sequences, by module; groups share passes where they fit."""
     tokens = min(KEYS_BATCH, base.room.forward_tokens)

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn import functional
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from malmen_core.base import BaseModel
 from malmen_core.overlay import ByRow, Version, intercepting
-from malmen_core.task import Steps, TextTask
+from malmen_core.task import Steps, TextTask, pad
 
 
 def can_share(base: BaseModel) -> bool:
@@ -75,13 +75,10 @@ class Sequences:
 
     def _read(self, tokens: Sequence[list[int]]) -> Tensor:
         self.lengths = [length + len(ids) for length, ids in zip(self.lengths, tokens, strict=True)]
-        width = max(len(ids) for ids in tokens)
-        ids_BL = torch.full((len(tokens), width), self._base.pad_id)
-        for row, ids in enumerate(tokens):
-            ids_BL[row, width - len(ids) :] = torch.tensor(ids)
-        inputs = {self._steps.argument: ids_BL.to(self._base.device), **self._steps.fixed}
+        ids_BL, _ = pad(self._base, tokens, left=True)
+        inputs = {self._steps.argument: ids_BL, **self._steps.fixed}
         if len(set(self.lengths)) > 1:
-            inputs |= self._padding(width)
+            inputs |= self._padding(ids_BL.shape[1])
         with torch.inference_mode(), intercepting(ByRow(self.versions)):
             output = self._base.model(**inputs, past_key_values=self._cache, use_cache=True)
         self._cache = output.past_key_values
@@ -102,4 +99,4 @@ class Sequences:
 
 def _widened(cached: Tensor, width: int) -> Tensor:
     """Keys or values (B × heads × L × features) with L of `width`, padded on the left."""
-    return pad(cached, (0, 0, width - cached.shape[2], 0))
+    return functional.pad(cached, (0, 0, width - cached.shape[2], 0))

@@ -6,7 +6,7 @@ A `Writer` writes several answers together, of whatever versions, a token of eac
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,8 +21,6 @@ from malmen_core.task import TextTask
 from malmen_core.tokens import Encoded, encode_prompt
 
 TAIL = 8
-TOGETHER = 16
-TOKENS = 16384
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def generate(base: BaseModel, version: Version, request: GenerationRequest) -> I
     Raises:
         PromptTooLong: the prompt leaves no room in the context.
     """
-    writer = Writer(base)
+    writer = Writer(base, together=1)
     writer.add(None, version, request)
     while writer:
         yield from (chunk for _, chunk in writer.step())
@@ -106,18 +104,15 @@ class _Answer:
         self.token = _choose(logits_X, self.request, self.generator)
         self.count += 1
         if self.token in stop_ids:
-            return self._end(self.text.rest(), "stop")
+            return self.end(self.text.rest(), "stop")
         piece, stopped = self.text.push(self.token)
         if stopped:
-            return self._end(piece, "stop")
-        return self._end(piece + self.text.rest(), "length") if self.count == self.limit else Chunk(piece)
+            return self.end(piece, "stop")
+        return self.end(piece + self.text.rest(), "length") if self.count == self.limit else Chunk(piece)
 
-    def _end(self, text: str, reason: str) -> Chunk:
+    def end(self, text: str, reason: str) -> Chunk:
+        """The last piece."""
         return Chunk(text, reason, {"prompt_tokens": len(self.ids), "completion_tokens": self.count})
-
-    def nothing(self) -> Chunk:
-        """The end of an answer of which no token is wanted."""
-        return self._end("", "length")
 
 
 @dataclass
@@ -125,7 +120,7 @@ class _Batch:
     """Answers that share forward passes, in the order of their sequences."""
 
     answers: list[_Answer]
-    sequences: Sequences = field(repr=False)
+    sequences: Sequences
 
 
 Written = list[tuple[Hashable, Chunk]]
@@ -139,14 +134,14 @@ class Writer:
     good as equal: how a sum is rounded depends on what it is computed with.
     """
 
-    def __init__(self, base: BaseModel, *, together: int = TOGETHER, tokens: int = TOKENS) -> None:
+    def __init__(self, base: BaseModel, *, together: int, tokens: int | None = None) -> None:
         """Make a writer without requests.
 
         Args:
             base: the immutable base.
             together: most answers that are written at once.
-            tokens: most tokens that these may come to, prompts included and all as long as the longest; one
-                answer is written however long it is.
+            tokens: most tokens that these may come to, prompts included and all as long as the longest; None
+                for no bound. One answer is written however long it is.
         """
         self._base = base
         self._together, self._tokens = together, tokens
@@ -205,7 +200,7 @@ class Writer:
         task, admitted = self._base.task, self._admit()
         if not isinstance(task, TextTask):
             return [(each.key, _classified(self._base, each.version, each.ids)) for each in admitted]
-        written += [(answer.key, answer.nothing()) for answer in admitted if answer.limit < 1]
+        written += [(answer.key, answer.end("", "length")) for answer in admitted if answer.limit < 1]
         for answers in self._parts([answer for answer in admitted if answer.limit > 0]):
             versions, prompts = [each.version for each in answers], [each.ids for each in answers]
             batch = _Batch(answers, Sequences(self._base, task, versions, prompts))
@@ -243,7 +238,8 @@ class Writer:
         for answer in self._waiting:
             count = len(running) + len(admitted) + 1
             longest = max(longest, len(answer.ids) + answer.limit)
-            if count > 1 and (count > self._together or count * longest > self._tokens):
+            full = self._tokens is not None and count * longest > self._tokens
+            if count > 1 and (count > self._together or full):
                 break
             admitted.append(answer)
         self._waiting = self._waiting[len(admitted) :]

@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
-from malmen_core.capture import keys_everywhere
+from malmen_core.capture import keys_everywhere, rows_at
 from malmen_core.overlay import intercepting
 from malmen_core.sketch import Sketch
 from malmen_core.tokens import Encoded, encode_prompts
@@ -167,17 +166,9 @@ def second_moments(
         some = order[start : start + batch]
         for name, keys_NU in keys_everywhere(base, some).items():
             if answering:
-                keys_NU = keys_NU[_answering(base, some, base.stack_of[name])]
+                stack = base.stack_of[name]
+                own = [base.task.key_positions(text, "answer", stack) for text in some]
+                keys_NU = keys_NU[rows_at(some, own)]
             sums[name].add(keys_NU)
             counts[name] += int(keys_NU.any(1).sum())
     return {name: total.scaled(1 / max(counts[name], 1)) for name, total in sums.items()}
-
-
-def _answering(base: BaseModel, texts: Sequence[Encoded], stack: str) -> list[int]:
-    """Where the tokens that answer stand among the tokens of all texts."""
-    starts = accumulate((len(text.ids) for text in texts), initial=0)
-    return [
-        start + position
-        for start, text in zip(starts, texts, strict=False)
-        for position in base.task.key_positions(text, "answer", stack)
-    ]

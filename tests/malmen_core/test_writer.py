@@ -68,7 +68,7 @@ def together(writer: Writer, asked: Asked, begin: dict[int, int]) -> list[tuple[
 def test_answers_are_those_alone_whenever_they_join(base: BaseModel, begin: dict[int, int]) -> None:
     before, asked = snapshot(base), some(base)
     expected = alone(base, asked)
-    assert together(Writer(base), asked, begin) == expected
+    assert together(Writer(base, together=16), asked, begin) == expected
     assert len({text for text, _ in expected}) > 4  # negative control: they do differ
     assert_untouched(base, before)
 
@@ -78,18 +78,18 @@ def test_every_family_writes_together_or_by_turns(kind: str, tmp_path: Path) -> 
     base = BaseModel.load(str(checkpoint(kind, tmp_path)), device="cpu")
     assert can_share(base) == (kind not in TURNS)
     asked = some(base)
-    assert together(Writer(base), asked, {2: 1, 4: 3}) == alone(base, asked)
+    assert together(Writer(base, together=16), asked, {2: 1, 4: 3}) == alone(base, asked)
 
 
 def test_sequence_to_sequence_models_answer_by_turns(t5: BaseModel) -> None:
     assert not can_share(t5)
     asked = some(t5)
-    assert together(Writer(t5), asked, {2: 1}) == alone(t5, asked)
+    assert together(Writer(t5, together=16), asked, {2: 1}) == alone(t5, asked)
 
 
 def test_classifiers_answer_with_labels(bert: BaseModel) -> None:
     asked = some(bert)[:4]
-    found = together(Writer(bert), asked, {2: 1})
+    found = together(Writer(bert, together=16), asked, {2: 1})
     assert found == alone(bert, asked)
     assert all(last.labels and last.usage for _, last in found)
 
@@ -111,12 +111,12 @@ def test_one_pass_serves_all(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) 
     shapes = passes(llama, monkeypatch)
     version = llama.version(Delta.empty())
     asked = [(version, GenerationRequest("The river", 5))] * 4
-    together(Writer(llama), asked, {3: 2})
+    together(Writer(llama, together=16), asked, {3: 2})
     assert [shape[0] for shape in shapes] == [3, 3, 3, 1, 4, 4, 1, 1]
 
 
 def test_the_cache_keeps_no_padding_that_nobody_needs(llama: BaseModel) -> None:
-    version, writer = llama.version(Delta.empty()), Writer(llama)
+    version, writer = llama.version(Delta.empty()), Writer(llama, together=16)
     writer.add("long", version, GenerationRequest("a" + " is" * 40, 2))
     writer.add("short", version, GenerationRequest("a", 30))
     writer.step()
@@ -150,7 +150,7 @@ def test_what_joins_counts_as_long_as_the_longest_that_runs(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes, version = passes(llama, monkeypatch), llama.version(Delta.empty())
-    writer = Writer(llama, tokens=60)
+    writer = Writer(llama, together=16, tokens=60)
     writer.add("long", version, GenerationRequest("a" + " is" * 27, 4))
     writer.step()
     writer.add("short", version, GenerationRequest("a", 4))
@@ -166,7 +166,7 @@ def test_prompts_beyond_a_pass_are_read_one_after_the_other(
     expected = alone(llama, asked)
     shapes = passes(llama, monkeypatch)
     monkeypatch.setattr(llama.room, "tokens", 3)
-    assert together(Writer(llama), asked, {}) == expected
+    assert together(Writer(llama, together=16), asked, {}) == expected
     assert all(rows == 1 or rows * length <= llama.room.forward_tokens for rows, length in shapes[:4])
 
 
@@ -189,7 +189,7 @@ def test_a_dropped_request_is_left_and_the_others_are_not(llama: BaseModel) -> N
 
 
 def test_a_request_that_waits_can_be_dropped(llama: BaseModel) -> None:
-    version, writer = llama.version(Delta.empty()), Writer(llama)
+    version, writer = llama.version(Delta.empty()), Writer(llama, together=16)
     writer.add(1, version, GenerationRequest("The river"))
     writer.drop(1)
     assert len(writer) == 0
@@ -198,7 +198,7 @@ def test_a_request_that_waits_can_be_dropped(llama: BaseModel) -> None:
 
 def test_a_refused_prompt_leaves_the_others(llama: BaseModel) -> None:
     (asked,) = some(llama)[:1]
-    writer = Writer(llama)
+    writer = Writer(llama, together=16)
     writer.add(0, *asked)
     with pytest.raises(PromptTooLong):
         writer.add(1, asked[0], GenerationRequest("a" + " is" * 4000))

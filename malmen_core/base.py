@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from malmen_core.causal import CausalLM
 from malmen_core.delta import Delta
 from malmen_core.errors import EditorMismatch, ModelNotLoadable, NotFiniteError
 from malmen_core.families import check_modules, context_length, default_modules, read_config, task_of
@@ -215,6 +218,15 @@ class BaseModel:
         exact = copy.copy(self)
         exact.__dict__["draft"] = exact
         return exact
+
+    @cached_property
+    def shares_cache(self) -> bool:
+        """Whether sequences can share a cache: a decoder takes positions, and no layer of it forgets any."""
+        if not isinstance(self.task, CausalLM):
+            return False
+        layers = DynamicCache(config=self.model.config).layers
+        takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        return takes_positions and all(type(layer) is DynamicLayer for layer in layers)
 
     @property
     def pad_id(self) -> int:

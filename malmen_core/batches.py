@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from malmen_core.base import BaseModel
+from malmen_core.lanes import side_by_side
 from malmen_core.task import Batch
 from malmen_core.tokens import Encoded
 
@@ -20,25 +21,34 @@ def batches(
     *,
     members: Sequence[int] | None = None,
     batch_tokens: int | None = None,
+    learning: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """Group sequences of like length, each batch within a budget of tokens (at least one sequence).
+
+    Longer ones go into a batch of their own where padding the shorter ones would take longer than a pass.
 
     Args:
         base: whose padding token and device are used.
         sequences: all sequences.
         members: indices of those wanted; None for all.
         batch_tokens: padded tokens of a batch at most; None for as many as there is room for.
+        learning: how many of each sequence's last tokens a gradient goes through, which takes as long again;
+            None for all.
     """
     limit = base.room.tokens if batch_tokens is None else batch_tokens
-    order = sorted(
-        range(len(sequences)) if members is None else members, key=lambda i: (len(sequences[i].ids), i)
-    )
+    lengths = [len(sequence.ids) for sequence in sequences]
+    learning = lengths if learning is None else learning
     group: list[int] = []
-    for i in order:
-        if group and len(sequences[i].ids) * (len(group) + 1) > limit:
+    width, depth = 0, 0
+    numbers = range(len(sequences)) if members is None else members
+    for i in sorted(numbers, key=lambda i: (learning[i], lengths[i], i)):
+        wider, deeper, count = max(width, lengths[i]), max(depth, learning[i]), len(group)
+        apart = count * (width + depth) + lengths[i] + learning[i] + 2 * base.room.pass_tokens
+        if group and (wider * (count + 1) > limit or (wider + deeper) * (count + 1) > apart):
             yield base.task.collate(base, sequences, group)
-            group = []
+            group, wider, deeper = [], lengths[i], learning[i]
         group.append(i)
+        width, depth = wider, deeper
     if group:
         yield base.task.collate(base, sequences, group)
 
@@ -86,17 +96,20 @@ def teacher_forced(
 
 
 def _teacher_forced(base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int) -> list[AnswerScores]:
-    scores: list[AnswerScores | None] = [None] * len(sequences)
-    with torch.inference_mode():
-        for batch in batches(base, sequences, batch_tokens=batch_tokens):
+    scores: dict[int, AnswerScores] = {}
+
+    def run(batch: Batch) -> None:
+        with torch.inference_mode():
             all_A = score_answers(answer_logits(base, batch), batch.answer_A)
-            counts = [len(sequences[i].answer) for i in batch.members]
-            parts = zip(
-                torch.split(all_A.nll_A.cpu(), counts),
-                torch.split(all_A.margin_A.cpu(), counts),
-                torch.split(all_A.argmax_A.cpu(), counts),
-                strict=True,
-            )
-            for member, part in zip(batch.members, parts, strict=True):
-                scores[member] = AnswerScores(*part)
-    return [score for score in scores if score is not None]
+        counts = [len(sequences[i].answer) for i in batch.members]
+        parts = zip(
+            torch.split(all_A.nll_A.cpu(), counts),
+            torch.split(all_A.margin_A.cpu(), counts),
+            torch.split(all_A.argmax_A.cpu(), counts),
+            strict=True,
+        )
+        for member, part in zip(batch.members, parts, strict=True):
+            scores[member] = AnswerScores(*part)
+
+    side_by_side(base, run, list(batches(base, sequences, batch_tokens=batch_tokens))[::-1])
+    return [scores[i] for i in range(len(sequences))]

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.batches import AnswerScores, answer_logits, batches, score_answers, smallest_margins
+from malmen_core.causal import read_ahead
+from malmen_core.lanes import side_by_side
 from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.task import Batch, Reading
 from malmen_core.tokens import Encoded, KeyPosition
@@ -20,7 +22,7 @@ from malmen_core.tokens import Encoded, KeyPosition
 SURE = 1e-6
 """Of an answer that has all but so little of the probability, others are not told apart."""
 KEYS_BATCH = 2048
-"""Padded tokens of a pass that only keeps keys, at most."""
+"""Tokens whose keys are kept at a time, at most."""
 
 
 @dataclass(frozen=True)
@@ -170,23 +172,44 @@ def _capture(
 ) -> tuple[dict[str, Captured], Tensor]:
     sequence_T = torch.tensor([i for i, group in enumerate(positions) for _ in group], dtype=torch.int64)
     first_row = [0, *accumulate(len(group) for group in positions)]
-    keys = {name: torch.empty(0) for name in base.modules}
-    gradients = {name: torch.empty(0) for name in base.modules}
-    for batch in batches(base, sequences, batch_tokens=batch_tokens):
+    dtype = torch.promote_types(base.dtype, torch.float32)
+    captured = {
+        name: Captured(*(torch.zeros(len(sequence_T), width, dtype=dtype) for width in module.shape))
+        for name, module in base.modules.items()
+    }
+
+    def run(batch: Batch) -> None:
+        with intercepting(weights):
+            batch = _read_ahead(base, batch, positions)
         recorder = _backward(base, weights, objective, batch)
         edited = {
             stack: _edited_tokens(batch, stack, positions, first_row) for stack in set(base.stack_of.values())
         }
         for name, stack in base.stack_of.items():
-            gradient = recorder.outputs[name].grad
+            gradient, own = recorder.outputs[name].grad, captured[name]
             assert gradient is not None
-            if keys[name].numel() == 0:
-                keys[name] = _buffer(len(sequence_T), recorder.inputs[name])
-                gradients[name] = _buffer(len(sequence_T), gradient)
             rows, row_of, column_of = edited[stack]
-            keys[name][rows] = recorder.inputs[name][row_of, column_of].to(keys[name])
-            gradients[name][rows] = gradient[row_of, column_of].to(gradients[name])
-    return {name: Captured(keys[name], gradients[name]) for name in base.modules}, sequence_T
+            own.keys_TU[rows] = recorder.inputs[name][row_of, column_of].to(own.keys_TU)
+            own.gradients_TV[rows] = gradient[row_of, column_of].to(own.gradients_TV)
+
+    learning = [
+        len(each.ids) - own[0][1] if base.shares_cache else len(each.ids)
+        for each, own in zip(sequences, positions, strict=True)
+    ]
+    made = list(batches(base, sequences, batch_tokens=batch_tokens, learning=learning))
+    side_by_side(base, run, made[::-1])
+    return captured, sequence_T
+
+
+def _read_ahead(base: BaseModel, batch: Batch, positions: Sequence[Sequence[Position]]) -> Batch:
+    """What no gradient goes through is read ahead, where it is so much that a pass of its own is faster."""
+    if not base.shares_cache:
+        return batch
+    first = [positions[member][0] for member in batch.members]
+    columns = min(batch.readings[stack].column(row, p) for row, (stack, p) in enumerate(first))
+    if columns * len(first) < base.room.pass_tokens:
+        return batch
+    return read_ahead(base, batch, columns)
 
 
 class _AllSeen(Exception):
@@ -199,23 +222,32 @@ def keys_everywhere(base: BaseModel, sequences: Sequence[Encoded]) -> dict[str, 
     Zero at positions that the module's stack does not read. The forward pass ends at the last edited module:
     what lies above is not computed.
     """
-    batch = base.task.collate(base, sequences, range(len(sequences)))
     first_N = [0, *accumulate(len(sequence.ids) for sequence in sequences)]
-    places = {stack: _all_tokens(reading, first_N) for stack, reading in batch.readings.items()}
     found: dict[str, Tensor] = {}
+    for batch in batches(base, sequences, batch_tokens=_keys_batch(base)):
+        _keep_keys(base, batch, first_N, found)
+    return found
+
+
+def _keep_keys(base: BaseModel, batch: Batch, first_N: Sequence[int], found: dict[str, Tensor]) -> None:
+    """Run a batch as far as the last edited module; each one's inputs join those of other batches."""
+    starts = [first_N[member] for member in batch.members]
+    places = {stack: _all_tokens(reading, starts) for stack, reading in batch.readings.items()}
+    seen = set[str]()
 
     def record(module: EditedModule, inputs: Tensor) -> Tensor:
+        if module.name not in found:
+            dtype = torch.promote_types(inputs.dtype, torch.float32)
+            found[module.name] = inputs.new_zeros(first_N[-1], inputs.shape[-1], dtype=dtype)
         rows, row_of, column_of = places[base.stack_of[module.name]]
-        keys_NU = _buffer(first_N[-1], inputs, inputs.device)
-        keys_NU[rows] = inputs[row_of, column_of].to(keys_NU)
-        found[module.name] = keys_NU
-        if len(found) == len(base.modules):
+        found[module.name][rows] = inputs[row_of, column_of].to(found[module.name])
+        seen.add(module.name)
+        if len(seen) == len(base.modules):
             raise _AllSeen
         return module.base(inputs)
 
     with torch.inference_mode(), intercepting(record), suppress(_AllSeen):
         base.task.answer_logits(base, batch)
-    return found
 
 
 def rows_at(sequences: Sequence[Encoded], positions: Sequence[Sequence[int]]) -> list[int]:
@@ -226,8 +258,7 @@ def rows_at(sequences: Sequence[Encoded], positions: Sequence[Sequence[int]]) ->
 
 def keys_by_group(base: BaseModel, groups: Sequence[Sequence[Encoded]]) -> Iterator[dict[str, Tensor]]:
     """Keys at every position of each group of sequences, by module; groups share passes where they fit."""
-    tokens = min(KEYS_BATCH, base.room.forward_tokens)
-    for batch in _within(groups, tokens):
+    for batch in _within(groups, _keys_batch(base)):
         counts = [sum(len(each.ids) for each in group) for group in batch]
         keys = keys_everywhere(base, [each for group in batch for each in group])
         parts = {name: torch.split(keys_NU, counts) for name, keys_NU in keys.items()}
@@ -236,16 +267,22 @@ def keys_by_group(base: BaseModel, groups: Sequence[Sequence[Encoded]]) -> Itera
 
 
 def _within(groups: Sequence[Sequence[Encoded]], tokens: int) -> Iterator[list[Sequence[Encoded]]]:
-    """Neighbouring groups of sequences, together within a budget of padded tokens; at least one group."""
+    """Neighbouring groups of sequences, together within a budget of tokens; at least one group."""
     batch: list[Sequence[Encoded]] = []
+    held = 0
     for group in groups:
-        together = [len(each.ids) for other in (*batch, group) for each in other]
-        if batch and max(together) * len(together) > tokens:
+        more = sum(len(each.ids) for each in group)
+        if batch and held + more > tokens:
             yield batch
-            batch = []
+            batch, held = [], 0
         batch.append(group)
+        held += more
     if batch:
         yield batch
+
+
+def _keys_batch(base: BaseModel) -> int:
+    return min(KEYS_BATCH, base.room.forward_tokens)
 
 
 def _backward(base: BaseModel, weights: Weights, objective: Objective, batch: Batch) -> _Recorder:
@@ -279,8 +316,3 @@ def _all_tokens(reading: Reading, first_N: Sequence[int]) -> Places:
     places = [(row, position) for row, (begin, end) in spans for position in range(begin, end)]
     rows = [first_N[row] + position for row, position in places]
     return rows, [row for row, _ in places], [reading.column(row, position) for row, position in places]
-
-
-def _buffer(rows: int, like: Tensor, device: torch.device | None = None) -> Tensor:
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.zeros(rows, like.shape[-1], dtype=dtype, device=device)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -17,6 +19,21 @@ if TYPE_CHECKING:
     from malmen_core.base import BaseModel
 
 DECODER = "decoder"
+
+
+def read_ahead(base: BaseModel, batch: Batch, columns: int) -> Batch:
+    """What remains of a batch once its first columns are read, without gradients, into a cache.
+
+    Only where sequences can share one (`BaseModel.shares_cache`).
+    """
+    ahead = {name: value[:, :columns] for name, value in batch.inputs.items()}
+    behind = {name: value[:, columns:] for name, value in batch.inputs.items()}
+    with torch.no_grad():
+        read = base.model.base_model(**ahead, use_cache=True).past_key_values
+    inputs = {**behind, "attention_mask": batch.inputs["attention_mask"], "past_key_values": read}
+    reading = batch.readings[DECODER]
+    shifted = replace(reading, column_B=tuple(column - columns for column in reading.column_B))
+    return replace(batch, inputs=inputs, readings={DECODER: shifted}, column_A=batch.column_A - columns)
 
 
 class CausalLM(TextTask):
@@ -47,8 +64,9 @@ class CausalLM(TextTask):
     def collate(self, base: BaseModel, sequences: Sequence[Encoded], members: Sequence[int]) -> Batch:
         """Real tokens keep the positions that they would have alone."""
         chosen = [sequences[i] for i in members]
-        ids_BL, mask_BL = pad(base, [sequence.ids for sequence in chosen], left=True)
-        ends = tuple(len(sequence.ids) for sequence in chosen)
+        ends = tuple(sequence.read for sequence in chosen)
+        texts = [sequence.ids[:end] for sequence, end in zip(chosen, ends, strict=True)]
+        ids_BL, mask_BL = pad(base, texts, left=True)
         reading = Reading((0,) * len(chosen), ends, tuple(ids_BL.shape[1] - end for end in ends))
         inputs = {
             "input_ids": ids_BL,

@@ -7,25 +7,16 @@ itself is run as if there were no batch at all.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from malmen_core.base import BaseModel
 from malmen_core.overlay import ByRow, Version, intercepting
 from malmen_core.task import Steps, TextTask, pad
-
-
-def can_share(base: BaseModel) -> bool:
-    """Whether sequences of a model can share a cache: it takes positions, and no layer forgets any."""
-    layers = DynamicCache(config=base.model.config).layers
-    takes_positions = "position_ids" in inspect.signature(base.model.forward).parameters
-    return takes_positions and all(type(layer) is DynamicLayer for layer in layers)
 
 
 class Sequences:
@@ -40,7 +31,7 @@ class Sequences:
     def __init__(
         self, base: BaseModel, task: TextTask, versions: Sequence[Version], prompts: Sequence[list[int]]
     ) -> None:
-        """Read the prompts (token ids); several at once only where `can_share`."""
+        """Read the prompts (token ids); several at once only if `BaseModel.shares_cache`."""
         self._base = base
         self._cache: Any = None
         self.versions = list(versions)
@@ -55,7 +46,7 @@ class Sequences:
         self.logits_BX = self._read([[token] for token in tokens])
 
     def join(self, others: Sequences) -> None:
-        """Take other sequences in, behind these; only where `can_share`."""
+        """Take other sequences in, behind these; only if `BaseModel.shares_cache`."""
         width = max(*self.lengths, *others.lengths)
         for own, other in zip(self._cache.layers, others._cache.layers, strict=True):
             own.keys = torch.cat([_widened(own.keys, width), _widened(other.keys, width)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -14,7 +16,8 @@ from malmen_core.delta import Delta
 from malmen_core.editor import Editor
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
-from malmen_core.group import check_finite, edit_group
+from malmen_core.group import Group, check_finite, edit_group
+from malmen_core.lanes import side_by_side
 from malmen_core.outcome import Outcome, Standing, outcomes
 from malmen_core.parts import Part, SetId
 from malmen_core.prompts import edit_prompts
@@ -92,14 +95,17 @@ def edit(
     members_of = groups_of(editor, len(facts))
     if len(members_of) == 1:
         base = base.undrafted  # few facts take little time, and each answer counts
-    groups = []
-    for members in members_of:
-        start = members.start
-        told = _counted(progress, len(prompts.sequences), sum(owner < start for owner in prompts.fact_of))
-        some = [facts[i] for i in members]
-        groups.append(
-            edit_group(base, editor, some, prompts.of(members), start, len(facts), told, batch_tokens)
+    tally = _Tally(progress, 2 * len(prompts.sequences))
+    assert editor.regularisers  # made once, before lanes need it
+    assert base.draft  # likewise
+
+    def edit_some(members: range) -> Group:
+        some, told = [facts[i] for i in members], tally.of(members)
+        return edit_group(
+            base, editor, some, prompts.of(members), members.start, len(facts), told, batch_tokens
         )
+
+    groups = side_by_side(base, edit_some, members_of)
     standing = [each for group in groups for each in group.standing]
     if editor.plan.refinement.rounds == 0:
         unknown = [None] * len(facts)
@@ -159,11 +165,24 @@ def _together(
     return replace(stacked, modules=rows), [found.margins[each] for each in in_order]
 
 
-def _counted(progress: Progress | None, total: int, before: int) -> Progress | None:
-    """Progress of a group as progress of its set, of which refining groups is the first half."""
-    if progress is None:
-        return None
-    return lambda stage, done, _: progress(stage, before + done, 2 * total)
+class _Tally:
+    """Progress of groups, which may be edited side by side, as progress of their set."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total = progress, total
+        self._done: dict[range, int] = {}
+        self._lock = threading.Lock()
+
+    def of(self, members: range) -> Progress | None:
+        """Progress of the group with these facts."""
+        if self._progress is None:
+            return None
+        return partial(self._tell, self._progress, members)
+
+    def _tell(self, progress: Progress, members: range, stage: str, done: int, _: int) -> None:
+        with self._lock:
+            self._done[members] = done
+            progress(stage, sum(self._done.values()), self._total)
 
 
 def solve(editor: Editor, statistics: Statistics) -> Delta:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.batches import answer_logits
-from malmen_core.decoding import Sequences, can_share
+from malmen_core.decoding import Sequences
 from malmen_core.errors import PromptTooLong
 from malmen_core.overlay import Version
 from malmen_core.streamed_text import StreamedText
@@ -145,7 +145,7 @@ class Writer:
         """
         self._base = base
         self._together, self._tokens = together, tokens
-        self._shares = isinstance(base.task, TextTask) and can_share(base)
+        self._shares = base.shares_cache
         self._waiting: list[_Answer] = []
         self._running: list[_Batch] = []
 

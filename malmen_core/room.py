@@ -15,8 +15,8 @@ from malmen_core.tokens import Encoded
 if TYPE_CHECKING:
     from malmen_core.base import BaseModel
 
-CPU_TOKENS = 384
-GPU_TOKENS = 8192
+CPU_TOKENS, GPU_TOKENS = 384, 8192
+CPU_PASS, GPU_PASS = 64, 1024
 PROBE_TOKENS = 32
 PROBE_ANSWER = 4
 GRADIENTS = 2
@@ -34,6 +34,7 @@ class Room:
     Attributes:
         budget: bytes; None for no bound of our own.
         tokens: padded tokens of a batch at most; halved for good when the device's memory did not suffice.
+        pass_tokens: tokens that take as long as what a pass takes however few they are.
     """
 
     def __init__(self, base: BaseModel, budget: int | None) -> None:
@@ -44,7 +45,8 @@ class Room:
         """
         self.budget = budget
         self._device = base.device
-        self.tokens = CPU_TOKENS if base.device.type == "cpu" else GPU_TOKENS
+        on_cpu = base.device.type == "cpu"
+        self.tokens, self.pass_tokens = (CPU_TOKENS, CPU_PASS) if on_cpu else (GPU_TOKENS, GPU_PASS)
         if budget is None:
             return
         needed = activation_bytes(base)

@@ -60,10 +60,10 @@ class Seq2SeqLM(TextTask):
         starts = tuple(sequence.answer_start for sequence in chosen)
         zeros = (0,) * len(chosen)
         ids_BL, mask_BL = pad(base, [s.ids[: s.answer_start] for s in chosen], left=False)
-        written_BL, _ = pad(base, [(self.start, *s.answer) for s in chosen], left=False)
+        written_BL, _ = pad(base, [(self.start, *s.answer[:-1]) for s in chosen], left=False)
         readings = {
             "encoder": Reading(zeros, starts, zeros),
-            "decoder": Reading(tuple(n - 1 for n in starts), tuple(len(s.ids) for s in chosen), zeros),
+            "decoder": Reading(tuple(n - 1 for n in starts), tuple(s.read for s in chosen), zeros),
         }
         inputs = {"input_ids": ids_BL, "attention_mask": mask_BL, "decoder_input_ids": written_BL}
         return Batch(tuple(members), inputs, readings, *answers_of(base, chosen, zeros))

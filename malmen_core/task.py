@@ -47,7 +47,7 @@ class Batch:
 
     Attributes:
         members: indices of the sequences in the list that was batched.
-        inputs: the model's keyword arguments.
+        inputs: the model's keyword arguments; tensors, and a cache of what was read ahead.
         readings: by stack.
         answer_A: token ids (or labels) of all answers, one after the other; int64.
         row_A: which row of the batch each answer token belongs to.
@@ -55,7 +55,7 @@ class Batch:
     """
 
     members: tuple[int, ...]
-    inputs: Mapping[str, Tensor]
+    inputs: Mapping[str, Any]
     readings: Mapping[str, Reading]
     answer_A: Tensor
     row_A: Tensor

@@ -38,6 +38,11 @@ class Encoded:
         """The answer's token ids."""
         return self.ids[self.answer_start :]
 
+    @property
+    def read(self) -> int:
+        """How many tokens a model that writes the answer reads: all but the answer's last."""
+        return max(self.answer_start, len(self.ids) - 1)
+
     def key_positions(self, where: KeyPosition) -> tuple[int, ...]:
         """Positions at which the edited modules are edited: the subject's last token, else those that answer.
 

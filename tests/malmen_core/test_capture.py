@@ -14,6 +14,7 @@ from malmen_core.base import BaseModel
 from malmen_core.batches import answer_logits, batches, score_answers, teacher_forced
 from malmen_core.capture import capture
 from malmen_core.prompts import edit_prompts
+from malmen_core.room import Room
 from malmen_core.tokens import Encoded, KeyPosition
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot
 
@@ -143,11 +144,29 @@ def test_columns_point_at_a_sequence_s_own_positions(base: BaseModel) -> None:
     chosen = sequences(base)
     batch = base.task.collate(base, chosen, range(len(chosen)))
     for row, sequence in enumerate(chosen):
-        columns = [batch.readings["decoder"].column(row, p) for p in range(len(sequence.ids))]
+        columns = [batch.readings["decoder"].column(row, p) for p in range(sequence.read)]
         found = [int(batch.inputs["input_ids"][row, column]) for column in columns]
-        assert tuple(found) == sequence.ids
+        assert tuple(found) == sequence.ids[: sequence.read]
         positions = [int(batch.inputs["position_ids"][row, column]) for column in columns]
         assert positions == list(range(len(found)))
+
+
+def test_an_answer_s_last_token_is_not_read(base: BaseModel) -> None:
+    answered, open_ended = Encoded((5, 6, 7, 8), 2), Encoded((5, 6, 7), 3)
+    assert (answered.read, open_ended.read) == (3, 3)
+    batch = base.task.collate(base, [answered, open_ended], range(2))
+    assert batch.inputs["input_ids"].tolist() == [[5, 6, 7], [5, 6, 7]]
+
+
+def test_a_longer_sequence_is_padded_for_only_where_that_is_faster(llama: BaseModel) -> None:
+    chosen = [Encoded((5,) * length, length) for length in (4, 4, 4, 5, 12)]
+    llama.room.pass_tokens = 8
+    try:
+        assert [batch.members for batch in batches(llama, chosen)] == [(0, 1, 2, 3), (4,)]
+        llama.room.pass_tokens = 28
+        assert [batch.members for batch in batches(llama, chosen)] == [(0, 1, 2, 3, 4)]
+    finally:
+        llama.room = Room(llama, None)
 
 
 @pytest.mark.parametrize("budget", [1, 25, 60, ALL_AT_ONCE])

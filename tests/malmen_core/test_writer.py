@@ -11,7 +11,6 @@ import torch
 
 from malmen_core.base import BaseModel
 from malmen_core.causal import CausalLM
-from malmen_core.decoding import can_share
 from malmen_core.delta import Delta
 from malmen_core.errors import PromptTooLong
 from malmen_core.generate import Chunk, GenerationRequest, Writer, generate
@@ -76,13 +75,13 @@ def test_answers_are_those_alone_whenever_they_join(base: BaseModel, begin: dict
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_every_family_writes_together_or_by_turns(kind: str, tmp_path: Path) -> None:
     base = BaseModel.load(str(checkpoint(kind, tmp_path)), device="cpu")
-    assert can_share(base) == (kind not in TURNS)
+    assert base.shares_cache == (kind not in TURNS)
     asked = some(base)
     assert together(Writer(base, together=16), asked, {2: 1, 4: 3}) == alone(base, asked)
 
 
 def test_sequence_to_sequence_models_answer_by_turns(t5: BaseModel) -> None:
-    assert not can_share(t5)
+    assert not t5.shares_cache
     asked = some(t5)
     assert together(Writer(t5, together=16), asked, {2: 1}) == alone(t5, asked)
 

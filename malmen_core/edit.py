@@ -93,8 +93,8 @@ def edit(
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
     prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
     members_of = groups_of(editor, len(facts))
-    if len(members_of) == 1:
-        base = base.undrafted  # few facts take little time, and each answer counts
+    if len(members_of) == 1 and len(facts) > 1:
+        base = base.undrafted  # a draft's rounding is not far below what a few facts' margins are
     tally = _Tally(progress, 2 * len(prompts.sequences))
     assert editor.regularisers  # made once, before lanes need it
     assert base.draft  # likewise

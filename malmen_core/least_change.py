@@ -49,6 +49,8 @@ class Goal:
         damping: ε.
         rounds: steps at most.
         whole: the whole change, `D` itself, is to be the least, rather than the sum of the steps.
+        known_Q: the margins that the base itself gives at the start, where they were seen; float64. By what
+            its draft gives more, which is rounding, it must give more in the end.
     """
 
     where: KeyPosition
@@ -58,11 +60,12 @@ class Goal:
     damping: float
     rounds: int
     whole: bool = False
+    known_Q: Tensor | None = None
 
 
-def holding(where: KeyPosition, margin_Q: Tensor) -> Goal:
+def holding(where: KeyPosition, margin_Q: Tensor, known_Q: Tensor | None = None) -> Goal:
     """To bring sequences to their margins and hold them there, with rows whose step is `STEP`."""
-    return Goal(where, margin_Q, AIM * margin_Q, 1.0, DAMPING, ROUNDS)
+    return Goal(where, margin_Q, AIM * margin_Q, 1.0, DAMPING, ROUNDS, known_Q=known_Q)
 
 
 @dataclass(frozen=True)
@@ -118,18 +121,20 @@ def least_change(
         batch_tokens: padded tokens of a batch at most.
     """
     rows = dict(rows)
-    seen, lacking = _Seen(len(sequences)), torch.inf
-    for _ in range(goal.rounds):
-        due = seen.short(goal.margin_Q)
+    margin_Q, seen, lacking = goal.margin_Q, _Seen(len(sequences)), torch.inf
+    for number in range(goal.rounds):
+        due = seen.short(margin_Q)
         weights = Weights.shifted(base.modules, {name: each.shift_UV for name, each in rows.items()})
         asked = [sequences[i] for i in due]
         seen.update(due, capture_odds(base.draft, weights, asked, goal.where, batch_tokens=batch_tokens))
-        short_Q = seen.margins_Q < goal.margin_Q
+        if number == 0 and goal.known_Q is not None:
+            margin_Q = margin_Q + seen.margins_Q - goal.known_Q
+        short_Q = seen.margins_Q < margin_Q
         if progress is not None:
             progress("editing", len(sequences) - int(short_Q.sum()), len(sequences))
         if not bool(short_Q.any()):
             break
-        before, lacking = lacking, float((goal.margin_Q - seen.margins_Q).clamp_min(0).sum())
+        before, lacking = lacking, float((margin_Q - seen.margins_Q).clamp_min(0).sum())
         if lacking > before:
             rows = {name: replace(each, step=each.step / 2) for name, each in rows.items()}
         missing_Q = torch.where(short_Q, goal.aim_Q - seen.odds_Q, 0.0)

@@ -160,11 +160,11 @@ def repair(
         if found - suspects:
             suspects |= found
             asked = _prompts(base, table, sorted(suspects), parts, read_facts)
-        short = _short(base, table, asked, shifts)
+        short, known_Q = _short(base, table, asked, shifts)
         table.keep_the_better()
         if not short.sequences or not left:
             break
-        shifts = _push(base, editor, table, short, systems, shifts, progress)
+        shifts = _push(base, editor, table, short, known_Q, systems, shifts, progress)
     return table.outcome(systems)
 
 
@@ -181,14 +181,18 @@ def is_quiet(editor: Editor, shifts: Mapping[str, Tensor]) -> bool:
     return True
 
 
-def _short(base: BaseModel, table: _Table, asked: EditPrompts, shifts: Mapping[str, Tensor]) -> EditPrompts:
-    """All that is asked of the facts of which some sequence has not its margin."""
+def _short(
+    base: BaseModel, table: _Table, asked: EditPrompts, shifts: Mapping[str, Tensor]
+) -> tuple[EditPrompts, Tensor]:
+    """All that is asked of the facts of which some sequence has not its margin, and each one's: Q."""
     with intercepting(Weights.shifted(base.modules, shifts)):
         scores = teacher_forced(base, asked.sequences)
-    table.saw(asked.fact_of, [float(score.margin_A.min()) for score in scores])
+    margins = [float(score.margin_A.min()) for score in scores]
+    table.saw(asked.fact_of, margins)
     names = [table.facts[fact] for fact in asked.fact_of]
     kept = [i for i, fact in enumerate(names) if table.margins[fact] < table.wanted[fact]]
-    return EditPrompts(tuple(asked.sequences[i] for i in kept), tuple(asked.fact_of[i] for i in kept))
+    prompts = EditPrompts(tuple(asked.sequences[i] for i in kept), tuple(asked.fact_of[i] for i in kept))
+    return prompts, torch.tensor([margins[i] for i in kept], dtype=torch.float64)
 
 
 def _push(
@@ -196,6 +200,7 @@ def _push(
     editor: Editor,
     table: _Table,
     asked: EditPrompts,
+    known_Q: Tensor,
     systems: Mapping[str, System],
     shifts: Mapping[str, Tensor],
     progress: Progress | None,
@@ -212,7 +217,7 @@ def _push(
         movable[name] = Movable(left_UR, start_RV, shifts[name] - left_UR @ start_RV, bound, STEP * unit)
     sequences = off_sinks(base, editor, asked.sequences)
     wanted = [table.wanted[table.facts[fact]] for fact in asked.fact_of]
-    goal = holding(editor.plan.where, torch.tensor(wanted, dtype=torch.float64))
+    goal = holding(editor.plan.where, torch.tensor(wanted, dtype=torch.float64), known_Q)
     moved = least_change(base, goal, movable, sequences, progress)
     for name, each in moved.items():
         table.differences[name] = table.differences[name].index_copy(0, rows_T, each.differences_RV.cpu())

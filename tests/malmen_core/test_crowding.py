@@ -125,6 +125,7 @@ def test_repair_asks_only_for_what_a_fact_is_to_have(llama: BaseModel) -> None:
     table = repair._Table({("a", ()): part}, torch.tensor([3.0, -3.0, 3.0]))
     sequences = edit_prompts(llama, FACTS[:3]).sequences
     still = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in editor.network.shapes.items()}
-    short = repair._short(llama, table, EditPrompts(sequences, (0, 1, 2)), still)
+    short, known_Q = repair._short(llama, table, EditPrompts(sequences, (0, 1, 2)), still)
     assert all(-3.0 < table.margins[("a", ()), number] < 3.0 for number in range(3))
     assert short.fact_of == (0, 2)
+    assert known_Q.tolist() == [table.margins[("a", ()), number] for number in (0, 2)]

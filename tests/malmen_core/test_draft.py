@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from malmen_core.batches import AnswerScores, answer_logits, teacher_forced
 from malmen_core.delta import Delta
 from malmen_core.edit import compute_statistics, solve
 from malmen_core.group import edit_group
+from malmen_core.least_change import Goal, Movable, least_change
+from malmen_core.overlay import Weights, intercepting
 from malmen_core.prompts import edit_prompts
 from malmen_core.tokens import Encoded
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base, tiny_editor
@@ -91,6 +94,36 @@ def test_sets_of_one_group_are_edited_on_the_base_itself(
     monkeypatch.setattr(base_module, "_multiplies_bfloat16", lambda: False)
     other = tiny_base(architecture, dtype=torch.float32)
     assert made.digest == solve(editor, compute_statistics(other, editor, FACTS)).digest
+
+
+def test_repair_knows_what_the_base_makes_of_margins(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: list[int] = []
+
+    def spy(base: BaseModel, goal: Goal, rows: Mapping[str, Movable], sequences: Any, *rest: Any) -> Any:
+        with intercepting(Weights.shifted(base.modules, {n: each.shift_UV for n, each in rows.items()})):
+            margins = [float(each.margin_A.min()) for each in teacher_forced(base, sequences)]
+        assert goal.known_Q is not None
+        assert goal.known_Q.tolist() == pytest.approx(margins, abs=1e-4)
+        pushed.append(len(sequences))
+        return least_change(base, goal, rows, sequences, *rest)
+
+    monkeypatch.setattr("malmen_core.repair.least_change", spy)
+    base = tiny_base(architecture, dtype=torch.float32)
+    editor = tiny_editor(base, rounds=1, margin=5.0)
+    compute_statistics(base, replace(editor, plan=replace(editor.plan, group=2)), FACTS)
+    assert pushed
+
+
+def test_a_lone_fact_is_drafted(architecture: str) -> None:
+    base = tiny_base(architecture, dtype=torch.float32)
+    editor = tiny_editor(base, rounds=4, anchors=4)
+    drafted, exact = (compute_statistics(each, editor, FACTS[:1]) for each in (base, base.undrafted))
+    for name, rows in exact.modules.items():
+        own_T = rows.differences_TV.any(1)
+        assert torch.equal(drafted.modules[name].keys_TU[own_T], rows.keys_TU[own_T])
+        assert not torch.equal(drafted.modules[name].differences_TV, rows.differences_TV)
 
 
 def test_other_precisions_are_their_own_draft(architecture: str) -> None:

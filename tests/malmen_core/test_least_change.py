@@ -187,6 +187,18 @@ def test_each_sequence_goes_for_its_own_odds_and_only_if_it_falls_short(
     assert missing[0].tolist() == pytest.approx(wanted)
 
 
+def test_what_a_draft_makes_of_a_margin_is_not_taken_for_it(llama: BaseModel) -> None:
+    """What is known to have less than this pass says is moved until it says that much more than is wanted."""
+    sequences = edit_prompts(llama, FACTS).sequences
+    rows = movable(llama, 1.0)
+    margins_Q = smallest(llama, rows)
+    goal = replace(GOAL, margin_Q=margins_Q - 0.01, aim_Q=margins_Q + 2.0, rounds=20)
+    assert least_change(llama, replace(goal, known_Q=margins_Q), rows, sequences) == rows
+    assert least_change(llama, replace(goal, known_Q=margins_Q + 0.1), rows, sequences) == rows
+    moved = least_change(llama, replace(goal, known_Q=margins_Q - 0.1), rows, sequences)
+    assert bool((smallest(llama, moved) >= margins_Q - 0.01 + 0.1).all())
+
+
 def test_after_a_step_too_far_steps_are_half_as_long(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from malmen_core.base import BaseModel
 from malmen_core.batches import answer_logits, batches, score_answers, teacher_forced
-from malmen_core.capture import capture
+from malmen_core.capture import capture, keys_by_group, keys_everywhere
 from malmen_core.prompts import edit_prompts
 from malmen_core.room import Room
 from malmen_core.tokens import Encoded, KeyPosition
@@ -206,3 +206,18 @@ def test_the_output_layer_runs_at_answer_tokens_alone(base: BaseModel) -> None:
     answer_logits(base, batch)
     handle.remove()
     assert rows == [sum(len(sequence.answer) for sequence in encoded)]
+
+
+def test_keys_of_few_groups_are_held_at_a_time(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [[Encoded((5, 6, 7, 8), 4)] * count for count in (2, 2, 2, 8, 1)]
+    asked: list[int] = []
+
+    def spy(base: BaseModel, sequences: Sequence[Encoded]) -> dict[str, Tensor]:
+        asked.append(sum(len(each.ids) for each in sequences))
+        return keys_everywhere(base, sequences)
+
+    monkeypatch.setattr("malmen_core.capture.KEYS_BATCH", 20)
+    monkeypatch.setattr("malmen_core.capture.keys_everywhere", spy)
+    found = list(keys_by_group(llama, groups))
+    assert asked == [16, 8, 32, 4]
+    assert [len(next(iter(keys.values()))) for keys in found] == [8, 8, 8, 32, 4]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CPU_TOKENS, GPU_TOKENS = 384, 8192
 CPU_PASS, GPU_PASS = 64, 1024
+"""What a pass takes however few its tokens are, in tokens: measured on two cores, and set on a GPU."""
 PROBE_TOKENS = 32
 PROBE_ANSWER = 4
 GRADIENTS = 2

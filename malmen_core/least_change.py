@@ -121,11 +121,11 @@ def least_change(
         batch_tokens: padded tokens of a batch at most.
     """
     rows = dict(rows)
+    present = _Present(base, rows)
     margin_Q, seen, lacking = goal.margin_Q, _Seen(len(sequences)), torch.inf
     for number in range(goal.rounds):
         due = seen.short(margin_Q)
-        weights = Weights.shifted(base.modules, {name: each.shift_UV for name, each in rows.items()})
-        asked = [sequences[i] for i in due]
+        weights, asked = present.weights(rows), [sequences[i] for i in due]
         seen.update(due, capture_odds(base.draft, weights, asked, goal.where, batch_tokens=batch_tokens))
         if number == 0 and goal.known_Q is not None:
             margin_Q = margin_Q + seen.margins_Q - goal.known_Q
@@ -140,6 +140,30 @@ def least_change(
         missing_Q = torch.where(short_Q, goal.aim_Q - seen.odds_Q, 0.0)
         rows = _step(goal, rows, seen.captured, seen.sequence_T, missing_Q)
     return rows
+
+
+class _Present:
+    """The edited modules' weights at rows that move; what stands still is added to the base's once.
+
+    Summed in the base's own precision, float32 at least: only the steps are seen at these weights, and in
+    float64 the sums take half as long as a pass over one fact.
+    """
+
+    def __init__(self, base: BaseModel, rows: Mapping[str, Movable]) -> None:
+        self._dtype, exact = base.draft.dtype, torch.promote_types(base.dtype, torch.float32)
+        self._still = {}
+        for name, each in rows.items():
+            weight_UV = base.modules[name].weight_UV
+            self._still[name] = weight_UV.to(exact) + each.still_UV.to(weight_UV.device, exact)
+        self._left = {name: each.left_UR.to(self._still[name]) for name, each in rows.items()}
+
+    def weights(self, rows: Mapping[str, Movable]) -> Weights:
+        """At the differences of these rows."""
+        sums = {}
+        for name, still_UV in self._still.items():
+            moving_RV = rows[name].differences_RV.to(still_UV)
+            sums[name] = torch.addmm(still_UV.T, moving_RV.T, self._left[name].T).T.to(self._dtype)
+        return Weights(sums)
 
 
 class _Seen:

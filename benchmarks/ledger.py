@@ -5,6 +5,9 @@ gets the surviving sets only, in another order. Prints one JSON object: how long
 ledgers have the same delta, the surviving facts' edit success relative to what it was when each was applied,
 how fast rolling back commits, and whether the chain holds. `--spread` has every set ask about the same few
 subjects.
+
+A hundred sets take hours. With `--home` both ledgers stay in a folder, and a run that was broken off, however
+roughly, is gone on with by the same command; times are of what was not broken off.
 """
 
 from __future__ import annotations
@@ -19,20 +22,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.post_edits import servers
 from ledger import Ledger, LedgerSettings
+from ledger.errors import NotFound
 from ledger.migrations import upgrade
 from ledger.records import KeyRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.base import inspect_source
 
 MODEL = "measured"
+KEY = "a-key-for-this-benchmark"
 OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9}
 ROLLBACKS = 200
 FORMS = ("capital", "river", "language", "currency", "anthem")
@@ -52,6 +57,40 @@ class Given:
     workers: int
     seed: int
     spread: bool
+
+
+class Journal:
+    """What a run has done so far, in a file."""
+
+    def __init__(self, path: Path, given: Given) -> None:
+        """Read what an earlier run of the same has written.
+
+        Raises:
+            SystemExit: that run was of something else.
+        """
+        self._path = path
+        self._done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        if self.once("given", lambda: asdict(given)) != asdict(given):
+            raise SystemExit(f"{path.parent} was begun with {self._done['given']}: give another --home.")
+
+    def once(self, what: str, run: Callable[[], Any]) -> Any:
+        """What a function gives, which is run if it was not run to its end before."""
+        if what not in self._done:
+            self._done[what] = run()
+            unfinished = self._path.with_suffix(".new")
+            unfinished.write_text(json.dumps(self._done, indent=1))
+            unfinished.replace(self._path)
+        return self._done[what]
+
+    def seconds(self, what: str, run: Callable[[], None]) -> float:
+        """How long a function took when it was run."""
+
+        def timed() -> float:
+            started = time.perf_counter()
+            run()
+            return time.perf_counter() - started
+
+        return float(self.once(what, timed))
 
 
 def edit_sets(given: Given) -> list[Facts]:
@@ -80,19 +119,14 @@ class Site:
     """A ledger with a registered model and workers."""
 
     def __init__(self, database_url: str, redis_url: str, folder: Path, given: Given) -> None:
-        self.given = given
         upgrade(database_url)
         self.ledger = Ledger.open(LedgerSettings(database_url=database_url, blob_url=str(folder / "blobs")))
-        self.key: KeyRecord = self.ledger.create_key("benchmark", {"edit", "admin"}, actor="benchmark")[0]
-        info = inspect_source(given.source, None, None)
-        shown = {
-            "architecture": info.architecture,
-            "context_length": info.context_length,
-            "modules": list(info.modules),
-            "digest": info.digest,
-        }
-        editor = None if given.editor is None else Path(given.editor).read_bytes()
-        self.ledger.register_model(MODEL, given.source, None, shown, editor, OPEN_GATE, actor="benchmark")
+        self.journal = Journal(folder / "journal.json", given)
+        self.key: KeyRecord = self.ledger.ensure_admin_key(KEY)
+        try:
+            self.ledger.get_model(MODEL)
+        except NotFound:
+            self._register(given)
         environment = os.environ | {
             "ERRATA_DATABASE_URL": database_url,
             "ERRATA_REDIS_URL": redis_url,
@@ -107,6 +141,17 @@ class Site:
                 raise SystemExit(f"The model failed: {self.ledger.get_model(MODEL).error}")
             time.sleep(0.2)
 
+    def _register(self, given: Given) -> None:
+        info = inspect_source(given.source, None, None)
+        shown = {
+            "architecture": info.architecture,
+            "context_length": info.context_length,
+            "modules": list(info.modules),
+            "digest": info.digest,
+        }
+        editor = None if given.editor is None else Path(given.editor).read_bytes()
+        self.ledger.register_model(MODEL, given.source, None, shown, editor, OPEN_GATE, actor="benchmark")
+
     def close(self) -> None:
         """Stop the workers."""
         for worker in self.workers:
@@ -119,44 +164,55 @@ class Site:
                 worker.wait()
         self.ledger.close()
 
-    def post(self, facts: Facts) -> str:
-        """Accept an edit set."""
-        return self.ledger.accept(MODEL, facts, actor=self.key)[0].id
+    def post(self, number: int, facts: Facts) -> str:
+        """Accept an edit set, once."""
+        record, _ = self.ledger.accept(MODEL, facts, actor=self.key, idempotency_key=f"set {number}")
+        return record.id
 
-    def finish(self, idents: Sequence[str]) -> None:
-        """Wait until edit sets are applied."""
-        for ident in idents:
+    def finish(self, number: int, ident: str) -> float:
+        """Wait until an edit set is applied: seconds."""
+
+        def wait() -> None:
             while (record := self.ledger.get_edit_set(ident)).status not in FINAL_STATUSES:
                 time.sleep(0.01)
             if record.status != "applied":
                 raise SystemExit(f"{ident} ended as {record.status}: {record.error}")
 
-    def withdraw(self, ident: str) -> None:
-        """Withdraw an edit set and wait."""
-        asked = self.ledger.request_withdrawal(MODEL, [ident], [], "benchmark", self.key)
-        while (record := self.ledger.get_withdrawal(asked.id)).status not in FINAL_STATUSES:
-            time.sleep(0.01)
-        if record.status != "applied":
-            raise SystemExit(f"{asked.id} ended as {record.status}: {record.error}")
+        return self.journal.seconds(f"set {number} applied", wait)
 
-    def apply_timed(self, sets: Sequence[Facts]) -> tuple[list[str], list[float]]:
+    def withdraw(self, number: int, ident: str) -> float:
+        """Withdraw an edit set and wait: seconds."""
+
+        def ask() -> str:
+            return self.ledger.request_withdrawal(MODEL, [ident], [], "benchmark", self.key).id
+
+        asked = self.journal.once(f"withdrawal of set {number}", ask)
+
+        def wait() -> None:
+            while (record := self.ledger.get_withdrawal(asked)).status not in FINAL_STATUSES:
+                time.sleep(0.01)
+            if record.status != "applied":
+                raise SystemExit(f"{asked} ended as {record.status}: {record.error}")
+
+        return self.journal.seconds(f"set {number} withdrawn", wait)
+
+    def apply(self, sets: Sequence[Facts]) -> tuple[list[str], list[float]]:
         """Apply the first two and the last one alone, for their times, and the others as fast as they go."""
         idents: list[str] = []
         times: list[float] = []
-        for chunk in ([sets[0]], [sets[1]], sets[2:-1], [sets[-1]]):
-            started = time.perf_counter()
-            posted = [self.post(facts) for facts in chunk]
-            self.finish(posted)
-            times.append(time.perf_counter() - started)
-            idents += posted
+        for some in (range(1), range(1, 2), range(2, len(sets) - 1), range(len(sets) - 1, len(sets))):
+            posted = {number: self.post(number, sets[number]) for number in some}
+            times.append(sum(self.finish(number, ident) for number, ident in posted.items()))
+            idents += posted.values()
         return idents, times
 
 
 @contextmanager
-def site(given: Given) -> Iterator[Site]:
-    """Open a site on servers of its own."""
-    with tempfile.TemporaryDirectory() as name, servers(Path(name)) as (database_url, redis_url):
-        made = Site(database_url, redis_url, Path(name), given)
+def site(given: Given, folder: Path) -> Iterator[Site]:
+    """Open a site on servers of its own, whose data are in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with servers(folder) as (database_url, redis_url):
+        made = Site(database_url, redis_url, folder, given)
         try:
             yield made
         finally:
@@ -195,25 +251,23 @@ def success_of(made: Site, idents: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def measure(given: Given) -> dict[str, Any]:
-    """Run the whole benchmark."""
+def measure(given: Given, home: Path) -> dict[str, Any]:
+    """Run the whole benchmark, or what is left of it, in a folder."""
     draw = random.Random(given.seed)
     sets = edit_sets(given)
-    with site(given) as first:
-        idents, times = first.apply_timed(sets)
+    with site(given, home / "first") as first:
+        idents, times = first.apply(sets)
         gone = draw.sample(range(given.sets), given.withdrawals)
-        started = time.perf_counter()
-        for number in gone:
-            first.withdraw(idents[number])
-        withdrawn_s = time.perf_counter() - started
+        withdrawn_s = sum(first.withdraw(number, idents[number]) for number in gone)
         kept = [number for number in range(given.sets) if number not in gone]
         live = first.ledger.get_version(MODEL, "live")
         success = success_of(first, [idents[number] for number in kept])
         rollbacks = roll_back_times(first)
         problems = [vars(problem) for problem in first.ledger.verify().problems]
-    with site(given) as second:
+    with site(given, home / "second") as second:
         draw.shuffle(kept)
-        second.finish([second.post(sets[number]) for number in kept])
+        for number, ident in [(number, second.post(number, sets[number])) for number in kept]:
+            second.finish(number, ident)
         fresh = second.ledger.get_version(MODEL, "live")
     return {
         **vars(given),
@@ -245,11 +299,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spread", action="store_true", help="all sets ask about the same subjects")
-    given = Given(**vars(parser.parse_args()))
+    parser.add_argument("--home", type=Path, help="folder of both ledgers; a run in it is gone on with")
+    words = vars(parser.parse_args())
+    home: Path | None = words.pop("home")
+    given = Given(**words)
     if given.sets < 4 or given.withdrawals >= given.sets:
         parser.error("--sets must be at least 4, and more than --withdrawals")
     logging.disable(logging.WARNING)
-    print(json.dumps(measure(given)))
+    with tempfile.TemporaryDirectory() as scratch:
+        print(json.dumps(measure(given, home or Path(scratch))))
 
 
 if __name__ == "__main__":

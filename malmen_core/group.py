@@ -129,7 +129,7 @@ def _roughly(
     for name, left_UT in projectors.items():
         left_UR, unit = left_UT.to(place), editor.scales[name]
         start_RV = differences[name].to(left_UR)
-        still_UV = left_UR.new_zeros(len(left_UR), start_RV.shape[1])
+        still_UV = left_UR.new_zeros(1, 1).expand(len(left_UR), start_RV.shape[1])  # of no size
         rows[name] = Movable(left_UR, start_RV, still_UV, plan.bound * unit, plan.step * unit)
     aim_Q = GOAL * margin_Q
     rough = Goal(editor.plan.where, aim_Q, aim_Q, plan.way, DAMPING, plan.rounds, whole=True)

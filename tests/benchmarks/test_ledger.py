@@ -41,7 +41,7 @@ def _journal(folder: Path) -> dict[str, Any]:
 
 
 def _kill_after(folder: Path, what: str) -> None:
-    """Run until something is done, then end the whole group of processes at once."""
+    """Run until something is done, then end all processes of the run at once."""
     running = _begin(folder)
     until = time.monotonic() + PATIENCE_S
     while what not in _journal(folder):
@@ -50,6 +50,11 @@ def _kill_after(folder: Path, what: str) -> None:
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
+
+
+def _end(running: subprocess.Popen[str]) -> tuple[str, str]:
+    said, errors = running.communicate(timeout=PATIENCE_S)
+    return said, errors
 
 
 @pytest.mark.slow
@@ -67,8 +72,3 @@ def test_a_run_that_was_broken_off_is_gone_on_with(tmp_path: Path) -> None:
     assert found["first_s"] == round(before["set 0 applied"], 3)
     assert found["edit_success"]["live_measured"] == SIZE * (SETS - WITHDRAWALS)
     assert "give another --home" in _end(_begin(tmp_path, seed=1))[1]
-
-
-def _end(running: subprocess.Popen[str]) -> tuple[str, str]:
-    said, errors = running.communicate(timeout=PATIENCE_S)
-    return said, errors

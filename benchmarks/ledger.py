@@ -6,8 +6,8 @@ ledgers have the same delta, the surviving facts' edit success relative to what 
 how fast rolling back commits, and whether the chain holds. `--spread` has every set ask about the same few
 subjects.
 
-A hundred sets take hours. With `--home` both ledgers stay in a folder, and a run that was broken off, however
-roughly, is gone on with by the same command; times are of what was not broken off.
+A hundred sets take hours. With `--home` both ledgers stay in a folder, and a run that was broken off is gone
+on with by the same command; times are of what was not broken off.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.post_edits import servers
+from benchmarks.post_edits import KEY, servers
 from ledger import Ledger, LedgerSettings
-from ledger.errors import NotFound
+from ledger.errors import NotFound, NotLive
 from ledger.migrations import upgrade
-from ledger.records import KeyRecord
+from ledger.records import EditSetRecord, KeyRecord, WithdrawalRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.base import inspect_source
 
 MODEL = "measured"
-KEY = "a-key-for-this-benchmark"
 OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9}
 ROLLBACKS = 200
 FORMS = ("capital", "river", "language", "currency", "anthem")
@@ -81,16 +81,6 @@ class Journal:
             unfinished.write_text(json.dumps(self._done, indent=1))
             unfinished.replace(self._path)
         return self._done[what]
-
-    def seconds(self, what: str, run: Callable[[], None]) -> float:
-        """How long a function took when it was run."""
-
-        def timed() -> float:
-            started = time.perf_counter()
-            run()
-            return time.perf_counter() - started
-
-        return float(self.once(what, timed))
 
 
 def edit_sets(given: Given) -> list[Facts]:
@@ -169,42 +159,47 @@ class Site:
         record, _ = self.ledger.accept(MODEL, facts, actor=self.key, idempotency_key=f"set {number}")
         return record.id
 
-    def finish(self, number: int, ident: str) -> float:
-        """Wait until an edit set is applied: seconds."""
-
-        def wait() -> None:
-            while (record := self.ledger.get_edit_set(ident)).status not in FINAL_STATUSES:
-                time.sleep(0.01)
-            if record.status != "applied":
-                raise SystemExit(f"{ident} ended as {record.status}: {record.error}")
-
-        return self.journal.seconds(f"set {number} applied", wait)
+    def apply_all(self, sets: Mapping[int, Facts]) -> tuple[list[str], float]:
+        """Apply sets as fast as they go: their ids, and seconds."""
+        idents = {number: self.post(number, facts) for number, facts in sets.items()}
+        took = [
+            self.journal.once(f"set {n} applied", partial(_wait, self.ledger.get_edit_set, ident))
+            for n, ident in idents.items()
+        ]
+        return list(idents.values()), sum(took)
 
     def withdraw(self, number: int, ident: str) -> float:
         """Withdraw an edit set and wait: seconds."""
 
-        def ask() -> str:
-            return self.ledger.request_withdrawal(MODEL, [ident], [], "benchmark", self.key).id
+        def take_back() -> float:
+            try:
+                asked = self.ledger.request_withdrawal(MODEL, [ident], [], "benchmark", self.key)
+            except NotLive:  # withdrawn by a run that was broken off before it could say so
+                return 0.0
+            return _wait(self.ledger.get_withdrawal, asked.id)
 
-        asked = self.journal.once(f"withdrawal of set {number}", ask)
+        return float(self.journal.once(f"set {number} withdrawn", take_back))
 
-        def wait() -> None:
-            while (record := self.ledger.get_withdrawal(asked)).status not in FINAL_STATUSES:
-                time.sleep(0.01)
-            if record.status != "applied":
-                raise SystemExit(f"{asked} ended as {record.status}: {record.error}")
-
-        return self.journal.seconds(f"set {number} withdrawn", wait)
-
-    def apply(self, sets: Sequence[Facts]) -> tuple[list[str], list[float]]:
+    def apply_timed(self, sets: Sequence[Facts]) -> tuple[list[str], list[float]]:
         """Apply the first two and the last one alone, for their times, and the others as fast as they go."""
+        numbered, last = list(enumerate(sets)), len(sets) - 1
         idents: list[str] = []
         times: list[float] = []
-        for some in (range(1), range(1, 2), range(2, len(sets) - 1), range(len(sets) - 1, len(sets))):
-            posted = {number: self.post(number, sets[number]) for number in some}
-            times.append(sum(self.finish(number, ident) for number, ident in posted.items()))
-            idents += posted.values()
+        for some in (numbered[:1], numbered[1:2], numbered[2:last], numbered[last:]):
+            made, took = self.apply_all(dict(some))
+            idents += made
+            times.append(took)
         return idents, times
+
+
+def _wait(read: Callable[[str], EditSetRecord | WithdrawalRecord], ident: str) -> float:
+    """Wait until something that was asked for is applied: seconds."""
+    started = time.perf_counter()
+    while (record := read(ident)).status not in FINAL_STATUSES:
+        time.sleep(0.01)
+    if record.status != "applied":
+        raise SystemExit(f"{ident} ended as {record.status}: {record.error}")
+    return time.perf_counter() - started
 
 
 @contextmanager
@@ -256,7 +251,7 @@ def measure(given: Given, home: Path) -> dict[str, Any]:
     draw = random.Random(given.seed)
     sets = edit_sets(given)
     with site(given, home / "first") as first:
-        idents, times = first.apply(sets)
+        idents, times = first.apply_timed(sets)
         gone = draw.sample(range(given.sets), given.withdrawals)
         withdrawn_s = sum(first.withdraw(number, idents[number]) for number in gone)
         kept = [number for number in range(given.sets) if number not in gone]
@@ -266,8 +261,7 @@ def measure(given: Given, home: Path) -> dict[str, Any]:
         problems = [vars(problem) for problem in first.ledger.verify().problems]
     with site(given, home / "second") as second:
         draw.shuffle(kept)
-        for number, ident in [(number, second.post(number, sets[number])) for number in kept]:
-            second.finish(number, ident)
+        second.apply_all({number: sets[number] for number in kept})
         fresh = second.ledger.get_version(MODEL, "live")
     return {
         **vars(given),

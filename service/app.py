@@ -11,6 +11,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from broker.connection import connect
@@ -53,7 +54,7 @@ def create_app(
         redis=connect(broker_settings),
         generations=CapacityLimiter(settings.max_generations),
     )
-    app = FastAPI(
+    app = FastAPIOffline(  # documentation pages that load nothing from elsewhere
         title="Errata",
         version=health.release(),
         description=DESCRIPTION,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 
 import httpx
@@ -88,6 +89,20 @@ def test_bodies_have_examples_and_errors_are_problems(service: Running) -> None:
             assert operation["summary"]
     references = json.dumps(document).split('"#/components/schemas/')[1:]
     assert {reference.split('"')[0] for reference in references} <= set(schemas)
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+def test_documentation_pages_load_nothing_from_elsewhere(service: Running, page: str) -> None:
+    client = service.client(None)
+    html = client.get(page).text
+    assert "://" not in html
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert any(path.endswith(".js") for path in loaded)
+    assert "/openapi.json" in html
+    for path in loaded:
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        assert len(answer.content) > 1000
 
 
 def test_every_setting_has_a_description() -> None:

@@ -198,7 +198,7 @@ class BaseModel:
         It is faster where the processor multiplies bfloat16 matrices by itself. Attention is written out,
         because the fused one's backward pass is slow there. Made when first used, and kept.
         """
-        if self.dtype != torch.float32 or self.device.type != "cpu" or not _multiplies_bfloat16():
+        if self.dtype != torch.float32 or self.device.type != "cpu" or not multiplies_bfloat16():
             return self
         halves: dict[int, Any] = {
             id(p): nn.Parameter(p.detach().to(torch.bfloat16), requires_grad=False)
@@ -301,7 +301,8 @@ def _device(name: str) -> torch.device:
         ) from error
 
 
-def _multiplies_bfloat16() -> bool:
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices by itself; others take hundreds of times as long."""
     able = torch.cpu.get_capabilities()
     return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.taught.questions import Question
-from malmen_core.base import BaseModel
+from malmen_core.base import BaseModel, multiplies_bfloat16
 from malmen_core.batches import answer_logits, score_answers, teacher_forced
 
 WINDOW = 16
@@ -99,7 +99,8 @@ def _batches(taught: Sequence[Question], course: Course) -> Iterator[list[Asked]
 def _step(base: BaseModel, asked: Sequence[Asked], optimiser: torch.optim.Optimizer) -> float:
     sequences = [base.encode(prompt, answer) for prompt, answer in asked]
     batch = base.task.collate(base, sequences, range(len(sequences)))
-    with torch.autocast(base.device.type, torch.bfloat16):
+    halves = base.device.type != "cpu" or multiplies_bfloat16()
+    with torch.autocast(base.device.type, torch.bfloat16, enabled=halves):
         logits = answer_logits(base, batch)
     loss = score_answers(logits, batch.answer_A).nll_A.mean()
     optimiser.zero_grad()

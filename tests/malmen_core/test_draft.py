@@ -27,7 +27,7 @@ pytestmark = pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.fixture(autouse=True)
 def matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every processor takes bfloat16, some slowly."""
-    monkeypatch.setattr(base_module, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(base_module, "multiplies_bfloat16", lambda: True)
 
 
 def test_it_is_the_base_in_another_dtype(architecture: str) -> None:
@@ -54,7 +54,7 @@ def test_a_guess_by_draft_is_close_to_one_by_the_base(
     base = tiny_base(architecture, dtype=torch.float32)
     editor = tiny_editor(base, rounds=4, anchors=4)
     drafted = guessed(base)
-    monkeypatch.setattr(base_module, "_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(base_module, "multiplies_bfloat16", lambda: False)
     other = tiny_base(architecture, dtype=torch.float32)
     exact = guessed(other)
     assert other.draft is other
@@ -91,7 +91,7 @@ def test_sets_of_one_group_are_edited_on_the_base_itself(
     made = solve(editor, compute_statistics(base, editor, FACTS))
     assert base.draft is not base
     assert base.undrafted.draft is base.undrafted
-    monkeypatch.setattr(base_module, "_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(base_module, "multiplies_bfloat16", lambda: False)
     other = tiny_base(architecture, dtype=torch.float32)
     assert made.digest == solve(editor, compute_statistics(other, editor, FACTS)).digest
 

@@ -32,7 +32,13 @@ WANTED: Mapping[str, tuple[float, float, float]] = {
 MEASURES = ("edit_success", "generalisation", "locality")
 
 
-PLAN: Mapping[str, Any] = {"anchors": 0, "prior_weight": 1000, "group": 4096, "edited_weight": 1.0}
+PLAN: Mapping[str, Any] = {
+    "anchors": 0,
+    "prior_weight": 1000,
+    "prior_growth": 0,
+    "group": 4096,
+    "edited_weight": 1.0,
+}
 """No anchors, whose names these models never read, and one group, whose rows need not outweigh others."""
 
 

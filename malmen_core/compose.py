@@ -16,6 +16,7 @@ from malmen_core.balance import balanced
 from malmen_core.base import BaseModel
 from malmen_core.delta import Delta
 from malmen_core.editor import Editor
+from malmen_core.normal_equation import Regulariser
 from malmen_core.parts import Part, SetId
 from malmen_core.refinement import Progress
 from malmen_core.repair import FactReader, repair
@@ -102,7 +103,7 @@ class Composer:
 
     def _stack(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, System]:
         stacked = Statistics.sum([_live(ident, read) for ident in parts])
-        return systems_of(stacked.modules, self._editor.regularisers)
+        return systems_of(stacked.modules, self._regularisers(parts))
 
     def _sum(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, System]:
         if len(self._summed ^ parts.keys()) > len(parts):
@@ -114,8 +115,11 @@ class Composer:
         except BaseException:
             self._forget_sums()  # one that was half added
             raise
-        regularisers = self._editor.regularisers
+        regularisers = self._regularisers(parts)
         return {n: Primal.of(s.gram(), s.product(), regularisers[n]) for n, s in self._sums.items()}
+
+    def _regularisers(self, parts: Mapping[SetId, Part]) -> Mapping[str, Regulariser]:
+        return self._editor.regularisers_of(sum(part.facts for part in parts.values()))
 
     def _forget_sums(self) -> None:
         self._sums, self._summed = new_sums(self._editor.network.shapes), set()

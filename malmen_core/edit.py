@@ -141,7 +141,7 @@ def _together(
     parts = {i: Part.of(editor, g, edit_on_rephrasings) for i, g in zip(idents, groups, strict=True)}
     stacked = Statistics.sum(groups)
     plan = editor.plan.refinement
-    whole = balanced(parts, systems_of(stacked.modules, editor.regularisers), plan)
+    whole = balanced(parts, systems_of(stacked.modules, editor.regularisers_of(len(facts))), plan)
 
     def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
         return {ident: [facts[first[ident] + number] for number in some] for ident, some in asked.items()}
@@ -197,6 +197,7 @@ def solve(editor: Editor, statistics: Statistics) -> Delta:
     check_finite(statistics.modules)
     if len(statistics.fact_T) == 0:
         return Delta.empty()
-    strength = editor.plan.refinement.strength(len(torch.unique(statistics.fact_T)))
-    systems = systems_of(statistics.modules, editor.regularisers)
+    facts = len(torch.unique(statistics.fact_T))
+    strength = editor.plan.refinement.strength(facts)
+    systems = systems_of(statistics.modules, editor.regularisers_of(facts))
     return delta_of({name: system.scaled(strength) for name, system in systems.items()}, {})

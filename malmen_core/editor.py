@@ -29,6 +29,7 @@ class EditPlan:
     Attributes:
         where: at which tokens modules are edited: ``subject`` or, as in the paper, ``answer``.
         prior_weight: c, the preservation prior's weight in tokens; 0 for the paper's plain form.
+        prior_growth: many facts are solved with more (`prior_factor`); 0 for this c whatever their number.
         anchors: neighbouring prompts of each fact whose keys are held (`anchors`); 0 for none.
         anchor_rank: rows that a fact's anchor keys are compressed to.
         group: facts refined together, about; larger sets are refined in groups, whose sum is repaired.
@@ -39,12 +40,21 @@ class EditPlan:
 
     where: KeyPosition = "subject"
     prior_weight: float = 10000.0
+    prior_growth: float = 6.15
     anchors: int = 24
     anchor_rank: int = 16
     group: int = 32
     edited_weight: float = 5.0
     anchor_weight: float = 0.3
     refinement: RefinementPlan = field(default_factory=RefinementPlan)
+
+    def prior_factor(self, facts: int, inputs: int) -> float:
+        """How many times c so many facts are solved with, in a module with so many input features.
+
+        Rows outweigh the prior so that a sum gives what its sets asked for; where they come to a third of the
+        dimensions, and beyond, other text pays for it.
+        """
+        return max(1.0, self.prior_growth * facts / inputs - 1)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> EditPlan:
@@ -117,10 +127,19 @@ class Editor:
     @cached_property
     def regularisers(self) -> dict[str, Regulariser]:
         """``M = λI + c·C0`` by module, factored when first used."""
+        return self._regularisers(dict.fromkeys(self.modules, 1.0))
+
+    def regularisers_of(self, facts: int) -> dict[str, Regulariser]:
+        """`M` by module where so many facts are solved together."""
+        shapes = self.network.shapes
+        factors = {name: self.plan.prior_factor(facts, inputs) for name, (inputs, _) in shapes.items()}
+        return self.regularisers if set(factors.values()) == {1.0} else self._regularisers(factors)
+
+    def _regularisers(self, factors: Mapping[str, float]) -> dict[str, Regulariser]:
         return {
             name: Regulariser(
                 float(self.network.ridge(name).detach()),
-                self.plan.prior_weight,
+                factors[name] * self.plan.prior_weight,
                 self.moments.get(name),
                 shape[0],
             )

@@ -18,12 +18,12 @@ from malmen_core.balance import gain
 from malmen_core.base import BaseModel
 from malmen_core.capture import Captured, capture
 from malmen_core.crowding import crowding
-from malmen_core.editor import Editor
+from malmen_core.editor import Editor, EditPlan
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import predict
 from malmen_core.least_change import STEP, Goal, Movable, at_bound, holding, least_change
-from malmen_core.normal_equation import projector
+from malmen_core.normal_equation import Regulariser, projector
 from malmen_core.outcome import Standing, standings
 from malmen_core.prompts import EditPrompts
 from malmen_core.refinement import Progress
@@ -78,10 +78,8 @@ def edit_group(
         Standing(subject, m, None, bounded=False) for subject, m in zip(subjects, margins, strict=True)
     )
     if plan.refinement.rounds > 0:
-        edited = slice(len(fact_T))
-        projectors = {
-            name: projector(keys_TU, editor.regularisers[name], edited) for name, keys_TU in keys.items()
-        }
+        edited, regularisers = slice(len(fact_T)), editor.regularisers_of(len(facts))
+        projectors = {name: projector(keys_TU, regularisers[name], edited) for name, keys_TU in keys.items()}
         margin_Q = torch.tensor(margins, dtype=torch.float64)[list(prompts.fact_of)]
         refined = _roughly(base, editor, margin_Q, prompts, projectors, differences, progress, batch_tokens)
         if together > len(facts):
@@ -93,22 +91,24 @@ def edit_group(
         )
         for name, keys_TU in keys.items():
             given_TV = own[name].double() @ (projectors[name] @ refined[name].differences_RV.cpu())
-            keys[name], asked_TV = _weighty(editor, name, keys_TU, given_TV)
+            keys[name], asked_TV = _weighty(plan, regularisers[name], keys_TU, given_TV)
             differences[name] = (asked_TV / strength).to(differences[name])
     rows = {name: _rows(keys[name], kept(differences[name], base.dtype)) for name in keys}
     check_finite(rows)
     return Group(Statistics(rows, torch.cat([fact_T, anchors.fact_T]), len(facts)), standing)
 
 
-def _weighty(editor: Editor, name: str, keys_TU: Tensor, given_TV: Tensor) -> tuple[Tensor, Tensor]:
+def _weighty(
+    plan: EditPlan, regulariser: Regulariser, keys_TU: Tensor, given_TV: Tensor
+) -> tuple[Tensor, Tensor]:
     """Rows that outweigh what pulls: keys, and differences that give `given_TV` on average."""
-    plan, count = editor.plan, len(given_TV)
+    count = len(given_TV)
     weights_T = torch.full((len(keys_TU), 1), plan.anchor_weight).index_fill_(
         0, torch.arange(count), plan.edited_weight
     )
     weighted_TU = kept(weights_T * keys_TU, keys_TU.dtype).to(keys_TU)
     wanted_TV = plan.edited_weight * given_TV
-    left_UT = projector(weighted_TU, editor.regularisers[name], slice(count))
+    left_UT = projector(weighted_TU, regulariser, slice(count))
     return weighted_TU, wanted_TV * gain(wanted_TV, weighted_TU[:count].double() @ (left_UT @ wanted_TV))
 
 

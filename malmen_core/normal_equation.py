@@ -2,8 +2,8 @@
 
     S = argmin ‖K S - D‖² + tr(S' M S) = (K'K + M)⁻¹ K'D,      M = λI + c·C0
 
-`M` is fixed for a base model and an editor, so `K'K` and `K'D` stay sums over facts. Writing ``S = A D``
-with the *projector*
+`M` is fixed for a base model, an editor and a number of facts, so `K'K` and `K'D` stay sums over facts.
+Writing ``S = A D`` with the *projector*
 ``A = (K'K + M)⁻¹K' = M⁻¹K'(I + K M⁻¹K')⁻¹`` (Woodbury), ``A`` is computed once for a set and serves every
 refinement of `D`.
 """

@@ -65,10 +65,10 @@ class Part:
         """
         asked = [rows.differences_TV.abs().amax(1) > 0 for rows in statistics.modules.values()]
         place_T = torch.stack(asked).any(0).nonzero()[:, 0]
-        modules = {}
+        modules, regularisers = {}, editor.regularisers_of(len(torch.unique(statistics.fact_T)))
         for name, rows in statistics.modules.items():
             keys_TU, differences_TV = rows.keys_TU[place_T], rows.differences_TV[place_T]
-            left_UT = projector(rows.keys_TU, editor.regularisers[name], place_T)
+            left_UT = projector(rows.keys_TU, regularisers[name], place_T)
             alone_TV = keys_TU.double() @ (left_UT @ differences_TV.double())
             modules[name] = EditedRows(keys_TU, differences_TV, alone_TV)
         count = len(statistics.fact_T)

@@ -105,13 +105,29 @@ def test_sums_refuse_what_they_cannot_hold(value: float) -> None:
     assert not sums.grams_UU.any()
 
 
-def test_composing_is_solving_the_sum(shelf: Shelf) -> None:
-    plan = replace(shelf.editor.plan, refinement=replace(shelf.editor.plan.refinement, rounds=0))
-    shelf.composer = Composer(shelf.base, replace(shelf.editor, plan=plan))
-    together = solved(shelf.editor, Statistics.sum(list(shelf.statistics.values())))
+def plain(editor: Editor, prior_growth: float) -> Editor:
+    """Without refinement and repair."""
+    refinement = replace(editor.plan.refinement, rounds=0)
+    return replace(editor, plan=replace(editor.plan, refinement=refinement, prior_growth=prior_growth))
+
+
+@pytest.mark.parametrize("prior_growth", [0.0, 20.0], ids=["one prior", "a heavier one"])
+def test_composing_is_solving_the_sum(shelf: Shelf, prior_growth: float) -> None:
+    editor = plain(shelf.editor, prior_growth)
+    shelf.composer = Composer(shelf.base, editor)
+    together = solved(editor, Statistics.sum(list(shelf.statistics.values())))
     found = shift(shelf.compose(*SETS).delta)
     for name, change in together.items():
         torch.testing.assert_close(found[name], change, rtol=1e-4, atol=1e-6)
+
+
+def test_many_facts_change_less_of_what_the_prior_knows(shelf: Shelf) -> None:
+    statistics = Statistics.sum(list(shelf.statistics.values()))
+    few, many = (solved(plain(shelf.editor, growth), statistics) for growth in (0.0, 20.0))
+    for name, moment in shelf.editor.moments.items():
+        moment_UU = moment.dense().to(few[name])
+        known = [float((shift_UV.T @ moment_UU @ shift_UV).trace()) for shift_UV in (few[name], many[name])]
+        assert known[1] < 0.9 * known[0]
 
 
 def test_a_sum_is_balanced_before_it_is_repaired(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:

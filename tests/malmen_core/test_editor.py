@@ -101,3 +101,16 @@ def test_regulariser_is_ridge_plus_weighted_prior(editor: Editor) -> None:
         expected = 5.0 * editor.moments[name].dense()
         expected.diagonal().add_(float(editor.network.ridge(name)))
         torch.testing.assert_close(form.matrix_UU, expected)
+
+
+def test_many_facts_are_solved_with_a_heavier_prior(editor: Editor) -> None:
+    editor = replace(editor, plan=replace(editor.plan, prior_growth=6.0))
+    for name, (inputs, _) in editor.network.shapes.items():
+        assert editor.plan.prior_factor(inputs // 3, inputs) == 1.0
+        assert editor.plan.prior_factor(inputs, inputs) == 5.0
+        expected = 5.0 * 5.0 * editor.moments[name].dense()
+        expected.diagonal().add_(float(editor.network.ridge(name)))
+        torch.testing.assert_close(editor.regularisers_of(inputs)[name].matrix_UU, expected)
+    assert editor.regularisers_of(1) is editor.regularisers
+    one = replace(editor, plan=replace(editor.plan, prior_growth=0.0))
+    assert one.regularisers_of(1_000_000) is one.regularisers

@@ -121,6 +121,15 @@ def test_composing_is_solving_the_sum(shelf: Shelf, prior_growth: float) -> None
         torch.testing.assert_close(found[name], change, rtol=1e-4, atol=1e-6)
 
 
+def test_what_a_set_gives_alone_is_what_its_own_delta_gives(shelf: Shelf) -> None:
+    editor = plain(shelf.editor, 200.0)
+    for statistics in shelf.statistics.values():
+        found = solved(editor, statistics)
+        for name, rows in Part.of(editor, statistics, edit_on_rephrasings=False).modules.items():
+            given_TV = rows.keys_TU.double() @ found[name].double()
+            torch.testing.assert_close(rows.alone_TV, given_TV, rtol=1e-3, atol=1e-6)
+
+
 def test_many_facts_change_less_of_what_the_prior_knows(shelf: Shelf) -> None:
     statistics = Statistics.sum(list(shelf.statistics.values()))
     few, many = (solved(plain(shelf.editor, growth), statistics) for growth in (0.0, 20.0))

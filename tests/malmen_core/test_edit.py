@@ -11,11 +11,12 @@ import torch
 from malmen_core.base import BaseModel
 from malmen_core.batches import teacher_forced
 from malmen_core.capture import capture
-from malmen_core.edit import compute_statistics, groups_of, solve
+from malmen_core.edit import compute_statistics, edit, groups_of, solve
 from malmen_core.editor import Editor
 from malmen_core.errors import EditorMismatch, FactError, NotFiniteError, PromptTooLong
 from malmen_core.facts import Fact
 from malmen_core.group import first_guess
+from malmen_core.normal_equation import At, Regulariser, projector
 from malmen_core.prompts import edit_prompts
 from malmen_core.statistics import Rows, Statistics, rounded
 from malmen_core.tokens import KeyPosition
@@ -278,3 +279,39 @@ def test_facts_that_cannot_be_edited_are_named(llama: BaseModel, editor: Editor)
         with pytest.raises(FactError) as nothing:
             compute_statistics(llama, editor, [FACTS[0], empty])
         assert nothing.value.field == "/facts/1"
+
+
+@pytest.mark.parametrize("group", [2, 32], ids=["several groups", "one group"])
+def test_facts_have_their_margins_with_the_prior_of_their_number(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    """Also where a set is not repaired: what is said of its facts is what its delta gives."""
+    monkeypatch.setattr("malmen_core.repair.PASSES", 0)
+    editor = tiny_editor(llama, rounds=12)
+    editor = replace(editor, plan=replace(editor.plan, group=group, prior_growth=200.0))
+    inputs = next(iter(editor.network.shapes.values()))[0]
+    assert editor.plan.prior_factor(2, inputs) < editor.plan.prior_factor(len(FACTS), inputs)
+    found = edit(llama, editor, FACTS)
+    with llama.version(solve(editor, found.statistics)).active():
+        scores = teacher_forced(llama, edit_prompts(llama, FACTS).sequences)
+    margins = [float(score.margin_A.min()) for score in scores]
+    assert [outcome.margin for outcome in found.outcomes] == pytest.approx(margins, abs=1e-3)
+
+
+def test_a_group_is_edited_with_the_prior_of_its_number(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = tiny_editor(llama, rounds=2)
+    editor = replace(editor, plan=replace(editor.plan, prior_growth=200.0))
+    seen: list[Regulariser] = []
+
+    def spy(keys_TU: torch.Tensor, regulariser: Regulariser, at: At) -> torch.Tensor:
+        seen.append(regulariser)
+        return projector(keys_TU, regulariser, at)
+
+    monkeypatch.setattr("malmen_core.group.projector", spy)
+    compute_statistics(llama, editor, FACTS)
+    expected = list(editor.regularisers_of(len(FACTS)).values())
+    assert len(seen) == 2 * len(expected)  # to refine with, and to weigh what came of it
+    for found, wanted in zip(seen, 2 * expected, strict=True):
+        torch.testing.assert_close(found.matrix_UU, wanted.matrix_UU)

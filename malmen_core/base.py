@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ from malmen_core.overlay import EditedModule, OutputLayer, Version, weights_dige
 from malmen_core.room import Room
 from malmen_core.task import TextTask
 from malmen_core.tokens import Encoded, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 DTYPES = {
@@ -150,6 +153,11 @@ class BaseModel:
         if name not in DTYPES:
             raise ModelNotLoadable(
                 f"Unknown dtype {dtype!r}.", f"Use auto or one of: {', '.join(DTYPES)}.", "/dtype"
+            )
+        if name == "bfloat16" and place.type == "cpu" and not multiplies_bfloat16():
+            logger.warning(
+                "This processor does not multiply bfloat16 matrices by itself, and will take hundreds of "
+                "times as long as in float32. Leave the dtype at auto, or say float32."
             )
         folder = checkpoint_folder(source, revision)
         try:

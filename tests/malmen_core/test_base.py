@@ -40,6 +40,23 @@ def test_dtype_is_as_asked_for(checkpoint: Path, dtype: str) -> None:
     assert BaseModel.load(str(checkpoint), device="cpu", dtype=dtype).dtype == getattr(torch, dtype)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "multiplies", "warns"),
+    [("bfloat16", False, True), ("bfloat16", True, False), ("auto", False, False), ("float16", False, False)],
+)
+def test_a_processor_that_is_slow_at_a_dtype_is_said_to_be(
+    checkpoint: Path,
+    dtype: str,
+    multiplies: bool,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("malmen_core.base.multiplies_bfloat16", lambda: multiplies)
+    BaseModel.load(str(checkpoint), device="cpu", dtype=dtype)
+    assert ("does not multiply bfloat16" in caplog.text) is warns
+
+
 def test_modules_can_be_chosen(checkpoint: Path) -> None:
     names = ["model.layers.3.self_attn.o_proj", "model.layers.0.mlp.up_proj"]
     base = BaseModel.load(str(checkpoint), modules=names, device="cpu")

@@ -8,8 +8,8 @@ g_t``. To first order, odds rise by r after the change of least Frobenius norm
 
 summed over the modules, for t of q and s of p; ε damps what cannot be told apart (Levenberg 1944,
 Marquardt 1963). So what one fact's change does to the others is known before it is made, and a few passes
-through the model are enough. Where the whole of `D` is to be the least, ``J D`` joins r, and `D` goes towards
-``Σ_q λ_q ∂o_q/∂D``.
+through the model are enough. What is not run again keeps its rows and columns of ``J J'``. Where the whole of
+`D` is to be the least, ``J D`` joins r, and `D` goes towards ``Σ_q λ_q ∂o_q/∂D``.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def least_change(
     """
     rows = dict(rows)
     present = _Present(base, rows)
-    margin_Q, seen, lacking = goal.margin_Q, _Seen(len(sequences)), torch.inf
+    margin_Q, seen, lacking = goal.margin_Q, _Seen(rows, len(sequences)), torch.inf
     for number in range(goal.rounds):
         due = seen.short(margin_Q)
         weights, asked = present.weights(rows), [sequences[i] for i in due]
@@ -138,7 +138,7 @@ def least_change(
         if lacking > before:
             rows = {name: replace(each, step=each.step / 2) for name, each in rows.items()}
         missing_Q = torch.where(short_Q, goal.aim_Q - seen.odds_Q, 0.0)
-        rows = _step(goal, rows, seen.captured, seen.sequence_T, missing_Q)
+        rows = _step(goal, rows, seen, missing_Q)
     return rows
 
 
@@ -167,13 +167,16 @@ class _Present:
 
 
 class _Seen:
-    """What was captured of each sequence when it was run last."""
+    """What was captured of each sequence when it was run last, and how their odds move together: ``J J'``."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, rows: Mapping[str, Movable], count: int) -> None:
+        self._left = {name: each.left_UR for name, each in rows.items()}
+        self._place = next(iter(self._left.values())).device
         self.captured: dict[str, Captured] = {}
         self.sequence_T = torch.zeros(0, dtype=torch.int64)
         self.odds_Q = torch.full((count,), -torch.inf, dtype=torch.float64)
         self.margins_Q = self.odds_Q.clone()
+        self.gram_QQ = torch.zeros(count, count, dtype=torch.float64, device=self._place)
 
     def short(self, margin_Q: Tensor) -> list[int]:
         """Sequences that had not their margin when they were run last."""
@@ -185,49 +188,53 @@ class _Seen:
         self.odds_Q[due], self.margins_Q[due] = found.odds_Q, found.margins_Q
         if not self.captured:  # the first time, all are due
             self.captured, self.sequence_T = found.captured, found.sequence_T
-            return
-        again_T = torch.isin(self.sequence_T, torch.tensor(due))
-        for name, each in found.captured.items():
-            self.captured[name].keys_TU[again_T] = each.keys_TU
-            self.captured[name].gradients_TV[again_T] = each.gradients_TV
+        else:
+            again_T = torch.isin(self.sequence_T, torch.tensor(due))
+            for name, each in found.captured.items():
+                self.captured[name].keys_TU[again_T] = each.keys_TU
+                self.captured[name].gradients_TV[again_T] = each.gradients_TV
+        self._correlate(torch.tensor(due))
+
+    def _correlate(self, due_S: Tensor) -> None:
+        """Make the rows and columns of ``J J'`` anew that are of some sequences."""
+        again = torch.split(torch.isin(self.sequence_T, due_S).nonzero()[:, 0], BLOCK)
+        self.gram_QQ[due_S] = 0.0
+        for name, left_UR in self._left.items():
+            keys_TU, gradients_TV = self.rows(name)
+            to_T = self.sequence_T.to(self._place)
+            for some in again:
+                reach_SU = keys_TU[some] @ left_UR @ left_UR.T
+                product_ST = (reach_SU @ keys_TU.T) * (gradients_TV[some] @ gradients_TV.T)
+                by_SQ = product_ST.new_zeros(len(some), len(self.gram_QQ)).index_add_(1, to_T, product_ST)
+                self.gram_QQ.index_add_(0, to_T[some], by_SQ)
+        self.gram_QQ[:, due_S] = self.gram_QQ[due_S].T
+
+    def rows(self, name: str) -> tuple[Tensor, Tensor]:
+        """``X`` and ``G`` of one module, for linear algebra; made when needed, since all would be large."""
+        each, left_UR = self.captured[name], self._left[name]
+        return each.keys_TU.to(left_UR), each.gradients_TV.to(left_UR)
 
 
-def _step(
-    goal: Goal,
-    rows: Mapping[str, Movable],
-    captured: Mapping[str, Captured],
-    sequence_T: Tensor,
-    missing_Q: Tensor,
-) -> dict[str, Movable]:
+def _step(goal: Goal, rows: Mapping[str, Movable], seen: _Seen, missing_Q: Tensor) -> dict[str, Movable]:
     """Rows after one Gauss-Newton step towards the odds that are missing."""
-    place = next(iter(rows.values())).left_UR.device
-    sequence_T, missing_Q, count = sequence_T.to(place), missing_Q.to(place), len(missing_Q)
-    gram_QQ, had_Q = missing_Q.new_zeros(count, count), missing_Q.new_zeros(count)
-    for name, each in captured.items():
-        reach_TR, gradients_TV = _reach(rows[name], each)
-        for first in range(0, len(sequence_T), BLOCK):
-            some = slice(first, first + BLOCK)
-            product_ST = (reach_TR[some] @ reach_TR.T) * (gradients_TV[some] @ gradients_TV.T)
-            by_SQ = product_ST.new_zeros(len(product_ST), count).index_add_(1, sequence_T, product_ST)
-            gram_QQ.index_add_(0, sequence_T[some], by_SQ)
-        if goal.whole:
-            had_Q.index_add_(0, sequence_T, (reach_TR @ rows[name].differences_RV * gradients_TV).sum(1))
-    diagonal_Q = gram_QQ.diagonal().clone()
+    sequence_T, missing_Q = seen.sequence_T.to(seen.gram_QQ.device), missing_Q.to(seen.gram_QQ)
+    had_Q = torch.zeros_like(missing_Q)
+    if goal.whole:
+        for name, each in rows.items():
+            keys_TU, gradients_TV = seen.rows(name)
+            given_TV = keys_TU @ (each.left_UR @ each.differences_RV)
+            had_Q.index_add_(0, sequence_T, (given_TV * gradients_TV).sum(1))
+    gram_QQ, diagonal_Q = seen.gram_QQ.clone(), seen.gram_QQ.diagonal()
     gram_QQ.diagonal().add_(goal.damping * diagonal_Q + TINY * diagonal_Q.mean().clamp_min(TINY))
     weight_T = torch.linalg.solve(gram_QQ, missing_Q + had_Q)[sequence_T, None]
     moved = {}
-    for name, each in captured.items():
-        reach_TR, gradients_TV = _reach(rows[name], each)
-        by_RV = reach_TR.T @ (weight_T * gradients_TV)
+    for name, each in rows.items():
+        keys_TU, gradients_TV = seen.rows(name)
+        by_RV = each.left_UR.T @ (keys_TU.T @ (weight_T * gradients_TV))
         if goal.whole:
-            by_RV -= rows[name].differences_RV
-        moved[name] = rows[name].moved(goal.way * by_RV)
+            by_RV -= each.differences_RV
+        moved[name] = each.moved(goal.way * by_RV)
     return moved
-
-
-def _reach(rows: Movable, captured: Captured) -> tuple[Tensor, Tensor]:
-    """``C = X A``: T × R, and `G`: T × V; made when needed, since those of all modules would be large."""
-    return captured.keys_TU.to(rows.left_UR) @ rows.left_UR, captured.gradients_TV.to(rows.left_UR)
 
 
 def shortened(D_TV: Tensor, bound: float) -> Tensor:

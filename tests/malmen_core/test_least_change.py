@@ -61,6 +61,19 @@ def movable(
     return rows
 
 
+def seen_once(rows: dict[str, Movable], found: Answered) -> Any:
+    """All sequences, run once."""
+    made = module._Seen(rows, len(found.odds_Q))
+    made.update(list(range(len(found.odds_Q))), found)
+    return made
+
+
+def answered(captured: dict[str, Captured], sequence_T: Tensor) -> Answered:
+    """Some captured rows, of sequences with no odds to speak of."""
+    zero_Q = torch.zeros(int(sequence_T.max()) + 1, dtype=torch.float64)
+    return Answered(captured, sequence_T, zero_Q, zero_Q)
+
+
 class Nudged:
     """Runs modules with weights, and adds what gradients are asked for to what one of them gives."""
 
@@ -125,13 +138,15 @@ def test_a_step_is_the_least_that_gives_what_is_missing(monkeypatch: pytest.Monk
         )
     whole = torch.cat([block.flatten(1) for block in blocks], 1)
     expected = torch.linalg.pinv(whole) @ missing_Q
-    made = module._step(UNDAMPED, rows, captured, sequence_T, missing_Q)
+    known = seen_once(rows, answered(captured, sequence_T))
+    torch.testing.assert_close(known.gram_QQ, whole @ whole.T)
+    made = module._step(UNDAMPED, rows, known, missing_Q)
     found = torch.cat([(made[n].differences_RV - rows[n].differences_RV).flatten() for n in shapes])
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
     # of all D that give the same, the smallest
     had = torch.cat([rows[n].differences_RV.flatten() for n in shapes])
     least = torch.linalg.pinv(whole) @ (whole @ had + missing_Q)
-    made = module._step(replace(UNDAMPED, whole=True), rows, captured, sequence_T, missing_Q)
+    made = module._step(replace(UNDAMPED, whole=True), rows, known, missing_Q)
     found = torch.cat([made[n].differences_RV.flatten() for n in shapes])
     torch.testing.assert_close(found, least, rtol=1e-6, atol=1e-9)
     assert found.norm() < (had + expected).norm()
@@ -242,7 +257,7 @@ def test_rows_keep_to_step_and_bound(llama: BaseModel, step: float, bound: float
     sequences = edit_prompts(llama, FACTS).sequences
     found = capture_odds(llama, weights_of(llama, rows), sequences, "subject")
     missing_Q = torch.ones(len(sequences), dtype=torch.float64)
-    made = module._step(GOAL, rows, found.captured, found.sequence_T, missing_Q)
+    made = module._step(GOAL, rows, seen_once(rows, found), missing_Q)
     for name, each in made.items():
         moved_R = (each.differences_RV - rows[name].differences_RV).square().mean(1).sqrt()
         assert 0.9e-3 < float(moved_R.max()) <= 1.0001e-3
@@ -254,27 +269,44 @@ def test_what_cannot_be_told_apart_is_damped() -> None:
     rows = {
         "a": Movable(torch.eye(3).double(), torch.zeros(3, 2).double(), torch.zeros(3, 2).double(), FAR, FAR)
     }
-    sequence_T = torch.tensor([0, 1])
+    known = seen_once(rows, answered(captured, torch.tensor([0, 1])))
     for missing, wanted in (((1.0, -1.0), 0.0), ((1.0, 1.0), 1 / 2.1), ((1.0, 1.2), 1.1 / 2.1)):
-        made = module._step(GOAL, rows, captured, sequence_T, torch.tensor(missing, dtype=torch.float64))
+        made = module._step(GOAL, rows, known, torch.tensor(missing, dtype=torch.float64))
         rise = float((captured["a"].keys_TU[0] @ made["a"].shift_UV) @ captured["a"].gradients_TV[0])
         assert rise == pytest.approx(2 * wanted, abs=1e-6)
 
 
-def test_what_is_run_again_replaces_what_was_seen() -> None:
-    def answered(at: float, *sequences: int) -> Answered:
-        count = len(sequences)
-        rows = torch.full((2 * count, 3), at)
-        number_T = torch.arange(count).repeat_interleave(2)
-        found = torch.full((count,), at, dtype=torch.float64)
-        return Answered({"a": Captured(rows, 10 * rows)}, number_T, found, 2 * found)
+@pytest.mark.parametrize("block", [1, 100])
+def test_what_is_run_again_replaces_what_was_seen(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
+    draw = torch.Generator().manual_seed(0)
 
-    seen = module._Seen(3)
-    seen.update([0, 1, 2], answered(1.0, 0, 1, 2))
-    seen.update([0, 2], answered(5.0, 0, 2))
-    assert seen.odds_Q.tolist() == [5.0, 1.0, 5.0]
-    assert seen.margins_Q.tolist() == [10.0, 2.0, 10.0]
-    assert seen.captured["a"].keys_TU[:, 0].tolist() == [5.0, 5.0, 1.0, 1.0, 5.0, 5.0]
-    assert seen.captured["a"].gradients_TV[:, 0].tolist() == [50.0, 50.0, 10.0, 10.0, 50.0, 50.0]
-    assert (seen.short(nats(3.0)), seen.short(nats(1.0))) == ([1], [])
-    assert seen.short(torch.tensor([20.0, 1.0, 10.0], dtype=torch.float64)) == [0]
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=draw)
+
+    def passed(*odds: float) -> Answered:
+        odds_Q = torch.tensor(odds, dtype=torch.float64)
+        number_T = torch.arange(len(odds)).repeat_interleave(2)
+        captured = {name: Captured(random(len(number_T), 4), random(len(number_T), 3)) for name in "ab"}
+        return Answered(captured, number_T, odds_Q, 2 * odds_Q)
+
+    rows = {name: Movable(random(4, 5), random(5, 3), random(4, 3), FAR, FAR) for name in "ab"}
+    known, first, again = module._Seen(rows, 3), passed(1.0, 1.0, 1.0), passed(5.0, 5.0)
+    whole = {
+        name: Captured(
+            torch.cat([new.keys_TU[:2], old.keys_TU[2:4], new.keys_TU[2:]]),
+            torch.cat([new.gradients_TV[:2], old.gradients_TV[2:4], new.gradients_TV[2:]]),
+        )
+        for (name, old), new in zip(first.captured.items(), again.captured.values(), strict=True)
+    }
+    known.update([0, 1, 2], first)
+    known.update([0, 2], again)
+    assert known.odds_Q.tolist() == [5.0, 1.0, 5.0]
+    assert known.margins_Q.tolist() == [10.0, 2.0, 10.0]
+    for name, each in whole.items():
+        assert torch.equal(known.captured[name].keys_TU, each.keys_TU)
+        assert torch.equal(known.captured[name].gradients_TV, each.gradients_TV)
+    fresh = seen_once(rows, answered(whole, known.sequence_T))
+    torch.testing.assert_close(known.gram_QQ, fresh.gram_QQ)
+    assert (known.short(nats(3.0)), known.short(nats(1.0))) == ([1], [])
+    assert known.short(torch.tensor([20.0, 1.0, 10.0], dtype=torch.float64)) == [0]

@@ -141,7 +141,7 @@ def main() -> None:
     document = {
         "name": given.name,
         "part": given.part,
-        "command": " ".join(["python -m benchmarks.families", *_shown(sys.argv[1:])]),
+        "command": " ".join(["python -m benchmarks.families", *shown(sys.argv[1:])]),
         "taught": card,
         **found,
         "wanted": dict(zip(MEASURES, WANTED[given.name], strict=True)),
@@ -154,14 +154,13 @@ def main() -> None:
     print(text, end="")
 
 
-def _shown(words: Sequence[str]) -> list[str]:
-    """Arguments without this machine's folders."""
+def shown(words: Sequence[str]) -> list[str]:
+    """Arguments without this machine's folders and files, which stand as what they are for."""
+    theirs = ("--pararel", "--out", "--weights", "--result", "--plot")
     shown = []
     for before, word in zip(["", *words], words, strict=False):
-        if before in ("--pararel", "--out", "--weights", "--result"):
-            word = {"--pararel": "PARAREL", "--out": "OUT", "--weights": "WEIGHTS", "--result": "RESULT"}[
-                before
-            ]
+        if before in theirs:
+            word = before.removeprefix("--").upper()
         shown.append(f"'{word}'" if "{" in word else word)
     return shown
 

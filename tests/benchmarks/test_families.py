@@ -12,44 +12,14 @@ from typing import Any
 import pytest
 
 from benchmarks import families
-from benchmarks.taught import pupils
 from benchmarks.taught.make import make
 from benchmarks.taught.pupils import PUPILS
 from benchmarks.taught.questions import FALSE, TRUE, Question, claims, questions, split, statements
 from benchmarks.taught.teach import STATE, Course, knowledge, teach
 from malmen_core.base import BaseModel
+from tests.benchmarks.conftest import NAMES, PATTERNS
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task
-
-PATTERNS = {
-    "P19": ["[X] was born in [Y] .", "[X] is native to [Y].", "[X] originated from [Y].", "[Y]-born [X]"],
-    "P36": [
-        "The capital of [X] is [Y] .",
-        "[X]'s capital is [Y].",
-        "[X]'s capital, [Y].",
-        "[Y], capital of [X]",
-    ],
-    "P0": ["[X] is [Y]."],
-}
-NAMES = ("Ana", "Peru", "Etna", "Jane", "Lima", "Paris", "Spain", "Italy")
-OBJECTS = ("red", "green", "blue", "grey")
-
-
-@pytest.fixture
-def pararel(tmp_path: Path) -> Path:
-    facts = [
-        {"relation": relation, "subject": f"{first}{second}{relation}", "object": OBJECTS[(i + j) % 4]}
-        for relation in PATTERNS
-        for i, first in enumerate(NAMES)
-        for j, second in enumerate(NAMES)
-    ]
-    twice = {"relation": "P19", "subject": facts[-1]["subject"], "object": OBJECTS[0]}
-    folder = tmp_path / "pararel"
-    folder.mkdir()
-    (folder / "facts.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in [*facts, twice]))
-    lines = [json.dumps({"relation": r, "patterns": p}) + "\n" for r, p in PATTERNS.items()]
-    (folder / "patterns.jsonl").write_text("".join(lines))
-    return folder
 
 
 @pytest.mark.parametrize("maker", [statements, questions, claims])
@@ -136,12 +106,6 @@ def test_a_model_learns_what_it_is_taught(tmp_path: Path) -> None:
     after = knowledge(BaseModel.load(str(tmp_path / "taught"), device="cpu"), asked)
     assert before < 0.6
     assert after > 0.9
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WIDTH", 32), ("INNER", 48), ("LAYERS", 3), ("HEADS", 4), ("VOCABULARY", 320)):
-        monkeypatch.setattr(pupils, name, value)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "t5"])

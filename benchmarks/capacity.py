@@ -91,9 +91,10 @@ def draw(rows: Mapping[str, Rows], title: str, path: Path) -> None:
 def main() -> None:
     """Read the arguments, make, train, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("name", choices=("gpt2", "gptj"), help="a model that baselines edit")
+    parser.add_argument("name", choices=("bert", "gpt2", "gptj"), help="a model that MEND edits")
     parser.add_argument("--pararel", required=True, type=Path, help="folder with facts.jsonl, patterns.jsonl")
     parser.add_argument("--out", required=True, type=Path, help="folder of the model; it is made once")
+    parser.add_argument("--weights", type=Path, help="folder of BERT's real weights [default: fetched]")
     parser.add_argument("--sizes", default="1,2,4,8,16,32,64,128,256,512,1024", help="of facts at once")
     parser.add_argument("--draws", type=int, default=8, help=f"of up to {FEW} facts")
     parser.add_argument("--steps", type=int, default=1000, help="of MEND's training")
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
-    card = make(given.name, given.pararel, given.out, seed=given.seed)
+    card = make(given.name, given.pararel, given.out, seed=given.seed, weights=given.weights)
     commands = Commands(given.out)
     editors = {
         "errata": ["--editor", str(make_editor(commands, "", PLAN, 0))],

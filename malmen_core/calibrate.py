@@ -14,7 +14,7 @@ from torch import Tensor
 
 from malmen_core.anchors import fit_kinds
 from malmen_core.base import BaseModel
-from malmen_core.capture import capture
+from malmen_core.capture import Captured, capture
 from malmen_core.editor import Editor, EditPlan
 from malmen_core.facts import Fact
 from malmen_core.hypernetwork import HyperNetwork
@@ -29,7 +29,7 @@ from malmen_core.prior import (
 )
 from malmen_core.refinement import Progress
 from malmen_core.sketch import Sketch
-from malmen_core.tokens import Encoded, encode_prompts
+from malmen_core.tokens import Encoded, KeyPosition, encode_prompts
 
 ENTITY_SHARE = 0.5
 TEXT_SHARE = 0.5
@@ -61,12 +61,15 @@ def calibrate(
         moments = preservation_moments(base.draft, seed=seed, progress=tell, texts=texts)
         network = HyperNetwork({name: module.shape for name, module in base.modules.items()}, seed=seed)
         kinds = fit_kinds(base)
-        keys, gradients = _probe(base, plan)
-        network.fit_normaliser(keys, gradients)
+        probed = probe(base, plan.where)
+        network.fit_normaliser(
+            {name: rows.keys_TU for name, rows in probed.items()},
+            {name: rows.gradients_TV for name, rows in probed.items()},
+        )
         network.log_step.data.fill_(math.log(UNTRAINED_STEP))
     scales = {
-        name: _root_mean_square(keys[name] @ module.weight_UV.to(keys[name]))
-        for name, module in base.modules.items()
+        name: _root_mean_square(rows.keys_TU @ base.modules[name].weight_UV.to(rows.keys_TU))
+        for name, rows in probed.items()
     }
     card = {
         "kind": "calibrated, not trained",
@@ -128,14 +131,11 @@ def probe_facts() -> list[Fact]:
     return facts[:: max(1, len(facts) // PROBE_FACTS)][:PROBE_FACTS]
 
 
-def _probe(base: BaseModel, plan: EditPlan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def probe(base: BaseModel, where: KeyPosition) -> dict[str, Captured]:
+    """Keys and gradients of made-up corrections, by module; a classifier's have each label in turn."""
     labels = cycle(base.task.labels)
     sequences = [base.encode(f.prompt, next(labels, f.target), f.subject) for f in probe_facts()]
-    captured, _ = capture(base, sequences, plan.where)
-    return (
-        {name: rows.keys_TU for name, rows in captured.items()},
-        {name: rows.gradients_TV for name, rows in captured.items()},
-    )
+    return capture(base, sequences, where)[0]
 
 
 class _Teller:

@@ -15,11 +15,9 @@ from typing import ClassVar
 from malmen_core.anchors import Kinds
 from malmen_core.base import BaseModel
 from malmen_core.baselines.method import EditorMethod, Method
-from malmen_core.calibrate import probe_facts
-from malmen_core.capture import capture
+from malmen_core.calibrate import probe
 from malmen_core.editor import Editor, EditPlan
 from malmen_core.hypernetwork import HyperNetwork
-from malmen_core.prompts import edit_prompts
 from malmen_core.refinement import Progress, RefinementPlan
 
 PLAN = EditPlan("answer", 0.0, anchors=0, anchor_rank=0, refinement=RefinementPlan(rounds=0))
@@ -64,7 +62,7 @@ def initial_editor(
     base: BaseModel, step: float, ridge: float, seed: int, card: Mapping[str, object]
 ) -> Editor:
     """An editor of the paper's plan whose hypernetwork is the identity, fitted on made-up facts."""
-    captured, _ = capture(base, edit_prompts(base, probe_facts()).sequences, PLAN.where)
+    captured = probe(base, PLAN.where)
     network = HyperNetwork({name: module.shape for name, module in base.modules.items()}, seed=seed)
     network.fit_normaliser(
         {name: rows.keys_TU for name, rows in captured.items()},

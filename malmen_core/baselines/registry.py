@@ -61,14 +61,14 @@ def modules_for(chosen: Baseline, source: str, revision: str | None = None) -> t
     """
     architecture = inspect_source(source, revision).architecture
     family = family_of(architecture)
-    if family.task is not CausalLM:
+    stack, *others = family.layers
+    if others or not (family.task is CausalLM or isinstance(chosen, TRAINABLE)):
         raise UnsupportedArchitecture(
-            f"Baselines do not edit models of type {architecture!r}.",
-            "Compare on a causal language model.",
+            f"The baseline {chosen.name!r} does not edit models of type {architecture!r}.",
+            f"Compare on a causal language model; {_trainable()} edit classifiers too.",
             "/model",
         )
     config = AutoConfig.from_pretrained(source, revision=revision)
-    (stack,) = family.layers
     return tuple(stack.projection.format(i) for i in chosen.layers(getattr(config, stack.depth)))
 
 
@@ -103,6 +103,10 @@ def trained(chosen: Baseline, editor: Editor, base: BaseModel) -> Method:
 def _nothing_to_train(chosen: Baseline) -> EditorMismatch:
     return EditorMismatch(
         f"The baseline {chosen.name!r} is not trained, so it takes no editor.",
-        f"That is for {' and '.join(kind.name for kind in TRAINABLE)}.",
+        f"That is for {_trainable()}.",
         "/baseline",
     )
+
+
+def _trainable() -> str:
+    return " and ".join(kind.name for kind in TRAINABLE)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from malmen_core.base import BaseModel
 from malmen_core.baselines.mend import Mend, SummedShifts, summed_shift
+from malmen_core.baselines.registry import baseline, modules_for
 from malmen_core.capture import capture
 from malmen_core.checkpoint import RunFolder
-from malmen_core.errors import CheckpointMismatch
+from malmen_core.errors import CheckpointMismatch, UnsupportedArchitecture
+from malmen_core.facts import Probe
 from malmen_core.lesson import LossWeights, prepare_lesson
 from malmen_core.meta_gradient import Material
 from malmen_core.overlay import intercepting
+from malmen_core.prompts import edit_prompts
 from malmen_core.train import TrainingPlan, train
 from tests.malmen_core.meta import FACTS, stirred_network, tiny_base
 from tests.malmen_core.test_train import facts
+from tests.tiny_tasks import LABELS, save_tiny_task
 
 PLAN = TrainingPlan(
     steps=6, largest_batch=4, validation_facts=4, validate_every=2, learning_rate=1e-3, normaliser_facts=16
@@ -78,3 +84,29 @@ def test_training_lowers_the_held_out_loss_and_can_be_resumed(tmp_path: Path) ->
     assert again.card["network_digest"] == found.card["network_digest"]
     with pytest.raises(CheckpointMismatch, match="rule"):
         train(base, None, facts(), PLAN, folder=folder)
+
+
+def test_classifiers_are_trained_for_and_edited_too(tmp_path: Path) -> None:
+    folder = str(save_tiny_task(tmp_path / "bert", "bert"))
+    base = BaseModel.load(folder, modules=modules_for(Mend(last=2), folder), device="cpu", dtype="float64")
+    assert list(base.modules) == [f"bert.encoder.layer.{i}.output.dense" for i in (1, 2)]
+    claims = [
+        replace(fact, target=LABELS[i % 3], locality=(Probe(f"Water boils in {fact.subject}"),))
+        for i, fact in enumerate(facts())
+    ]
+    start = Mend(step=100.0).editor(base)
+    found = train(base, start, claims, PLAN, rule=SummedShifts())
+    assert found.card["kind"] == "trained"
+    assert found.card["validation"]["step"] > 0
+    before = capture(base, edit_prompts(base, claims[:1]).sequences, "answer")[0]
+    delta = Mend().trained(found).edit(base, [claims[:1]])
+    for name, rows in before.items():
+        expected = summed_shift(found.network, name, rows).float()
+        torch.testing.assert_close(delta.modules[name].dense(torch.float32), expected)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("bert", "ft"), ("t5", "mend"), ("t5", "memit")])
+def test_a_baseline_says_which_models_it_does_not_edit(tmp_path: Path, kind: str, name: str) -> None:
+    folder = str(save_tiny_task(tmp_path / kind, kind))
+    with pytest.raises(UnsupportedArchitecture, match=f"'{name}' does not edit models of type '{kind}'"):
+        modules_for(baseline(name), folder)

@@ -171,12 +171,12 @@ class _Seen:
 
     def __init__(self, rows: Mapping[str, Movable], count: int) -> None:
         self._left = {name: each.left_UR for name, each in rows.items()}
-        self._place = next(iter(self._left.values())).device
         self.captured: dict[str, Captured] = {}
         self.sequence_T = torch.zeros(0, dtype=torch.int64)
         self.odds_Q = torch.full((count,), -torch.inf, dtype=torch.float64)
         self.margins_Q = self.odds_Q.clone()
-        self.gram_QQ = torch.zeros(count, count, dtype=torch.float64, device=self._place)
+        place = next(iter(self._left.values())).device
+        self.gram_QQ = torch.zeros(count, count, dtype=torch.float64, device=place)
 
     def short(self, margin_Q: Tensor) -> list[int]:
         """Sequences that had not their margin when they were run last."""
@@ -197,40 +197,44 @@ class _Seen:
 
     def _correlate(self, due_S: Tensor) -> None:
         """Make the rows and columns of ``J J'`` anew that are of some sequences."""
-        again = torch.split(torch.isin(self.sequence_T, due_S).nonzero()[:, 0], BLOCK)
         self.gram_QQ[due_S] = 0.0
         for name, left_UR in self._left.items():
-            keys_TU, gradients_TV = self.rows(name)
-            to_T = self.sequence_T.to(self._place)
-            for some in again:
+            keys_TU, gradients_TV, owner_T = self.rows(name)
+            for some in torch.split(torch.isin(owner_T, due_S.to(owner_T)).nonzero()[:, 0], BLOCK):
                 reach_SU = keys_TU[some] @ left_UR @ left_UR.T
                 product_ST = (reach_SU @ keys_TU.T) * (gradients_TV[some] @ gradients_TV.T)
-                by_SQ = product_ST.new_zeros(len(some), len(self.gram_QQ)).index_add_(1, to_T, product_ST)
-                self.gram_QQ.index_add_(0, to_T[some], by_SQ)
+                by_SQ = product_ST.new_zeros(len(some), len(self.gram_QQ)).index_add_(1, owner_T, product_ST)
+                self.gram_QQ.index_add_(0, owner_T[some], by_SQ)
         self.gram_QQ[:, due_S] = self.gram_QQ[due_S].T
 
-    def rows(self, name: str) -> tuple[Tensor, Tensor]:
-        """``X`` and ``G`` of one module, for linear algebra; made when needed, since all would be large."""
+    def rows(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """One module's own `X` and `G`, and each row's sequence; made when needed, since all would be large.
+
+        Rows of another stack, whose keys are zero, count for nothing, and are left out.
+        """
         each, left_UR = self.captured[name], self._left[name]
-        return each.keys_TU.to(left_UR), each.gradients_TV.to(left_UR)
+        own_T = each.keys_TU.any(1)
+        own = (each.keys_TU[own_T], each.gradients_TV[own_T])
+        keys_TU, gradients_TV = (part.to(left_UR) for part in own)
+        return keys_TU, gradients_TV, self.sequence_T[own_T].to(left_UR.device)
 
 
 def _step(goal: Goal, rows: Mapping[str, Movable], seen: _Seen, missing_Q: Tensor) -> dict[str, Movable]:
     """Rows after one Gauss-Newton step towards the odds that are missing."""
-    sequence_T, missing_Q = seen.sequence_T.to(seen.gram_QQ.device), missing_Q.to(seen.gram_QQ)
+    missing_Q = missing_Q.to(seen.gram_QQ)
     had_Q = torch.zeros_like(missing_Q)
     if goal.whole:
         for name, each in rows.items():
-            keys_TU, gradients_TV = seen.rows(name)
+            keys_TU, gradients_TV, owner_T = seen.rows(name)
             given_TV = keys_TU @ (each.left_UR @ each.differences_RV)
-            had_Q.index_add_(0, sequence_T, (given_TV * gradients_TV).sum(1))
+            had_Q.index_add_(0, owner_T, (given_TV * gradients_TV).sum(1))
     gram_QQ, diagonal_Q = seen.gram_QQ.clone(), seen.gram_QQ.diagonal()
     gram_QQ.diagonal().add_(goal.damping * diagonal_Q + TINY * diagonal_Q.mean().clamp_min(TINY))
-    weight_T = torch.linalg.solve(gram_QQ, missing_Q + had_Q)[sequence_T, None]
+    weight_Q = torch.linalg.solve(gram_QQ, missing_Q + had_Q)
     moved = {}
     for name, each in rows.items():
-        keys_TU, gradients_TV = seen.rows(name)
-        by_RV = each.left_UR.T @ (keys_TU.T @ (weight_T * gradients_TV))
+        keys_TU, gradients_TV, owner_T = seen.rows(name)
+        by_RV = each.left_UR.T @ (keys_TU.T @ (weight_Q[owner_T, None] * gradients_TV))
         if goal.whole:
             by_RV -= each.differences_RV
         moved[name] = each.moved(goal.way * by_RV)

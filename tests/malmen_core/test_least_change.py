@@ -299,6 +299,8 @@ def test_what_is_run_again_replaces_what_was_seen(monkeypatch: pytest.MonkeyPatc
         )
         for (name, old), new in zip(first.captured.items(), again.captured.values(), strict=True)
     }
+    for captured, others in ((first.captured, 4), (again.captured, 2), (whole, 4)):
+        captured["b"].keys_TU[others:] = 0.0  # rows of another stack
     known.update([0, 1, 2], first)
     known.update([0, 2], again)
     assert known.odds_Q.tolist() == [5.0, 1.0, 5.0]

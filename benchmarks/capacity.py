@@ -35,6 +35,7 @@ def train_mend(commands: Commands, steps: int, batch: int, rate: float) -> Path:
     words = ["train", "--baseline", "mend", "--model", str(out / "model")]
     words += ["--facts", str(out / "tuning.jsonl"), "--out", str(network), "--checkpoint", str(run.path)]
     words += ["--steps", str(steps), "--batch", str(batch), "--learning-rate", str(rate)]
+    words += ["--validation-facts", str(batch)]  # as many at once as it learns to bear
     commands.run(*words, *(["--resume"] if run.start_file.exists() else []))
     return network
 
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="folder of BERT's real weights [default: fetched]")
     parser.add_argument("--sizes", default="1,2,4,8,16,32,64,128,256,512,1024", help="of facts at once")
     parser.add_argument("--draws", type=int, default=8, help=f"of up to {FEW} facts")
-    parser.add_argument("--steps", type=int, default=1000, help="of MEND's training")
+    parser.add_argument("--steps", type=int, default=2000, help="of MEND's training")
     parser.add_argument("--batch", type=int, default=16, help="most facts of such a step")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0, help="of the model")

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.families import MEASURES, PLAN, Commands, make_editor, shown
+from benchmarks.families import MEASURES, Commands, make_editor, plan_of, shown
 from benchmarks.taught.make import make
 from malmen_core.checkpoint import RunFolder
 
@@ -108,7 +108,7 @@ def main() -> None:
     card = make(given.name, given.pararel, given.out, seed=given.seed, weights=given.weights)
     commands = Commands(given.out)
     editors = {
-        "errata": ["--editor", str(make_editor(commands, "", PLAN, 0))],
+        "errata": ["--editor", str(make_editor(commands, "", plan_of(given.name), 0))],
         "mend": [
             *("--baseline", "mend", "--editor"),
             str(train_mend(commands, given.steps, given.batch, given.learning_rate)),

@@ -41,6 +41,14 @@ PLAN: Mapping[str, Any] = {
 }
 """No anchors, whose names these models never read, and one group, whose rows need not outweigh others."""
 
+OWN_PLANS: Mapping[str, Mapping[str, Any]] = {"t5": {"refinement": {"margin": 8.0}}}
+"""What was chosen for one of them alone, on its tuning facts."""
+
+
+def plan_of(name: str) -> dict[str, Any]:
+    """The members of a model's edit plan."""
+    return {**PLAN, **OWN_PLANS.get(name, {})}
+
 
 class Commands:
     """Runs `errata` commands, and keeps their words with paths relative to the folder of the model."""
@@ -112,9 +120,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=0, help="steps of training; 0 for calibration alone")
     parser.add_argument("--baselines", default="", help="such as mend,malmen-plain")
     parser.add_argument("--part", choices=PARTS, default="reported")
-    parser.add_argument(
-        "--plan", type=json.loads, default=PLAN, help="members of the edit plan, as a JSON object"
-    )
+    parser.add_argument("--plan", type=json.loads, help="members of the edit plan [default: the model's]")
     parser.add_argument("--modules", default="", help="with commas [default: the family's]")
     parser.add_argument("--result", type=Path)
     given = parser.parse_args()
@@ -131,7 +137,7 @@ def main() -> None:
     found = measure(
         given.out,
         given.modules,
-        given.plan,
+        plan_of(given.name) if given.plan is None else given.plan,
         part=given.part,
         sizes=[int(size) for size in given.sizes.split(",")],
         seed=given.seed,

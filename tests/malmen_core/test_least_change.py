@@ -310,5 +310,7 @@ def test_what_is_run_again_replaces_what_was_seen(monkeypatch: pytest.MonkeyPatc
         assert torch.equal(known.captured[name].gradients_TV, each.gradients_TV)
     fresh = seen_once(rows, answered(whole, known.sequence_T))
     torch.testing.assert_close(known.gram_QQ, fresh.gram_QQ)
+    assert known.rows("a")[2].tolist() == [0, 0, 1, 1, 2, 2]
+    assert known.rows("b")[2].tolist() == [0, 0, 1, 1]
     assert (known.short(nats(3.0)), known.short(nats(1.0))) == ([1], [])
     assert known.short(torch.tensor([20.0, 1.0, 10.0], dtype=torch.float64)) == [0]

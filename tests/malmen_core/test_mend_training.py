@@ -10,7 +10,9 @@ import torch
 
 from malmen_core.base import BaseModel
 from malmen_core.baselines.mend import Mend, SummedShifts, summed_shift
+from malmen_core.baselines.plain import PlainMalmen
 from malmen_core.baselines.registry import baseline, modules_for
+from malmen_core.batches import teacher_forced
 from malmen_core.capture import capture
 from malmen_core.checkpoint import RunFolder
 from malmen_core.errors import CheckpointMismatch, UnsupportedArchitecture
@@ -103,6 +105,18 @@ def test_classifiers_are_trained_for_and_edited_too(tmp_path: Path) -> None:
     for name, rows in before.items():
         expected = summed_shift(found.network, name, rows).float()
         torch.testing.assert_close(delta.modules[name].dense(torch.float32), expected)
+
+
+def test_the_paper_s_own_form_edits_classifiers_too(tmp_path: Path) -> None:
+    folder = str(save_tiny_task(tmp_path / "bert", "bert"))
+    plain = PlainMalmen(last=2)
+    base = BaseModel.load(folder, modules=modules_for(plain, folder), device="cpu", dtype="float64")
+    claim = replace(facts()[0], target=LABELS[0])
+    sequence = base.encode(claim.prompt, LABELS[0])
+    before = teacher_forced(base, [sequence])[0]
+    with base.version(plain.prepare(base).edit(base, [[claim]])).active():
+        after = teacher_forced(base, [sequence])[0]
+    assert float(after.nll_A.sum()) < float(before.nll_A.sum())
 
 
 @pytest.mark.parametrize(("kind", "name"), [("bert", "ft"), ("t5", "mend"), ("t5", "memit")])

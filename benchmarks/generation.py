@@ -53,6 +53,8 @@ def write(base: BaseModel, asked: Asked, together: int) -> tuple[Answers, float]
         writer.add(key, version, request)
     while writer:
         for which, chunk in writer.step():
+            if isinstance(chunk, Exception):
+                raise chunk
             texts[which] = texts.get(which, "") + chunk.text
             tokens += (chunk.usage or {}).get("completion_tokens", 0)
     return texts, tokens / (time.perf_counter() - began)

@@ -61,6 +61,12 @@ class NotFiniteError(CoreError):
     code = "edit-not-finite"
 
 
+class AnswerNotFinite(CoreError):
+    """A version gives infinities or NaN in place of the next token's logits."""
+
+    code = "answer-not-finite"
+
+
 class DeltaCorrupt(CoreError):
     """Stored bytes are not a delta, statistics or editor that this release can read."""
 

@@ -5,8 +5,10 @@ A `Writer` writes several answers together, of whatever versions, a token of eac
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,11 +16,13 @@ from torch import Tensor
 from malmen_core.base import BaseModel
 from malmen_core.batches import answer_logits
 from malmen_core.decoding import Sequences
-from malmen_core.errors import PromptTooLong
+from malmen_core.errors import AnswerNotFinite, CoreError, PromptTooLong
 from malmen_core.overlay import Version
 from malmen_core.streamed_text import StreamedText
 from malmen_core.task import TextTask
 from malmen_core.tokens import Encoded, encode_prompt
+
+logger = logging.getLogger(__name__)
 
 TAIL = 8
 
@@ -68,11 +72,15 @@ def generate(base: BaseModel, version: Version, request: GenerationRequest) -> I
 
     Raises:
         PromptTooLong: the prompt leaves no room in the context.
+        AnswerNotFinite: the version gives no number for some token.
     """
     writer = Writer(base, together=1)
     writer.add(None, version, request)
     while writer:
-        yield from (chunk for _, chunk in writer.step())
+        for _, chunk in writer.step():
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
 
 
 @dataclass
@@ -85,8 +93,7 @@ class _Answer:
         limit: tokens at most.
         text: of the tokens so far.
         generator: of its own sampling.
-        count: tokens so far.
-        token: the last of them.
+        tokens: so far.
     """
 
     key: Hashable
@@ -96,23 +103,27 @@ class _Answer:
     limit: int
     text: StreamedText
     generator: torch.Generator
-    count: int = 0
-    token: int = -1
+    tokens: list[int] = field(default_factory=list)
 
     def push(self, logits_X: Tensor, stop_ids: frozenset[int]) -> Chunk:
-        """Choose the next token, and say what has become certain by it."""
-        self.token = _choose(logits_X, self.request, self.generator)
-        self.count += 1
-        if self.token in stop_ids:
+        """Choose the next token, and say what has become certain by it.
+
+        Raises:
+            AnswerNotFinite: there is nothing to choose by.
+        """
+        token = _choose(logits_X, self.request, self.generator)
+        self.tokens.append(token)
+        if token in stop_ids:
             return self.end(self.text.rest(), "stop")
-        piece, stopped = self.text.push(self.token)
+        piece, stopped = self.text.push(token)
         if stopped:
             return self.end(piece, "stop")
-        return self.end(piece + self.text.rest(), "length") if self.count == self.limit else Chunk(piece)
+        full = len(self.tokens) == self.limit
+        return self.end(piece + self.text.rest(), "length") if full else Chunk(piece)
 
     def end(self, text: str, reason: str) -> Chunk:
         """The last piece."""
-        return Chunk(text, reason, {"prompt_tokens": len(self.ids), "completion_tokens": self.count})
+        return Chunk(text, reason, {"prompt_tokens": len(self.ids), "completion_tokens": len(self.tokens)})
 
 
 @dataclass
@@ -123,7 +134,7 @@ class _Batch:
     sequences: Sequences
 
 
-Written = list[tuple[Hashable, Chunk]]
+Written = list[tuple[Hashable, Chunk | Exception]]
 
 
 class Writer:
@@ -132,6 +143,9 @@ class Writer:
     Models whose layers forget (sliding windows) or that read the prompt apart (sequence to sequence) answer
     by turns, a token each. Greedy answers are those that a request gets alone, but where two tokens are as
     good as equal: how a sum is rounded depends on what it is computed with.
+
+    Where a pass over several answers fails, each of them is read again by itself and goes on. What fails by
+    itself ends with the exception in place of a chunk.
     """
 
     def __init__(self, base: BaseModel, *, together: int, tokens: int | None = None) -> None:
@@ -148,10 +162,12 @@ class Writer:
         self._shares = base.shares_cache
         self._waiting: list[_Answer] = []
         self._running: list[_Batch] = []
+        self._failed: list[_Answer] = []
 
     def __len__(self) -> int:
         """Requests that are not answered yet."""
-        return len(self._waiting) + sum(len(batch.answers) for batch in self._running)
+        running = sum(len(batch.answers) for batch in self._running)
+        return len(self._waiting) + running + len(self._failed)
 
     @property
     def has_room(self) -> bool:
@@ -183,52 +199,96 @@ class Writer:
     def drop(self, key: Hashable) -> None:
         """Leave a request; nothing more comes of it."""
         self._waiting = [answer for answer in self._waiting if answer.key != key]
+        self._failed = [answer for answer in self._failed if answer.key != key]
         for batch in self._running:
             self._keep(batch, [answer.key != key for answer in batch.answers])
         self._running = [batch for batch in self._running if batch.answers]
 
     def step(self) -> Written:
-        """Write a token of each answer, of new ones too; chunks that say something, in no certain order.
-
-        Raises:
-            torch.OutOfMemoryError: a pass does not fit; this writer is of no further use then.
-        """
+        """Write a token of each answer, of new ones too; chunks that say something, in no certain order."""
         written: Written = []
+        again, self._failed = self._failed, []
         for batch in self._running:
-            batch.sequences.advance([answer.token for answer in batch.answers])
-            written += self._push(batch)
-        task, admitted = self._base.task, self._admit()
-        if not isinstance(task, TextTask):
-            return [(each.key, _classified(self._base, each.version, each.ids)) for each in admitted]
-        written += [(answer.key, answer.end("", "length")) for answer in admitted if answer.limit < 1]
-        for answers in self._parts([answer for answer in admitted if answer.limit > 0]):
-            versions, prompts = [each.version for each in answers], [each.ids for each in answers]
-            batch = _Batch(answers, Sequences(self._base, task, versions, prompts))
-            written += self._push(batch)
-            self._join(batch)
+            with self._sparing(batch.answers):
+                batch.sequences.advance([answer.tokens[-1] for answer in batch.answers])
+                self._push(batch, written)
+        for answer in again:
+            written += self._by_itself(answer)
+        self._begin(self._admit(), written)
         self._running = [batch for batch in self._running if batch.answers]
         return written
 
-    def _push(self, batch: _Batch) -> Written:
+    @contextmanager
+    def _sparing(self, *batches: list[_Answer]) -> Iterator[None]:
+        """If a pass fails, all answers in it leave their batches, to be read again, each by itself."""
+        try:
+            yield
+        except Exception:
+            logger.exception("A pass over %d answers failed.", sum(map(len, batches)))
+            for answers in batches:
+                self._failed += answers
+                answers.clear()
+
+    def _by_itself(self, answer: _Answer) -> Written:
+        """Begin an answer, or go on with it, in a batch of its own; if that fails, the exception."""
+        written: Written = []
+        try:
+            if not isinstance(self._base.task, TextTask):
+                return [(answer.key, _classified(self._base, answer.version, answer.ids))]
+            batch = self._read(self._base.task, [answer])
+            self._push(batch, written)
+        except Exception as error:
+            logger.exception("An answer failed by itself.")
+            return [(answer.key, error)]
+        self._running.append(batch)
+        return written
+
+    def _begin(self, admitted: Sequence[_Answer], written: Written) -> None:
+        """Write the first token of new answers."""
+        if not isinstance(self._base.task, TextTask):
+            written += [each for answer in admitted for each in self._by_itself(answer)]
+            return
+        written += [(answer.key, answer.end("", "length")) for answer in admitted if answer.limit < 1]
+        for answers in self._parts([answer for answer in admitted if answer.limit > 0]):
+            with self._sparing(answers):
+                batch = self._read(self._base.task, answers)
+                self._push(batch, written)
+                self._join(batch)
+
+    def _read(self, task: TextTask, answers: list[_Answer]) -> _Batch:
+        """Read prompts, and what was written of their answers."""
+        versions, ids = [each.version for each in answers], [[*each.ids, *each.tokens] for each in answers]
+        return _Batch(answers, Sequences(self._base, task, versions, ids))
+
+    def _push(self, batch: _Batch, written: Written) -> None:
         """Choose each answer's next token; those that end leave the batch."""
-        rows = zip(batch.answers, batch.sequences.logits_BX, strict=True)
-        chunks = [(answer.key, answer.push(logits_X, self._base.stop_ids)) for answer, logits_X in rows]
-        self._keep(batch, [chunk.finish_reason is None for _, chunk in chunks])
-        return [(key, chunk) for key, chunk in chunks if chunk.text or chunk.finish_reason is not None]
+        stays: list[bool] = []
+        for answer, logits_X in zip(batch.answers, batch.sequences.logits_BX, strict=True):
+            chunk: Chunk | Exception
+            try:
+                chunk = answer.push(logits_X, self._base.stop_ids)
+            except CoreError as error:
+                chunk = error
+            ended = isinstance(chunk, Exception) or chunk.finish_reason is not None
+            if ended or (isinstance(chunk, Chunk) and chunk.text):
+                written.append((answer.key, chunk))
+            stays.append(not ended)
+        self._keep(batch, stays)
 
     def _keep(self, batch: _Batch, stays: Sequence[bool]) -> None:
         rows = [row for row, stay in enumerate(stays) if stay]
-        if rows and len(rows) < len(batch.answers):
+        batch.answers[:] = [batch.answers[row] for row in rows]
+        if rows and len(rows) < len(stays):
             batch.sequences.keep(rows)
-        batch.answers = [batch.answers[row] for row in rows]
 
     def _join(self, batch: _Batch) -> None:
         hosts = [running for running in self._running if running.answers] if self._shares else []
-        if batch.answers and hosts:
-            hosts[0].answers += batch.answers
-            hosts[0].sequences.join(batch.sequences)
-        else:
+        if not (batch.answers and hosts):
             self._running.append(batch)
+            return
+        with self._sparing(hosts[0].answers, batch.answers):
+            hosts[0].sequences.join(batch.sequences)
+            hosts[0].answers += batch.answers
 
     def _admit(self) -> list[_Answer]:
         """Requests that are begun now: the first that wait, as many as there is room for."""
@@ -284,6 +344,10 @@ def _classified(base: BaseModel, version: Version, ids: list[int]) -> Chunk:
 
 
 def _choose(logits_X: Tensor, request: GenerationRequest, generator: torch.Generator) -> int:
+    if not logits_X.max().isfinite():
+        raise AnswerNotFinite(
+            "The model's logits are infinite or not numbers.", "Ask another version, or a shorter prompt."
+        )
     if request.temperature == 0:
         return int(logits_X.argmax())
     p_X, token_X = (logits_X / request.temperature).softmax(0).sort(descending=True)

@@ -105,6 +105,7 @@ KINDS: Mapping[str, Kind] = {
     "unknown-setting": Kind(422, "There is no such setting"),
     "invalid-fact": Kind(422, "The fact cannot be edited"),
     "edit-not-finite": Kind(500, "The edit came out not finite"),
+    "answer-not-finite": Kind(422, "The version gives no finite answer"),
     "delta-corrupt": Kind(422, "The file cannot be read"),
     "out-of-device-memory": Kind(422, "The device's memory does not suffice"),
     "export-refused": Kind(409, "The version cannot be exported in this form"),

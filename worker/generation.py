@@ -143,7 +143,7 @@ class GenerationThread(threading.Thread):
             return
         for key, chunk in written:
             call, version = self._calls[key]
-            if chunk.finish_reason is not None:
+            if isinstance(chunk, Exception) or chunk.finish_reason is not None:
                 del self._calls[key]
             for event in _events(chunk, version):
                 channel.reply(self._redis, call.id, event)
@@ -178,8 +178,11 @@ class GenerationThread(threading.Thread):
         return self._resident.version(self._deltas[number])
 
 
-def _events(chunk: Chunk, version: Version) -> Iterator[dict[str, Any]]:
-    """What is sent of a chunk: its text, and how the answer ended."""
+def _events(chunk: Chunk | Exception, version: Version) -> Iterator[dict[str, Any]]:
+    """What is sent of a chunk: its text, and how the answer ended; or the problem."""
+    if isinstance(chunk, Exception):
+        yield {"error": problem(chunk) if isinstance(chunk, CoreError) else internal_problem(chunk)}
+        return
     if chunk.text:
         yield {"text": chunk.text}
     if chunk.finish_reason is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import torch
 
 from malmen_core.base import BaseModel
 from malmen_core.causal import CausalLM
+from malmen_core.decoding import Sequences
 from malmen_core.delta import Delta
-from malmen_core.errors import PromptTooLong
+from malmen_core.errors import AnswerNotFinite, PromptTooLong
 from malmen_core.generate import Chunk, GenerationRequest, Writer, generate
 from malmen_core.overlay import ByRow, Version, Weights, intercepting
+from malmen_core.tokens import encode_prompt
 from tests.malmen_core.support import assert_untouched, snapshot
 from tests.malmen_core.test_families import CAUSAL, checkpoint
 from tests.malmen_core.test_overlay import delta
@@ -49,6 +53,15 @@ def whole(chunks: list[Chunk]) -> tuple[str, Chunk]:
     return "".join(c.text for c in chunks), Chunk("", last.finish_reason, last.usage, last.labels)
 
 
+def said(writer: Writer) -> list[tuple[Hashable, Chunk]]:
+    """What the next step writes; none of it has failed."""
+    written = []
+    for key, chunk in writer.step():
+        assert isinstance(chunk, Chunk)
+        written.append((key, chunk))
+    return written
+
+
 def together(writer: Writer, asked: Asked, begin: dict[int, int]) -> list[tuple[str, Chunk]]:
     """Answers to requests that are added at the steps which `begin` names; the others at the first."""
     chunks: dict[Any, list[Chunk]] = {i: [] for i in range(len(asked))}
@@ -57,7 +70,7 @@ def together(writer: Writer, asked: Asked, begin: dict[int, int]) -> list[tuple[
         for i, (version, request) in enumerate(asked):
             if begin.get(i, 0) == number:
                 writer.add(i, version, request)
-        for key, chunk in writer.step():
+        for key, chunk in said(writer):
             chunks[key].append(chunk)
         number += 1
     return [whole(some) for some in chunks.values()]
@@ -139,7 +152,7 @@ def test_no_more_are_written_at_once_than_there_is_room_for(
         writer.add(key, version, request)
     ended = []
     while writer:
-        ended += [key for key, chunk in writer.step() if chunk.finish_reason]
+        ended += [key for key, chunk in said(writer) if chunk.finish_reason]
     assert ended == [0, 1, 2, 3, 4]
     assert max(shape[0] for shape in shapes) == rows
     assert shapes[0][1] + 8 == 11  # so three fit into 33 tokens
@@ -153,7 +166,7 @@ def test_what_joins_counts_as_long_as_the_longest_that_runs(
     writer.add("long", version, GenerationRequest("a" + " is" * 27, 4))
     writer.step()
     writer.add("short", version, GenerationRequest("a", 4))
-    ended = [key for _ in range(12) for key, chunk in writer.step() if chunk.finish_reason]
+    ended = [key for _ in range(12) for key, chunk in said(writer) if chunk.finish_reason]
     assert ended == ["long", "short"]
     assert {shape[0] for shape in shapes} == {1}
 
@@ -180,7 +193,7 @@ def test_a_dropped_request_is_left_and_the_others_are_not(llama: BaseModel) -> N
         if number == 2:
             writer.drop(2)
             writer.drop("never there")
-        for which, chunk in writer.step():
+        for which, chunk in said(writer):
             chunks[which].append(chunk)
     assert not writer
     assert all(chunk.finish_reason is None for chunk in chunks.pop(2))
@@ -215,3 +228,110 @@ def test_each_row_has_its_versions_weights(base: BaseModel) -> None:
             expected = base.model(input_ids=ids_BL[row : row + 1]).logits[0]
         torch.testing.assert_close(found[row], expected, rtol=1e-9, atol=1e-9)
     assert isinstance(base.task, CausalLM)
+
+
+def break_passes(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch, fails: Callable[[torch.Tensor], bool]
+) -> None:
+    """Have the model run out of memory on some inputs."""
+    forward = base.model.forward
+
+    def scarce(*args: Any, **options: Any) -> Any:
+        if fails(options["input_ids"]):
+            raise torch.OutOfMemoryError("the device is full")
+        return forward(*args, **options)
+
+    scarce.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(base.model, "forward", scarce)
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_where_a_pass_over_several_fails_each_goes_on_by_itself(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    asked, begin = some(llama), {1: 2, 2: 3, 5: 4}
+    expected = alone(llama, asked)
+    shapes = passes(llama, monkeypatch)
+    break_passes(llama, monkeypatch, lambda ids_BL: len(ids_BL) > most)
+    assert together(Writer(llama, together=16), asked, begin) == expected
+    assert max(shape[0] for shape in shapes) == most
+
+
+@pytest.mark.parametrize("place", ["keep", "join"])
+def test_a_failure_between_passes_loses_nothing(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    asked, begin = some(llama), {1: 2, 2: 3, 5: 4}
+    expected = alone(llama, asked)
+    whole_one = getattr(Sequences, place)
+    failures: list[str] = []
+
+    def half(sequences: Sequences, given: Any) -> None:
+        if len(failures) < 2:
+            failures.append(place)
+            sequences._cache.layers[0].keys = sequences._cache.layers[0].keys[:1]
+            raise torch.OutOfMemoryError("the device is full")
+        whole_one(sequences, given)
+
+    monkeypatch.setattr(Sequences, place, half)
+    assert together(Writer(llama, together=16), asked, begin) == expected
+    assert len(failures) == 2
+
+
+def test_what_fails_by_itself_fails_for_nobody_else(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = some(llama)
+    expected = alone(llama, asked)
+    (poison,) = encode_prompt(llama.tokenizer, "7")[-1:]
+    break_passes(llama, monkeypatch, lambda ids_BL: bool((ids_BL == poison).any()))
+    writer, failed = Writer(llama, together=16), []
+    chunks: dict[Hashable, list[Chunk]] = {i: [] for i in range(len(asked))}
+    for i, (version, request) in enumerate(asked):
+        writer.add(i, version, request)
+    writer.add("poison", asked[0][0], GenerationRequest("Route 7", 9))
+    for _ in range(40):
+        for key, chunk in writer.step():
+            if isinstance(chunk, Exception):
+                failed.append((key, type(chunk)))
+            else:
+                chunks[key].append(chunk)
+    assert not writer
+    assert failed == [("poison", torch.OutOfMemoryError)]
+    assert [whole(own) for own in chunks.values()] == expected
+
+
+def test_a_version_without_finite_answers_is_refused_and_the_others_are_answered(llama: BaseModel) -> None:
+    broken = llama.version(delta(llama, 1))
+    broken = replace(broken, weights={name: w * torch.nan for name, w in broken.weights.items()})
+    sound = llama.version(Delta.empty())
+    writer = Writer(llama, together=16)
+    writer.add(("ends", 0.0), sound, GenerationRequest("The river", 1))
+    for name, version in (("broken", broken), ("sound", sound)):
+        for temperature in (0.0, 1.0):
+            writer.add((name, temperature), version, GenerationRequest("The river", 4, temperature, seed=3))
+    refused: list[Any] = []
+    ended: list[Any] = []
+    for _ in range(40):
+        for key, chunk in writer.step():
+            if isinstance(chunk, Exception):
+                refused.append((key, type(chunk)))
+            elif chunk.finish_reason:
+                ended.append(key)
+    assert not writer
+    assert refused == [(("broken", t), AnswerNotFinite) for t in (0.0, 1.0)]
+    assert ended == [("ends", 0.0), ("sound", 0.0), ("sound", 1.0)]
+    with pytest.raises(AnswerNotFinite, match="Ask another version"):
+        list(generate(llama, broken, GenerationRequest("The river", 4)))
+
+
+def test_requests_whose_pass_failed_can_be_dropped(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_passes(llama, monkeypatch, lambda ids_BL: len(ids_BL) > 1)
+    writer, version = Writer(llama, together=16), llama.version(Delta.empty())
+    for key in ("stays", "leaves"):
+        writer.add(key, version, GenerationRequest("The river", 4))
+    assert said(writer) == []
+    assert len(writer) == 2
+    writer.drop("leaves")
+    assert {key for _ in range(4) for key, _ in said(writer)} == {"stays"}
+    assert not writer

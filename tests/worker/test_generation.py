@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+import torch
 from redis import Redis
 
 from broker import generation, presence
@@ -159,6 +162,37 @@ def test_when_a_pass_fails_all_are_told_and_the_next_call_is_answered(
     for i in ids:
         assert running.answer(i)[1]["error"]["type"] == "urn:errata:problem:internal-error"
     assert running.answer(running.send(0, 8))[0] == alone(resident, 0, 8)
+
+
+def test_a_call_that_fails_by_itself_is_told_and_the_others_are_answered(
+    running: Running, resident: Resident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = resident.base.model.forward
+
+    def scarce(*args: Any, **options: Any) -> Any:
+        if options["input_ids"].shape[1] > 20:
+            raise torch.OutOfMemoryError("the device is full")
+        return forward(*args, **options)
+
+    scarce.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(resident.base.model, "forward", scarce)
+    ids = [running.send(0, 8), running.send(1, 8, prompt=PROMPT + " on" * 30), running.send(1, 8)]
+    running.thread.start()
+    assert running.answer(ids[1])[1]["error"]["type"] == "urn:errata:problem:internal-error"
+    assert running.answer(ids[0])[0] == alone(resident, 0, 8)
+    assert running.answer(ids[2])[0] == alone(resident, 1, 8)
+
+
+def test_a_call_to_a_broken_version_is_told_so(running: Running, resident: Resident) -> None:
+    sound = resident.version(DIGESTS[1])
+    broken = replace(sound, weights={name: w * torch.nan for name, w in sound.weights.items()})
+    resident.keep(DIGESTS[1], broken)
+    ids = [running.send(0, 8), running.send(1, 8)]
+    running.thread.start()
+    error = running.answer(ids[1])[1]["error"]
+    assert (error["status"], error["code"]) == (422, "answer-not-finite")
+    assert running.answer(ids[0])[0] == alone(resident, 0, 8)
+    resident.keep(DIGESTS[1], sound)
 
 
 def test_a_worker_that_stops_tells_those_who_wait(running: Running) -> None:

@@ -182,12 +182,14 @@ def measure(
     return row, found.facts
 
 
-def per_fact_lines(facts: Sequence[Fact], found: Sequence[Mapping[str, Any]]) -> str:
-    """One JSON object a line: the fact, and what was measured for it."""
+def per_fact_lines(
+    facts: Sequence[Fact], found: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
+) -> str:
+    """One JSON object a line: what all of them share, the fact, and what was measured for it."""
     lines = []
     for fact, measured in zip(facts, found, strict=True):
         own = {"prompt": fact.prompt, "target": fact.target, "subject": fact.subject}
-        lines.append(json.dumps({**own, **measured}, ensure_ascii=False) + "\n")
+        lines.append(json.dumps({**about, **own, **measured}, ensure_ascii=False) + "\n")
     return "".join(lines)
 
 

@@ -11,33 +11,38 @@ from typing import Any
 from errata.errors import InputFileError
 from malmen_core.datasets import api_form
 from malmen_core.errors import FactError
+from malmen_core.facts import Fact
 
 EXAMPLES = "facts.jsonl"
 
 
-def read_facts(path: Path) -> list[dict[str, Any]]:
+def read_facts(path: Path, labels: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The facts of a file in the API's form, whatever known format it is in; blank lines are skipped.
+
+    Args:
+        path: Of a UTF-8 file.
+        labels: Of the classifier that is to be edited; see `api_form`.
 
     Raises:
         InputFileError: No such file, no facts, or a record that is none; names the record and the member.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputFileError(
             f"{path} cannot be read: {error}.", "Give a UTF-8 file of JSON lines, or a JSON array."
         ) from error
-    return parse_facts(text, str(path))
+    return parse_facts(text, str(path), labels)
 
 
-def parse_facts(text: str, name: str) -> list[dict[str, Any]]:
+def parse_facts(text: str, name: str, labels: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The facts of a text of JSON lines, or of a JSON array; ``name`` stands for it in messages.
 
     Raises:
         InputFileError: No facts, or a record that is not a JSON object of a known format.
     """
     records = _array(text, name) if text.lstrip().startswith("[") else _lines(text, name)
-    facts = [_fact(record, f"{name}, {place}") for place, record in records]
+    facts = [_fact(record, f"{name}, {place}", labels) for place, record in records]
     if not facts:
         raise InputFileError(f"{name} holds no facts.", 'A fact is {"prompt": "…", "target": "…"} on a line.')
     return facts
@@ -65,11 +70,11 @@ def _array(text: str, name: str) -> list[tuple[str, Any]]:
     return [(f"item {number}", item) for number, item in enumerate(items, start=1)]
 
 
-def _fact(record: Any, place: str) -> dict[str, Any]:
+def _fact(record: Any, place: str, labels: Sequence[str]) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise InputFileError(f"{place} is not a JSON object.", "Each record is one fact.")
     try:
-        return api_form(record)
+        return api_form(record, labels)
     except FactError as error:
         where = f", {error.field}" if error.field else ""
         raise InputFileError(f"{place}{where}: {error.message}", error.remedy) from error
@@ -80,7 +85,8 @@ def prompts_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
     texts = [
         text
         for r in records
-        for text in (r["prompt"], *r.get("rephrasings", ()), *(p["prompt"] for p in r.get("locality", ())))
+        for fact in (Fact.from_json(r),)
+        for text in (fact.prompt, *fact.rephrasings, *(probe.prompt for probe in fact.locality))
     ]
     return list(dict.fromkeys(texts))
 

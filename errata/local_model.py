@@ -82,6 +82,19 @@ def find_source(model: str | None, revision: str | None = None) -> tuple[str, st
     return model, revision
 
 
+def labels_of(model: str | None, revision: str | None) -> tuple[str, ...]:
+    """The labels of a classifier; none for a model that writes text. Reads its config alone.
+
+    Raises:
+        StackError: The model cannot be fetched or edited.
+    """
+    from malmen_core.families import read_config, task_of
+
+    source, revision = find_source(model, revision)
+    with core_errors():
+        return task_of(read_config(source, revision)).labels
+
+
 def load_base(
     source: str | None,
     revision: str | None,
@@ -120,7 +133,7 @@ def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:
     Raises:
         InputFileError: A record is no fact, or one that the model cannot be given; names the first few.
     """
-    return core_facts(list(enumerate(read_facts(path), start=1)), base, str(path))
+    return core_facts(list(enumerate(read_facts(path, base.task.labels), start=1)), base, str(path))
 
 
 def core_facts(records: Sequence[tuple[int, dict[str, Any]]], base: BaseModel, name: str) -> list[Fact]:

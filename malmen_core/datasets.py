@@ -12,7 +12,8 @@ FEVER                 ``claim``                                    ``label``, as
 ===================== ============================================ ==========================================
 
 CounterFact: Meng et al. 2022; zsRE: Levy et al. 2017 as split by Mitchell et al. 2022 (MEND) and Meng et al.
-2023 (MEMIT); FEVER: Thorne et al. 2018. A claim has no continuation, so it is put as a question.
+2023 (MEMIT); FEVER: Thorne et al. 2018. A claim has no continuation, so a model that writes text is asked
+whether it is true; a classifier is given the claim as it is, with its own label.
 """
 
 from __future__ import annotations
@@ -26,18 +27,23 @@ VERDICTS = {"SUPPORTS": "True", "REFUTES": "False", "NOT ENOUGH INFO": "Unknown"
 CLAIM = "Claim: {}\nIs this claim true or false? Answer:"
 
 Record = Mapping[str, Any]
+Labels = Sequence[str]
 
 
-def api_form(record: Record) -> dict[str, Any]:
+def api_form(record: Record, labels: Sequence[str] = ()) -> dict[str, Any]:
     """A record of any known format as the API takes a fact; one that is in this form already is not changed.
 
+    Args:
+        record: a JSON object.
+        labels: of the classifier that is to be edited; none for a model that writes text.
+
     Raises:
-        FactError: the format is unknown, or a member is missing or of another type; `field` is its JSON
-            pointer in the record.
+        FactError: the format is unknown, a member is missing or of another type, or the classifier has no
+            such label; `field` is its JSON pointer in the record.
     """
     for sign, read in _FORMATS:
         if sign in record:
-            return read(record)
+            return read(record, labels)
     raise FactError(
         f"The members {', '.join(sorted(map(str, record))) or '(none)'} are of no known format.",
         "Give facts in the API's form, or a CounterFact, zsRE or FEVER file as it was published.",
@@ -45,11 +51,26 @@ def api_form(record: Record) -> dict[str, Any]:
     )
 
 
-def _own(record: Record) -> dict[str, Any]:
+def _own(record: Record, _: Labels) -> dict[str, Any]:
+    for name in ("prompt", "target"):
+        _text(record, name)
+    if record.get("subject") is not None:
+        _text(record, "subject")
+    for name in ("rephrasings", "locality"):
+        if record.get(name) is not None:
+            _member(record, name, list)
+    _texts(record, "rephrasings")
+    for number, probe in enumerate(record.get("locality") or ()):
+        at = f"/locality/{number}"
+        if not isinstance(probe, Mapping):
+            raise FactError(f"Item {number} of 'locality' is no object.", 'Write {"prompt": "…"}.', at)
+        _text(probe, "prompt", at)
+        if probe.get("target") is not None:
+            _text(probe, "target", at)
     return dict(record)
 
 
-def _counterfact(record: Record) -> dict[str, Any]:
+def _counterfact(record: Record, _: Labels) -> dict[str, Any]:
     rewrite = _member(record, "requested_rewrite", Mapping)
     at = "/requested_rewrite"
     subject = _text(rewrite, "subject", at)
@@ -64,26 +85,27 @@ def _counterfact(record: Record) -> dict[str, Any]:
     }
 
 
-def _zsre(record: Record) -> dict[str, Any]:
+def _zsre(record: Record, _: Labels) -> dict[str, Any]:
     question = _text(record, "src")
-    answers = _texts(record, "answers")
+    answers = list(filter(None, _texts(record, "answers")))
     return _question(record, question, answers[0] if answers else _text(record, "alt"))
 
 
-def _kilt(record: Record) -> dict[str, Any]:
+def _kilt(record: Record, labels: Labels) -> dict[str, Any]:
     question = _text(record, "input")
-    alternatives = _texts(record, "alternatives")
+    alternatives = list(filter(None, _texts(record, "alternatives")))
     answers = alternatives or [_first_output(record)]
     if answers[0] in VERDICTS:
-        return _verdict(record, question, answers[0], "/alternatives/0" if alternatives else "/output/0")
+        at = "/alternatives/0" if alternatives else "/output/0/answer"
+        return _verdict(record, question, answers[0], at, labels)
     return _question(record, question, answers[0])
 
 
-def _fever(record: Record) -> dict[str, Any]:
-    return _verdict(record, _text(record, "claim"), _text(record, "label"), "/label")
+def _fever(record: Record, labels: Labels) -> dict[str, Any]:
+    return _verdict(record, _text(record, "claim"), _text(record, "label"), "/label", labels)
 
 
-_FORMATS: Sequence[tuple[str, Callable[[Record], dict[str, Any]]]] = (
+_FORMATS: Sequence[tuple[str, Callable[[Record, Labels], dict[str, Any]]]] = (
     ("requested_rewrite", _counterfact),
     ("src", _zsre),
     ("claim", _fever),
@@ -104,12 +126,28 @@ def _question(record: Record, question: str, target: str) -> dict[str, Any]:
     return fact
 
 
-def _verdict(record: Record, claim: str, label: str, at: str) -> dict[str, Any]:
-    if label.upper() not in VERDICTS:
+def _verdict(record: Record, claim: str, label: str, at: str, labels: Labels) -> dict[str, Any]:
+    word = VERDICTS.get(label.upper())
+    if word is None:
         raise FactError(f"{label!r} is no verdict.", f"Use one of: {', '.join(VERDICTS)}.", at)
-    fact = _question(record, claim, VERDICTS[label.upper()])
+    if labels:
+        return _question(record, claim, _own_label((label, word), labels, at))
+    fact = _question(record, claim, word)
     fact["rephrasings"] = [CLAIM.format(text) for text in fact["rephrasings"]]
     return {**fact, "prompt": CLAIM.format(claim)}
+
+
+def _own_label(words: Sequence[str], labels: Labels, at: str) -> str:
+    """A classifier's label that is one of these words, whatever their case."""
+    wanted = [word.casefold() for word in words]
+    for label in labels:
+        if label.casefold() in wanted:
+            return label
+    raise FactError(
+        f"The classifier has no label {' or '.join(map(repr, words))}.",
+        f"Its labels are: {', '.join(labels)}. Remove such claims, or give them in the API's form.",
+        at,
+    )
 
 
 def _first_output(record: Record) -> str:

@@ -9,8 +9,8 @@ import typer
 
 from errata.console import emit, out, reporting
 from errata.facts_file import json_object, prompts_of, read_facts
-from errata.local_model import Device, Dtype, Revision, Source, bar, core_errors, load_base
-from errata.options import Json
+from errata.local_model import Device, Dtype, Revision, Source, bar, core_errors, labels_of, load_base
+from errata.options import Json, check_writable
 
 
 def register(app: typer.Typer) -> None:
@@ -42,10 +42,11 @@ def calibrate(
     from malmen_core.editor import EditPlan
 
     with reporting(as_json), bar(as_json) as show:
+        check_writable(out_file, "--out")
         with core_errors():
             chosen = EditPlan.of(json_object(plan, "--plan", '{"where": "answer"}'))
         names = [name.strip() for name in modules.split(",")] if modules else None
-        texts = prompts_of(read_facts(preserve)) if preserve else []
+        texts = prompts_of(read_facts(preserve, labels_of(model, revision))) if preserve else []
         base = load_base(model, revision, device, dtype, names)
         with core_errors():
             editor = core.calibrate(base, show, plan=chosen, seed=seed, texts=texts)

@@ -10,8 +10,8 @@ import typer
 from errata.console import emit, out, reporting
 from errata.errors import InputFileError, StackError
 from errata.facts_file import json_object, read_facts
-from errata.local_model import Device, Dtype, MemoryBudget, Revision, Source, bar, core_errors
-from errata.options import Json
+from errata.local_model import Device, Dtype, MemoryBudget, Revision, Source, bar, core_errors, labels_of
+from errata.options import Json, check_writable
 
 
 def register(app: typer.Typer) -> None:
@@ -55,9 +55,11 @@ def evaluate(
     from errata import evaluation
 
     with reporting(as_json), bar(as_json) as show:
-        _check(sets, singles, over, plot_file)
+        _check(sets, singles, over, limit, plot_file)
+        check_writable(per_fact, "--per-fact")
+        check_writable(plot_file, "--plot")
         sizes: list[int | None] = [*evaluation.parse_sizes(over, "--over")] if over else [limit]
-        records = read_facts(facts)
+        records = read_facts(facts, labels_of(model, revision))
         rows, lines = [], []
         with core_errors():
             bench = evaluation.set_up(
@@ -77,7 +79,7 @@ def evaluate(
                 chosen = evaluation.choose_facts(records, bench.base, size, seed, str(facts))
                 row, found = evaluation.measure(bench, chosen, sets=sets, singles=singles, show=show)
                 rows.append(row)
-                lines.append(evaluation.per_fact_lines(chosen, found))
+                lines.append(evaluation.per_fact_lines(chosen, found, {"n": row["n"]} if over else {}))
         if per_fact is not None:
             per_fact.write_text("".join(lines), encoding="utf-8")
         about: dict[str, Any] = {
@@ -99,9 +101,11 @@ def evaluate(
         out.print(f"{drawn} shows it.", soft_wrap=True)
 
 
-def _check(sets: int, singles: bool, over: str | None, plot_file: Path | None) -> None:
+def _check(sets: int, singles: bool, over: str | None, limit: int | None, plot_file: Path | None) -> None:
     if singles and sets > 1:
         raise StackError("--singles and --sets exclude each other.", "Give one of them.")
+    if over is not None and limit is not None:
+        raise StackError("--over and --limit exclude each other.", "Give the numbers of facts with --over.")
     if plot_file is not None and over is None:
         raise StackError("--plot needs several rows.", "Give --over 1,32,512 too.")
 

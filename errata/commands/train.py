@@ -24,7 +24,7 @@ from errata.local_model import (
     load_base,
     read_core_facts,
 )
-from errata.options import Json
+from errata.options import Json, check_writable
 
 if TYPE_CHECKING:
     from malmen_core.base import BaseModel
@@ -91,6 +91,7 @@ def train(
     )
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
+        check_writable(out_file, "--out")
         if resume and checkpoint is None:
             raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
         base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget)

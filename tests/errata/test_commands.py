@@ -166,8 +166,8 @@ def test_facts_are_read_line_by_line(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "no facts"),
-        ('{"prompt": "a"}\n{', "line 2 is not JSON"),
-        ('{"prompt": "a"}\n1', "line 2 is not a JSON object"),
+        ('{"prompt": "a", "target": "b"}\n{', "line 2 is not JSON"),
+        ('{"prompt": "a", "target": "b"}\n1', "line 2 is not a JSON object"),
         ("[1]", "item 1 is not a JSON object"),
         ("[1", "not a JSON array"),
         ("{}", "line 1: The members \\(none\\) are of no known format"),

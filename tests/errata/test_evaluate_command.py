@@ -15,6 +15,7 @@ from errata.cli import assemble
 from malmen_core.base import BaseModel
 from tests.malmen_core.test_train import start_for
 from tests.tiny import save_tiny
+from tests.tiny_tasks import save_tiny_task
 
 NAMES = ("Peru", "Ana", "France", "Australia", "Italy", "Spain")
 API = {"n", "edit_success", "generation_success", "generalisation", "locality", "perplexity_ratio"}
@@ -148,3 +149,41 @@ def test_what_cannot_be_is_refused(options: list[str | Path], tmp_path: Path) ->
     assert run(*options, "--limit", "99", code=1)["error"]["code"] == "input-file"
     assert "1,32,512" in run(*options, "--over", "1,x", code=1)["error"]["remedy"]
     assert "--over" in run(*options, "--plot", tmp_path / "p.png", code=1)["error"]["remedy"]
+    assert "--over" in run(*options, "--over", "2", "--limit", "2", code=1)["error"]["remedy"]
+
+
+@pytest.mark.parametrize("option", ["--per-fact", "--plot"])
+@pytest.mark.parametrize("place", ["missing/file.json", "."])
+def test_a_place_for_results_is_tried_before_the_work(
+    options: list[str | Path], tmp_path: Path, option: str, place: str
+) -> None:
+    places: list[str | Path] = ["--model", "nothing/there", "--over", "2", option, tmp_path / place]
+    wrong = run(*options, *places, code=1)["error"]
+    assert wrong["message"].startswith(f"{option} {tmp_path}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("labels", [("REFUTES", "SUPPORTS"), ("false", "true")])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"claim": "Nikolaj worked with Fox.", "label": "SUPPORTS"},
+        {"input": "Nikolaj worked with Fox.", "output": [{"answer": "SUPPORTS"}], "alternatives": []},
+    ],
+    ids=["published", "mend"],
+)
+def test_fever_on_a_classifier(tmp_path: Path, record: dict[str, Any], labels: tuple[str, str]) -> None:
+    named: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: n for n, label in enumerate(labels)},
+    }
+    folder = save_tiny_task(tmp_path / "bert", "bert", **named)
+    facts, lines = tmp_path / "fever.jsonl", tmp_path / "lines.jsonl"
+    facts.write_text("\ufeff" + json.dumps(record))
+    row = run("--model", folder, "--facts", facts, "--device", "cpu", "--per-fact", lines)
+    (line,) = map(json.loads, lines.read_text().splitlines())
+    assert (line["prompt"], line["target"]) == ("Nikolaj worked with Fox.", labels[1])
+    assert row["edit_success"] == line["edit_success"]
+    facts.write_text(json.dumps({"claim": "Fox is a town.", "label": "NOT ENOUGH INFO"}))
+    wrong = run("--model", folder, "--facts", facts, "--device", "cpu", code=1)["error"]
+    assert ", ".join(labels) in wrong["remedy"]

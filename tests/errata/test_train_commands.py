@@ -134,7 +134,8 @@ def test_train_refuses_what_it_cannot_use(
     ]
     assert "--checkpoint" in run(*options, facts_file, "--resume", code=1)["error"]["remedy"]
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"prompt": "A", "target": "B"}\n{"prompt": "A"}\n{"prompt": "A", "target": " "}\n')
+    texts = (("A", "B"), ("", "B"), ("A", " "))
+    bad.write_text("".join(json.dumps({"prompt": p, "target": t}) + "\n" for p, t in texts))
     error = run(*options, bad, code=1)["error"]
     assert error["code"] == "input-file"
     assert [line.split(":")[0] for line in error["details"]] == ["fact 2", "fact 3"]

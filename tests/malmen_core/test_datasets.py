@@ -52,6 +52,7 @@ FEVER_MEND: dict[str, Any] = {
     "alternatives": ["SUPPORTS"],
     "filtered_rephrases": ["Telemundo broadcasts in English."],
 }
+OWN: dict[str, Any] = {"prompt": "A is", "target": "B"}
 FEVER = {"id": 75397, "verifiable": "VERIFIABLE", "label": "SUPPORTS", "claim": "Nikolaj worked with Fox."}
 
 
@@ -95,9 +96,28 @@ def test_fever() -> None:
     assert api_form(FEVER)["target"] == "True"
 
 
+def test_a_classifier_is_given_the_claim_and_its_own_label() -> None:
+    own = ("refutes", "Supports", "NOT ENOUGH INFO")
+    edited = api_form(FEVER_MEND, own)
+    assert (edited["prompt"], edited["target"]) == (FEVER_MEND["input"], "Supports")
+    assert edited["rephrasings"] == FEVER_MEND["filtered_rephrases"]
+    assert api_form(FEVER, ("false", "true"))["target"] == "true"
+    assert api_form({**FEVER, "label": "NOT ENOUGH INFO"}, own)["target"] == "NOT ENOUGH INFO"
+    with pytest.raises(FactError, match=r"'NOT ENOUGH INFO' or 'Unknown'.*false, true") as refused:
+        api_form({**FEVER, "label": "NOT ENOUGH INFO"}, ("false", "true"))
+    assert refused.value.field == "/label"
+
+
+def test_empty_answers_are_none() -> None:
+    assert api_form({**ZSRE_MEMIT, "answers": [""]})["target"] == "University of Michigan"
+    assert api_form({**ZSRE_MEND, "alternatives": ["", "Po"]})["target"] == "Po"
+
+
 def test_facts_in_the_api_s_form_are_not_changed() -> None:
     own = {"prompt": "A is", "target": "B", "true_target": "C", "locality": [{"prompt": "D is"}]}
     assert api_form(own) == own
+    bare = {"prompt": "A is", "target": "B", "subject": None, "rephrasings": None, "locality": None}
+    assert api_form(bare) == bare
 
 
 @pytest.mark.parametrize(
@@ -117,6 +137,15 @@ def test_facts_in_the_api_s_form_are_not_changed() -> None:
         ({**ZSRE_MEMIT, "answers": [], "alt": None}, "/alt"),
         ({**ZSRE_MEND, "alternatives": [], "output": []}, "/output/0/answer"),
         ({**FEVER, "label": "PERHAPS"}, "/label"),
+        ({"prompt": "A is"}, "/target"),
+        ({"target": "B"}, "/prompt"),
+        ({**OWN, "subject": 5}, "/subject"),
+        ({**OWN, "rephrasings": "A has"}, "/rephrasings"),
+        ({**OWN, "rephrasings": ["A has", 1]}, "/rephrasings/1"),
+        ({**OWN, "locality": {"prompt": "D is"}}, "/locality"),
+        ({**OWN, "locality": ["D is"]}, "/locality/0"),
+        ({**OWN, "locality": [{"prompt": "D is"}, {"target": "E"}]}, "/locality/1/prompt"),
+        ({**OWN, "locality": [{"prompt": "D is", "target": 7}]}, "/locality/0/target"),
     ],
 )
 def test_what_is_wrong_is_named(record: dict[str, Any], field: str) -> None:

@@ -15,7 +15,7 @@ from errata.arriving import arriving
 from errata.served import Served, load_served
 from ledger import Ledger
 from ledger.records import ModelRecord, VersionRecord
-from malmen_core.base import BaseModel, checkpoint_folder
+from malmen_core.base import BaseModel
 from malmen_core.errors import ExportRefused
 from malmen_core.export import check_exportable, checkpoint_dtype, write_adapter, write_checkpoint
 from malmen_core.fidelity import (
@@ -28,6 +28,7 @@ from malmen_core.fidelity import (
     load_checkpoint,
 )
 from malmen_core.tokens import Encoded, encode_prompt, load_tokenizer
+from malmen_core.weight_files import checkpoint_folder
 
 Format = Literal["hf", "peft"]
 NOTE = "errata.json"

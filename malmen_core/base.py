@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -27,10 +23,10 @@ from malmen_core.overlay import EditedModule, OutputLayer, Version, weights_dige
 from malmen_core.room import Room
 from malmen_core.task import TextTask
 from malmen_core.tokens import Encoded, load_tokenizer
+from malmen_core.weight_files import check_weights, checkpoint_folder, files_digest
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -87,11 +83,9 @@ def inspect_source(
         skeleton = task.auto.from_config(config)
     names = tuple(modules) if modules is not None else default_modules(config)
     check_modules(task, skeleton, names)
-    _check_weights(folder, source)
+    check_weights(folder, source)
     load_tokenizer(str(folder))
-    return ModelInfo(
-        source, revision, config.model_type, context_length(config), names, _files_digest(folder)
-    )
+    return ModelInfo(source, revision, config.model_type, context_length(config), names, files_digest(folder))
 
 
 class BaseModel:
@@ -322,61 +316,3 @@ def _output_layer(model: Any) -> nn.Module:
 
 def _projection(model: nn.Module, name: str) -> Any:
     return model.get_submodule(name)
-
-
-def checkpoint_folder(source: str, revision: str | None) -> Path:
-    """The folder that holds a checkpoint's files: the source itself, or the hub's local copy.
-
-    Raises:
-        ModelNotLoadable: there is no such folder, and the hub has it not.
-    """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ModelNotLoadable(f"There is no folder {source!r}.", "Give a folder or a hub id.", "/source")
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
-    except (OSError, ValueError) as error:
-        raise ModelNotLoadable(
-            f"{source!r} is neither a folder nor to be had from the hub: {error}",
-            "Give a folder, or check the id, the revision and the network.",
-            "/source",
-        ) from error
-
-
-def _check_weights(folder: Path, source: str) -> None:
-    files = sorted(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            named = set(json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelNotLoadable(
-                f"{index.name} of {source!r} is damaged: {error}", "Fetch it again.", "/source"
-            ) from error
-        missing = sorted(named - {file.name for file in files})
-        if missing:
-            raise ModelNotLoadable(
-                f"{source!r} lacks {', '.join(missing)}.", "Fetch the whole checkpoint.", "/source"
-            )
-    if not files:
-        raise ModelNotLoadable(
-            f"{source!r} holds no .safetensors weights.", "Save it as safetensors first.", "/source"
-        )
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except Exception as error:
-            raise ModelNotLoadable(
-                f"{file.name} of {source!r} is damaged: {error}", "Fetch it again.", "/source"
-            ) from error
-
-
-def _files_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{digest.hexdigest()}"

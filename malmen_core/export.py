@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from malmen_core.base import CHECKPOINT_FILES, BaseModel, checkpoint_folder
+from malmen_core.base import DTYPES, BaseModel
 from malmen_core.causal import CausalLM
 from malmen_core.delta import Change, Delta
 from malmen_core.errors import ExportRefused
 from malmen_core.overlay import Version
+from malmen_core.weight_files import COMPANIONS, checkpoint_folder, stored_dtypes, weight_files
 
 LARGEST_RANK = 512
 """The greatest rank that vLLM serves."""
@@ -26,7 +26,6 @@ TRUNCATION = 1e-3
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-STORED = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,13 @@ def checkpoint_dtype(folder: Path) -> str:
     Raises:
         ExportRefused: the checkpoint holds no floats.
     """
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - no mapping
-                if (dtype := tensors.get_slice(name).get_dtype()) in STORED:
-                    return STORED[dtype]
+    for file in weight_files(folder):
+        for dtype in stored_dtypes(file):
+            if dtype in DTYPES:
+                return dtype
     raise ExportRefused(
         f"{str(folder)!r} holds no weights in a dtype that can be edited.",
-        f"Register a checkpoint in one of: {', '.join(STORED.values())}.",
+        f"Register a checkpoint in one of: {', '.join(DTYPES)}.",
     )
 
 
@@ -87,9 +85,9 @@ def write_checkpoint(base: BaseModel, version: Version, folder: Path) -> None:
         state[f"{name}.weight"] = weight.contiguous()
     base.model.save_pretrained(folder, state_dict=state)
     source = checkpoint_folder(base.info.source, base.info.revision)
-    for pattern in CHECKPOINT_FILES:
+    for pattern in COMPANIONS:
         for file in source.glob(pattern):
-            if file.name != "config.json" and not file.name.endswith((".safetensors", ".index.json")):
+            if file.name != "config.json" and not file.name.endswith(".index.json"):
                 shutil.copyfile(file, folder / file.name)
 
 

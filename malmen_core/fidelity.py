@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from malmen_core.base import DTYPES, BaseModel, checkpoint_folder
+from malmen_core.base import DTYPES, BaseModel
 from malmen_core.errors import ExportRefused
 from malmen_core.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from malmen_core.overlay import Version
 from malmen_core.tokens import Encoded
+from malmen_core.weight_files import checkpoint_folder
 
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2, "bfloat16": 0.1}
 """Greatest relative error of the logits at an answer token, by the coarser dtype of the two models."""

@@ -84,6 +84,11 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
         raise ModelNotLoadable(
             f"{source!r} has only a slow tokenizer.", "Convert it to tokenizer.json first.", "/source"
         )
+    known = tokenizer.decode(tokenizer("a")["input_ids"])
+    if "a" not in known:  # without their files, some are made of nothing
+        raise ModelNotLoadable(
+            f"The tokenizer of {source!r} knows no text.", "Put its files into the folder.", "/source"
+        )
     return tokenizer
 
 

@@ -1,0 +1,115 @@
+"""A checkpoint's files: where they lie, whether they are whole, and their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from zipfile import is_zipfile
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+
+from malmen_core.errors import ModelNotLoadable
+
+COMPANIONS = ("*.json", "*.model", "*.txt", "*.jinja")
+"""Config and tokenizer."""
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""Forms, in the order in which they are looked for. PyTorch's own is read as weights alone, never as code."""
+FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""How safetensors names them."""
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def checkpoint_folder(source: str, revision: str | None) -> Path:
+    """The folder that holds a checkpoint's files: the source itself, or the hub's local copy.
+
+    Raises:
+        ModelNotLoadable: there is no such folder, and the hub has it not.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ModelNotLoadable(f"There is no folder {source!r}.", "Give a folder or a hub id.", "/source")
+    try:
+        for form in WEIGHTS:
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=[form, *COMPANIONS]))
+            if weight_files(folder):
+                break
+        return folder
+    except (OSError, ValueError) as error:
+        raise ModelNotLoadable(
+            f"{source!r} is neither a folder nor to be had from the hub: {error}",
+            "Give a folder, or check the id, the revision and the network.",
+            "/source",
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint's weights, by name: safetensors, or PyTorch's own where there are none."""
+    for form in WEIGHTS:
+        files = sorted(folder.glob(form))
+        if files:
+            return files
+    return []
+
+
+def check_weights(folder: Path, source: str) -> None:
+    """Check that a checkpoint's weights are all there, as far as that can be told without reading them.
+
+    Raises:
+        ModelNotLoadable: there are none, one is missing, or one is damaged.
+    """
+    files = weight_files(folder)
+    if not files:
+        raise ModelNotLoadable(
+            f"{source!r} holds no weights: no *.safetensors, no pytorch_model*.bin.",
+            "Save it with save_pretrained first.",
+            "/source",
+        )
+    index = folder / INDICES[0 if files[0].suffix == ".safetensors" else 1]
+    if index.exists():
+        try:
+            named = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelNotLoadable(
+                f"{index.name} of {source!r} is damaged: {error}", "Fetch it again.", "/source"
+            ) from error
+        missing = sorted(named - {file.name for file in files})
+        if missing:
+            raise ModelNotLoadable(
+                f"{source!r} lacks {', '.join(missing)}.", "Fetch the whole checkpoint.", "/source"
+            )
+    for file in files:
+        try:
+            next(stored_dtypes(file), None)
+        except Exception as error:
+            raise ModelNotLoadable(
+                f"{file.name} of {source!r} is damaged, or holds more than weights: {error}",
+                "Fetch it again, or save it as safetensors.",
+                "/source",
+            ) from error
+
+
+def stored_dtypes(file: Path) -> Iterator[str]:
+    """Names of the dtypes of the tensors in a file of weights, such as ``float32``; they are not read."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                stored = tensors.get_slice(name).get_dtype()
+                yield FLOATS.get(stored, stored)
+    else:
+        state = torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file) or None)
+        yield from (str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
+
+
+def files_digest(folder: Path) -> str:
+    """SHA-256 over the names and digests of a checkpoint's weight files: ``sha256:…``."""
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        with file.open("rb") as stream:
+            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()}"

@@ -13,6 +13,7 @@ from errata import default_model
 from errata.errors import InputFileError, StackError
 from errata.local_model import Show, core_facts, find_source, load_base
 from errata.memory import peak_mb, reset_peak
+from errata.plots import cell
 
 if TYPE_CHECKING:
     from malmen_core.base import BaseModel
@@ -29,7 +30,6 @@ COLUMNS = (
     ("locality", "LS"),
     ("perplexity_ratio", "ppl ratio"),
 )
-PLOTTED = COLUMNS[1:5]
 
 
 @dataclass(frozen=True)
@@ -198,34 +198,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     titles = [title for _, title in COLUMNS] + ["facts/s", "peak MB"]
     lines = [" | ".join(titles), " | ".join("---:" for _ in titles)]
     for row in rows:
-        cells = [_cell(row[name]) for name, _ in COLUMNS]
+        cells = [cell(row[name]) for name, _ in COLUMNS]
         cells += [f"{row['facts_per_s']:.1f}", f"{row['peak_rss_mb'] or 0:.0f}"]
         lines.append(" | ".join(cells))
     return "".join(f"| {line} |\n" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def plot(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
-    """Draw the shares over n; without matplotlib, write the table instead.
-
-    Returns:
-        The file that was written: `path`, or the like with the ending ``.md``.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        table = path.with_suffix(".md")
-        table.write_text(f"{title}\n\n{markdown(rows)}", encoding="utf-8")
-        return table
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for name, label in PLOTTED:
-        points = [(row["n"], row[name]) for row in rows if row[name] is not None]
-        axes.plot([n for n, _ in points], [value for _, value in points], marker="o", label=label)
-    axes.set(xscale="log", ylim=(0, 1.02), xlabel="facts edited at once", ylabel="share", title=title)
-    axes.legend()
-    figure.savefig(path)
-    return path

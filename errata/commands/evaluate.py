@@ -52,7 +52,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Edit a model with all facts at once and measure success, generalisation, locality and perplexity."""
-    from errata import evaluation
+    from errata import evaluation, plots
 
     with reporting(as_json), bar(as_json) as show:
         _check(sets, singles, over, limit, plot_file)
@@ -92,7 +92,7 @@ def evaluate(
             "facts": {"file": facts.name, "holds": len(records), "seed": seed},
         }
         title = f"{facts.name}: {baseline or 'this editor'}"
-        drawn = evaluation.plot(rows, title, plot_file) if plot_file else None
+        drawn = plots.over_n(rows, title, plot_file) if plot_file else None
     if as_json:
         emit({**about, "rows": rows} if over else {**rows[0], **about})
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from errata.console import emit, out, reporting
+from errata.console import emit, err, out, reporting
 from errata.errors import StackError
 from errata.local_model import (
     Device,
@@ -64,6 +64,9 @@ def train(
         Path | None, typer.Option(help="Folder for checkpoints and metrics.jsonl.", show_default="none")
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 25,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Picture of the curves; a table without matplotlib.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -71,6 +74,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an editor on facts; what it scores on held-out subjects goes into its card."""
+    from errata import plots
     from malmen_core import train as core
     from malmen_core.baselines.registry import rule_of
     from malmen_core.calibrate import calibrate
@@ -92,6 +96,7 @@ def train(
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
         check_writable(out_file, "--out")
+        check_writable(plot_file, "--plot")
         if resume and checkpoint is None:
             raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
         base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget)
@@ -111,6 +116,10 @@ def train(
                 watch=_Watch(show, steps, lines),
             )
             trained.save(out_file)
+        if plot_file is not None:
+            told = RunFolder(checkpoint).metrics() if checkpoint else lines
+            drawn = plots.curves(told, f"{out_file.name}, trained on {facts.name}", plot_file)
+            err.print(f"{drawn} shows the run.", soft_wrap=True)
     document = {"editor": str(out_file), "digest": trained.digest, "card": dict(trained.card)}
     if as_json:
         emit(document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,9 @@ def test_train_then_resume(model: Path, facts_file: Path, editor_file: Path, tmp
     first = run(*options, "--editor", editor_file, "--steps", "2")
     assert first["card"]["data"]["file"] == "facts.jsonl"
     assert first["card"]["steps"] == 2
-    again = run(*options, "--resume", "--steps", "3")
+    again = run(*options, "--resume", "--steps", "3", "--plot", tmp_path / "curves.png")
+    drawn = tmp_path / ("curves.png" if find_spec("matplotlib") else "curves.md")
+    assert drawn.stat().st_size > 100
     assert again["card"]["steps"] == 3
     assert Editor.load(out).digest == again["digest"]
     assert again["card"]["start"] == first["card"]["start"]

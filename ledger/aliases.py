@@ -8,7 +8,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ledger import audit, versions
+from ledger import audit, rows, versions
 from ledger.blobs import Blobs
 from ledger.errors import GateNotMet, InvalidName, StaleParent
 from ledger.records import Actor, VersionRecord
@@ -65,7 +65,7 @@ def _move_statuses(session: Session, model_id: str, number: int) -> None:
     ):
         session.execute(
             update(EditSet)
-            .where(EditSet.id.in_(idents), EditSet.status.in_(olds))
+            .where(rows.one_of(EditSet.id, idents), EditSet.status.in_(olds))
             .values(status=new)
             .execution_options(synchronize_session=False)
         )

@@ -17,6 +17,7 @@ from ledger import (
     jobs,
     models,
     named_blobs,
+    rows,
     superseding,
     versions,
     withdrawals,
@@ -84,7 +85,9 @@ def _remaining(session: Session, live: VersionRecord, job: Job) -> tuple[Member,
 def _sets(session: Session, members: Sequence[Member]) -> dict[str, Any]:
     """Return what a worker needs to know of the members' edit sets."""
     query = select(EditSet.id, EditSet.fact_count, EditSet.edit_on_rephrasings)
-    found = session.execute(query.where(EditSet.id.in_([member.edit_set_id for member in members]))).all()
+    found = session.execute(
+        query.where(rows.one_of(EditSet.id, [member.edit_set_id for member in members]))
+    ).all()
     return {
         "fact_counts": {row.id: row.fact_count for row in found},
         "edited_on_rephrasings": frozenset(row.id for row in found if row.edit_on_rephrasings),

@@ -42,7 +42,7 @@ def _reports(session: Session, edit_set: EditSet, positions: list[int]) -> dict[
             FactReportRow.model_id == edit_set.model_id,
             FactReportRow.number == edit_set.version_number,
             FactReportRow.edit_set_id == edit_set.id,
-            FactReportRow.position.in_(positions),
+            rows.one_of(FactReportRow.position, positions),
         )
     )
     return {row.position: row.report for row in found}
@@ -93,7 +93,7 @@ def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord,
     """Return the facts that a version with these members holds, in the members' order, then by position."""
     left_out = {member.edit_set_id: set(member.left_out) for member in members}
     found = session.scalars(
-        select(Fact).where(Fact.edit_set_id.in_(left_out)).order_by(Fact.edit_set_id, Fact.position)
+        select(Fact).where(rows.one_of(Fact.edit_set_id, left_out)).order_by(Fact.edit_set_id, Fact.position)
     ).all()
     order = {member.edit_set_id: place for place, member in enumerate(members)}
     held = [row for row in found if row.position not in left_out[row.edit_set_id]]
@@ -114,7 +114,7 @@ def at(session: Session, places: Sequence[tuple[str, int]]) -> tuple[FactRecord,
     for edit_set_id, positions in wanted.items():
         edit_set = rows.find(session, EditSet, edit_set_id, "edit set")
         reports = _reports(session, edit_set, positions)
-        query = select(Fact).where(Fact.edit_set_id == edit_set_id, Fact.position.in_(positions))
+        query = select(Fact).where(Fact.edit_set_id == edit_set_id, rows.one_of(Fact.position, positions))
         for row in session.scalars(query):
             found[edit_set_id, row.position] = _record(row, False, reports.get(row.position))
     missing = next((place for place in places if place not in found), None)

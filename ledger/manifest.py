@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import chain, facts, versions
+from ledger import chain, facts, rows, versions
 from ledger.records import Member, VersionRecord
 from ledger.tables import Blob, EditSet, Model, Version
 
@@ -67,8 +67,8 @@ def _chain(session: Session, wanted: VersionRecord) -> Iterator[dict[str, Any]]:
     """Yield what each version covers, from version 0 to the wanted one."""
     digests = {edit_set.id: edit_set.facts_digest for edit_set in session.scalars(select(EditSet))}
     query = select(Version).where(Version.model_id == wanted.model_id, Version.number <= wanted.number)
-    rows = session.scalars(query.order_by(Version.number)).all()
-    for version in versions.records(session, rows):
+    found = session.scalars(query.order_by(Version.number)).all()
+    for version in versions.records(session, found):
         yield {"hash": version.hash, "content": chain.version_content(version, digests)}
 
 
@@ -94,5 +94,7 @@ def _facts(session: Session, wanted: VersionRecord) -> list[dict[str, Any]]:
 def _blobs(session: Session, wanted: VersionRecord) -> list[dict[str, Any]]:
     """Return the blobs from which the version can be made again, by digest."""
     named = {wanted.editor_digest, wanted.delta_digest, *(m.statistics_digest for m in wanted.members)}
-    rows = session.scalars(select(Blob).where(Blob.digest.in_(named - {None})).order_by(Blob.digest))
-    return [{"digest": row.digest, "kind": row.kind, "size": row.size, "place": row.place} for row in rows]
+    found = session.scalars(
+        select(Blob).where(rows.one_of(Blob.digest, named - {None})).order_by(Blob.digest)
+    )
+    return [{"digest": row.digest, "kind": row.kind, "size": row.size, "place": row.place} for row in found]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, select
+from sqlalchemy import ARRAY, ColumnElement, Select, any_, cast, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ledger import cursors
@@ -30,6 +30,11 @@ def find(session: Session, table: type[Row], ident: str, kind: str, *, lock: boo
     if row is None:
         raise NotFound(kind, ident)
     return row
+
+
+def one_of(column: InstrumentedAttribute[T], values: Iterable[T]) -> ColumnElement[bool]:
+    """Say that a column holds one of some values: one parameter, however many there are."""
+    return column == any_(cast(list(values), ARRAY(column.type)))
 
 
 def page(

@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, any_, cast, select
+from sqlalchemy import select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from ledger import versions
+from ledger import rows, versions
 from ledger.errors import FactConflict
 from ledger.ids import fact_id
 from ledger.questions import held, sought
@@ -42,12 +42,12 @@ def link(session: Session, edit_set: EditSet, facts: Sequence[FactRecord], membe
         facts: all of its facts.
         members: the version that it is to be added to.
     """
-    rows = [
+    questions = [
         {"digest": digest, "edit_set_id": edit_set.id, "position": fact.position}
         for fact in facts
         for digest in held(fact.prompt, fact.subject, fact.rephrasings)
     ]
-    session.execute(postgresql.insert(Question).on_conflict_do_nothing(), rows)
+    session.execute(postgresql.insert(Question).on_conflict_do_nothing(), questions)
     asked: list[tuple[int, Collection[str]]] = [
         (fact.position, sought(fact.prompt, fact.subject, fact.rephrasings)) for fact in facts
     ]
@@ -70,7 +70,7 @@ def link(session: Session, edit_set: EditSet, facts: Sequence[FactRecord], membe
 
 
 def _order(session: Session, edit_set_ids: Sequence[str]) -> dict[str, int]:
-    query = select(EditSet.id, EditSet.seq).where(EditSet.id.in_(edit_set_ids))
+    query = select(EditSet.id, EditSet.seq).where(rows.one_of(EditSet.id, edit_set_ids))
     return {row.id: row.seq for row in session.execute(query)}
 
 
@@ -82,8 +82,9 @@ def _same_question(
     for position, digests in asked:
         for digest in digests:
             by_digest[digest].add(position)
-    wanted = cast(list(by_digest), ARRAY(Text()))  # one parameter, however many there are
-    query = select(Question).where(Question.digest == any_(wanted), Question.edit_set_id.in_(edit_set_ids))
+    query = select(Question).where(
+        rows.one_of(Question.digest, by_digest), rows.one_of(Question.edit_set_id, edit_set_ids)
+    )
     return sorted(
         {
             (position, (row.edit_set_id, row.position))
@@ -97,7 +98,8 @@ def links(session: Session, members: Sequence[Member]) -> list[Link]:
     """Return the links between facts of a version, those aside that are withdrawn from it."""
     withdrawn = {member.edit_set_id: set(member.withdrawn) for member in members}
     query = select(Supersession).where(
-        Supersession.older_edit_set_id.in_(withdrawn), Supersession.newer_edit_set_id.in_(withdrawn)
+        rows.one_of(Supersession.older_edit_set_id, withdrawn),
+        rows.one_of(Supersession.newer_edit_set_id, withdrawn),
     )
     found = [
         Link((row.older_edit_set_id, row.older_position), (row.newer_edit_set_id, row.newer_position))

@@ -95,7 +95,9 @@ def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
 def _facts_of(session: Session, members: Sequence[Member]) -> dict[str, tuple[int, str]]:
     """Return how many facts each member's edit set has, and their digest."""
     wanted = [member.edit_set_id for member in members]
-    query = select(EditSet.id, EditSet.fact_count, EditSet.facts_digest).where(EditSet.id.in_(wanted))
+    query = select(EditSet.id, EditSet.fact_count, EditSet.facts_digest).where(
+        rows.one_of(EditSet.id, wanted)
+    )
     return {ident: (count, digest) for ident, count, digest in session.execute(query)}
 
 
@@ -141,7 +143,7 @@ def members_of(session: Session, model_id: str, numbers: Sequence[int]) -> Mappi
         VersionEditSet.statistics_digest,
         VersionEditSet.withdrawn,
         VersionEditSet.superseded,
-    ).where(VersionEditSet.model_id == model_id, VersionEditSet.number.in_(numbers))
+    ).where(VersionEditSet.model_id == model_id, rows.one_of(VersionEditSet.number, numbers))
     for number, edit_set_id, statistics_digest, withdrawn, superseded in session.execute(query):
         found[number].append(Member(edit_set_id, statistics_digest, tuple(withdrawn), tuple(superseded)))
     return {number: tuple(sorted(found[number])) for number in numbers}

@@ -76,7 +76,7 @@ def remaining(
 def fact_counts(session: Session, members: Sequence[Member]) -> dict[str, int]:
     """Return how many facts each member's edit set was posted with."""
     wanted = [member.edit_set_id for member in members]
-    found = session.execute(select(EditSet.id, EditSet.fact_count).where(EditSet.id.in_(wanted)))
+    found = session.execute(select(EditSet.id, EditSet.fact_count).where(rows.one_of(EditSet.id, wanted)))
     return {row.id: row.fact_count for row in found}
 
 

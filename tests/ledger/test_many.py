@@ -1,0 +1,80 @@
+"""Ledgers that grow: what is asked of the database does not grow with a version's edit sets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event
+
+from ledger.ids import fact_id
+from tests.ledger.work import Bench, facts
+
+
+def grow(bench: Bench, first: int, last: int) -> list[str]:
+    """Put edit sets of one fact each into the live version, behind the triggers."""
+    _, live = bench.edit(1)
+    statistics = live.members[0].statistics_digest
+    made = f"FROM generate_series({first}, {last}) AS n"
+    bench.execute(
+        "SET session_replication_role = replica",
+        "INSERT INTO edit_sets (id, model_id, status, promote, edit_on_rephrasings, fact_count, facts_digest,"
+        " created_by, seal, version_number)"
+        f" SELECT 'es_' || n, 'tiny', 'applied', 'auto', false, 1, 'sha256:f', 'k', 's', 1 {made}",
+        "INSERT INTO jobs (id, model_id, kind, edit_set_id)"
+        f" SELECT 'job_' || n, 'tiny', 'edit', 'es_' || n {made}",
+        "INSERT INTO facts (edit_set_id, position, prompt, target, rephrasings, locality)"
+        f" SELECT 'es_' || n, 0, 'prompt ' || n, 't', '[]', '[]' {made}",
+        "INSERT INTO version_edit_sets (model_id, number, edit_set_id, statistics_digest, withdrawn)"
+        f" SELECT 'tiny', {live.number}, 'es_' || n, '{statistics}', '{{}}' {made}",
+    )
+    return [f"es_{n}" for n in range(first, last + 1)]
+
+
+@contextmanager
+def watched(bench: Bench) -> Iterator[Counter[str]]:
+    """Count the statements of a block, and the parameters of that which has most."""
+    seen: Counter[str] = Counter()
+
+    def note(_1: Any, _2: Any, _3: str, parameters: Any, _4: Any, many: bool) -> None:
+        rows = parameters if many else [parameters]
+        seen["statements"] += len(rows)
+        seen["parameters"] = max(seen["parameters"], *map(len, rows))
+
+    event.listen(bench.ledger.engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(bench.ledger.engine, "before_cursor_execute", note)
+
+
+def costs(bench: Bench, idents: list[str]) -> dict[str, Counter[str]]:
+    """Do everything that looks at all members, and return what each took."""
+    ledger, found = bench.ledger, {}
+    with watched(bench) as found["get_facts"]:
+        assert ledger.get_facts(idents[0]).items[0].live
+    with watched(bench) as found["accept"]:
+        ledger.accept("tiny", facts(1, 10**6), actor=bench.key, on_conflict="reject")
+    with watched(bench) as found["facts_of"]:
+        ledger.facts_of(ledger.get_version("tiny", "live").members)
+    with watched(bench) as found["edit"]:
+        _, made = bench.edit()
+    with watched(bench) as found["roll_back"]:
+        ledger.roll_back("tiny", 0, "r", bench.key)
+    assert bench.status(idents[0]) == "withdrawn"
+    with watched(bench) as found["roll_forth"]:
+        ledger.roll_back("tiny", made.number, "r", bench.key)
+    assert bench.status(idents[0]) == "applied"
+    with watched(bench) as found["manifest"]:
+        ledger.manifest("tiny", "live")
+    with watched(bench) as found["withdraw"]:
+        bench.finish(ledger.request_withdrawal("tiny", idents[:-1], [fact_id(idents[-1], 0)], "r", "me").id)
+    return found
+
+
+def test_what_is_asked_of_the_database_does_not_grow_with_the_members(bench: Bench) -> None:
+    few, many = (costs(bench, grow(bench, *ends)) for ends in ((1, 3), (4, 80)))
+    for name, cost in few.items():
+        assert many[name]["parameters"] == cost["parameters"], name

@@ -25,11 +25,16 @@ def find(session: Session, table: type[Row], ident: str, kind: str, *, lock: boo
         NotFound: there is none, or the text cannot be an id at all.
     """
     row = None
-    if ident.isascii() and ident.isprintable():
+    if can_be_id(ident):
         row = session.get(table, ident, with_for_update=lock or None, populate_existing=True)
     if row is None:
         raise NotFound(kind, ident)
     return row
+
+
+def can_be_id(text: str) -> bool:
+    """Return whether a text can be an id or a name, so that PostgreSQL can be asked for it."""
+    return text.isascii() and text.isprintable()
 
 
 def one_of(column: InstrumentedAttribute[T], values: Iterable[T]) -> ColumnElement[bool]:
@@ -75,6 +80,6 @@ def page(
 
 def find_alias(session: Session, model_id: str, name: str) -> int | None:
     """Return the number that an alias points at now, or None if there is no such alias."""
-    if not (name.isascii() and name.isprintable()):
+    if not can_be_id(name):
         return None
     return session.scalar(select(Alias.number).where(Alias.model_id == model_id, Alias.name == name))

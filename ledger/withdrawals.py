@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,7 +12,7 @@ from ledger import audit, outbox, rows, versions
 from ledger.chain import storable
 from ledger.edit_sets import progress_of
 from ledger.errors import NotFound, NotLive, WrongModel
-from ledger.ids import new_id, parse_fact_id
+from ledger.ids import fact_id, new_id, parse_fact_id
 from ledger.records import Actor, Member, WithdrawalRecord
 from ledger.states import EditSetStatus
 from ledger.tables import EditSet, Job, Withdrawal
@@ -65,10 +65,10 @@ def remaining(
         named = parse_fact_id(ident)
         if named is not None:
             positions[named[0]].add(named[1])
-    kept = []
+    away, kept = set(edit_set_ids), []
     for member in members:
         withdrawn = set(member.withdrawn) | positions[member.edit_set_id]
-        if member.edit_set_id not in edit_set_ids and len(withdrawn) < fact_counts[member.edit_set_id]:
+        if member.edit_set_id not in away and len(withdrawn) < fact_counts[member.edit_set_id]:
             kept.append(Member(member.edit_set_id, member.statistics_digest, tuple(sorted(withdrawn))))
     return tuple(kept)
 
@@ -84,35 +84,46 @@ def _check_live(
     session: Session, model_id: str, edit_set_ids: Sequence[str], fact_ids: Sequence[str]
 ) -> None:
     """See that each edit set and fact is in the live version."""
-    held = {member.edit_set_id: member for member in versions.live(session, model_id).members}
+    withdrawn = {
+        member.edit_set_id: set(member.withdrawn) for member in versions.live(session, model_id).members
+    }
+    places = {ident: parse_fact_id(ident) or ("", 0) for ident in fact_ids}
+    known = _known(session, {*edit_set_ids, *(edit_set_id for edit_set_id, _ in places.values())})
     for ident in edit_set_ids:
-        _check_model(session, ident, "edit set", ident, model_id)
-    for ident in fact_ids:
-        edit_set_id, position = parse_fact_id(ident) or ("", 0)
-        edit_set = _check_model(session, edit_set_id, "fact", ident, model_id)
-        if position >= edit_set.fact_count or ident != f"{edit_set_id}.{position}":
+        _check_model(known, ident, "edit set", ident, model_id)
+    for ident, (edit_set_id, position) in places.items():
+        fact_count = _check_model(known, edit_set_id, "fact", ident, model_id)
+        if position >= fact_count or ident != fact_id(edit_set_id, position):
             raise NotFound("fact", ident)
-    away = [ident for ident in edit_set_ids if ident not in held]
+    away = [ident for ident in edit_set_ids if ident not in withdrawn]
     if away:
         raise NotLive(away, model_id, "/withdraw/edit_sets")
-    away = []
-    for ident in fact_ids:
-        edit_set_id, _, position_text = ident.rpartition(".")
-        member = held.get(edit_set_id)
-        if member is None or int(position_text) in member.withdrawn:
-            away.append(ident)
+    away = [
+        ident
+        for ident, (edit_set_id, position) in places.items()
+        if edit_set_id not in withdrawn or position in withdrawn[edit_set_id]
+    ]
     if away:
         raise NotLive(away, model_id, "/withdraw/facts")
 
 
-def _check_model(session: Session, edit_set_id: str, kind: str, ident: str, model_id: str) -> EditSet:
-    try:
-        edit_set = rows.find(session, EditSet, edit_set_id, kind)
-    except NotFound as error:
-        raise NotFound(kind, ident) from error
-    if edit_set.model_id != model_id:
-        raise WrongModel(kind, ident, edit_set.model_id, model_id)
-    return edit_set
+def _known(session: Session, idents: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """Return of each edit set that there is its model, and how many facts it was posted with."""
+    wanted = [ident for ident in idents if rows.can_be_id(ident)]
+    query = select(EditSet.id, EditSet.model_id, EditSet.fact_count).where(rows.one_of(EditSet.id, wanted))
+    return {row.id: (row.model_id, row.fact_count) for row in session.execute(query)}
+
+
+def _check_model(
+    known: Mapping[str, tuple[str, int]], edit_set_id: str, kind: str, ident: str, model_id: str
+) -> int:
+    """See that an edit set is of the model, and return how many facts it has."""
+    if edit_set_id not in known:
+        raise NotFound(kind, ident)
+    owner, fact_count = known[edit_set_id]
+    if owner != model_id:
+        raise WrongModel(kind, ident, owner, model_id)
+    return fact_count
 
 
 def request(

@@ -18,14 +18,14 @@ from ledger.versions import BASE, LIVE
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
-def check_delta(store: Blobs, version: VersionRecord) -> None:
+def check_delta(store: Blobs, delta_digest: str | None) -> None:
     """See that a version's delta can be served: there, and the bytes that its digest names.
 
     Raises:
         BlobMissing, BlobCorrupt: it cannot.
     """
-    if version.delta_digest is not None:
-        store.check(version.delta_digest)
+    if delta_digest is not None:
+        store.check(delta_digest)
 
 
 def point(session: Session, model_id: str, name: str, number: int, actor: Actor) -> None:
@@ -83,7 +83,7 @@ def _lineage(session: Session, model_id: str, number: int) -> set[int]:
     return set(session.scalars(select(ancestors.union(above).c.number)))
 
 
-def _check_promotion(session: Session, version: VersionRecord, live: int) -> None:
+def _check_promotion(session: Session, version: Version, live: int) -> None:
     """Refuse to make live what the gate refused, or what would silently drop facts applied since.
 
     Going back along the lineage of the live version is a rollback, and always allowed.
@@ -116,10 +116,10 @@ def set_alias(
         rule = f"up to 64 letters, digits, dashes and underscores, the first a letter, and not {BASE!r}"
         raise InvalidName("alias", name, rule, "/name")
     versions.lock_head(session, model_id)
-    version = versions.get(session, model_id, number)
+    version = versions.find(session, model_id, number)
     forced = force and bool(reason and reason.strip())
     if name == LIVE and not forced:
-        _check_promotion(session, version, versions.live(session, model_id).number)
+        _check_promotion(session, version, versions.find(session, model_id, LIVE).number)
     point(session, model_id, name, version.number, actor)
     detail = {"number": version.number, "force": force, "reason": reason}
     audit.record(session, actor, "alias.set", f"models/{model_id}/aliases/{name}", detail)
@@ -139,7 +139,7 @@ def roll_back(
     head = versions.lock_head(session, model_id)
     if not target.gate_met:
         raise GateNotMet(model_id, target.number)
-    before = versions.number_of(session, model_id, LIVE)
+    before = versions.find(session, model_id, LIVE).number
     made = versions.append(
         session,
         head,

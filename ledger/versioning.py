@@ -40,6 +40,11 @@ class Versioning:
         with self.database.transaction() as session:
             return versions.get(session, model_id, ref)
 
+    def number_of(self, model_id: str, ref: int | str) -> int:
+        """Return the number that a reference names, without reading its members; NotFound as above."""
+        with self.database.transaction() as session:
+            return versions.find(session, model_id, ref).number
+
     def list_versions(self, model_id: str, limit: int = 50, cursor: str | None = None) -> Page[VersionRecord]:
         """Return a page of a model's versions, newest first."""
         with self.database.transaction() as session:
@@ -67,16 +72,18 @@ class Versioning:
     ) -> VersionRecord:
         """Point an alias at a version; see `aliases.set_alias`. For `live`, its delta is read first."""
         if name == versions.LIVE:
-            aliases.check_delta(self.blobs, self.get_version(model_id, number))
+            with self.database.transaction() as session:
+                delta_digest = versions.find(session, model_id, number).delta_digest
+            aliases.check_delta(self.blobs, delta_digest)
         with self.database.transaction() as session:
-            at = versions.number_of(session, model_id, number)
+            at = versions.find(session, model_id, number).number
             return aliases.set_alias(session, model_id, name, at, actor, force, reason)
 
     def roll_back(self, model_id: str, to_version: int | str, reason: str, actor: Actor) -> VersionRecord:
         """Make a version with an earlier one's delta, checked, and make it live; see `aliases.roll_back`."""
         target = self.get_version(model_id, to_version)
         with ThreadPoolExecutor(1) as beside, self.database.transaction() as session:
-            checked = beside.submit(aliases.check_delta, self.blobs, target)
+            checked = beside.submit(aliases.check_delta, self.blobs, target.delta_digest)
             made = aliases.roll_back(session, model_id, target, reason, actor)
             checked.result()  # before the commit: what it raises undoes the rest
             return made

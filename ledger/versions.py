@@ -189,8 +189,8 @@ def _record(row: Version, members: tuple[Member, ...], aliases: tuple[str, ...])
     )
 
 
-def number_of(session: Session, model_id: str, ref: int | str) -> int:
-    """Return the number that a reference names: a number, `base` or an alias.
+def find(session: Session, model_id: str, ref: int | str) -> Version:
+    """Return the row of a version by number, `base` or alias: all of it but its members.
 
     Raises:
         NotFound: there is no such model, alias or version.
@@ -203,9 +203,11 @@ def number_of(session: Session, model_id: str, ref: int | str) -> int:
         number = 0
     else:
         number = rows.find_alias(session, model.id, ref)
-    if number is None or not 0 <= number <= GREATEST or session.get(Version, (model.id, number)) is None:
+    known = number is not None and 0 <= number <= GREATEST
+    row = session.get(Version, (model.id, number)) if known else None
+    if row is None:
         raise NotFound("version", ref)
-    return number
+    return row
 
 
 def get(session: Session, model_id: str, ref: int | str) -> VersionRecord:
@@ -214,8 +216,7 @@ def get(session: Session, model_id: str, ref: int | str) -> VersionRecord:
     Raises:
         NotFound: there is no such model, alias or version.
     """
-    number = number_of(session, model_id, ref)
-    return records(session, [session.get_one(Version, (model_id, number))])[0]
+    return records(session, [find(session, model_id, ref)])[0]
 
 
 def live(session: Session, model_id: str) -> VersionRecord:

@@ -114,7 +114,7 @@ def _resolve(services: Services, model_id: str, ref: int | str, field: FieldErro
     if isinstance(ref, str) and ref.isascii() and ref.isdigit():
         ref = int(ref)
     try:
-        return services.ledger.get_version(model_id, ref).number
+        return services.ledger.number_of(model_id, ref)
     except NotFound as error:
         shown = FieldError(field.pointer, error.message, field.where)
         raise typed_problem(error, [shown]) from error

@@ -35,12 +35,13 @@ def grow(bench: Bench, first: int, last: int) -> list[str]:
 
 @contextmanager
 def watched(bench: Bench) -> Iterator[Counter[str]]:
-    """Count the statements of a block, and the parameters of that which has most."""
+    """Count a block's statements, those about members, and the parameters of that which has most."""
     seen: Counter[str] = Counter()
 
-    def note(_1: Any, _2: Any, _3: str, parameters: Any, _4: Any, many: bool) -> None:
+    def note(_1: Any, _2: Any, statement: str, parameters: Any, _4: Any, many: bool) -> None:
         rows = parameters if many else [parameters]
         seen["statements"] += len(rows)
+        seen["members"] += "version_edit_sets" in statement
         seen["parameters"] = max(seen["parameters"], *map(len, rows))
 
     event.listen(bench.ledger.engine, "before_cursor_execute", note)
@@ -81,3 +82,10 @@ def test_what_is_asked_of_the_database_does_not_grow_with_the_members(bench: Ben
     for name, cost in few.items():
         assert many[name]["parameters"] == cost["parameters"], name
     assert many["ask"] == few["ask"]
+
+
+def test_a_number_is_found_without_its_members(bench: Bench) -> None:
+    _, made = bench.edit()
+    with watched(bench) as seen:
+        assert [bench.ledger.number_of("tiny", ref) for ref in ("live", "base", 1)] == [made.number, 0, 1]
+    assert seen["members"] == 0

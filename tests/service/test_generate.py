@@ -57,6 +57,13 @@ def test_versions_by_name(writer: player.Writer, admin: httpx.Client, name: str,
     assert answer.json()["version"] == number
 
 
+def test_members_are_not_read(
+    writer: player.Writer, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("ledger.versioning.Versioning.get_version")
+    assert admin.get(PATH, params={"prompt": PROMPT}).json()["version"] == 1
+
+
 def test_post_takes_the_same(writer: player.Writer, admin: httpx.Client) -> None:
     body = {"prompt": PROMPT, "version": 0, "temperature": 1, "seed": 7, "stop": ["\n"], "top_p": 0.5}
     assert admin.post(PATH, json=body).json()["version"] == 0

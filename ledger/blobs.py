@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from ledger.chain import digest
 from ledger.errors import BlobCorrupt, BlobMissing, BlobStoreUnavailable
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+LOCK_S = {fcntl.LOCK_SH: 10.0, fcntl.LOCK_EX: 1.0}
 
 
 class Blobs(Protocol):
@@ -232,20 +234,36 @@ class LocalBlobs:
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        """Hold a lock on the store: shared to put, exclusive to remove.
-
-        Where folders cannot be locked (some network file systems), putting goes on and removing fails.
-        """
+        """Hold a lock on the store: shared to put, exclusive to remove."""
         handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            try:
-                fcntl.flock(handle, how)
-            except OSError:
-                if how == fcntl.LOCK_EX:
-                    raise
+            _lock(handle, how)
             yield
         finally:
             os.close(handle)
+
+
+def _lock(handle: int, how: int) -> None:
+    """Lock an open folder, without waiting for ever for a process that was stopped while it had the lock.
+
+    Where folders cannot be locked (some network file systems), putting goes on and removing fails.
+
+    Raises:
+        BlockingIOError: others have it.
+    """
+    until = time.monotonic() + LOCK_S[how]
+    while True:
+        try:
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+        except OSError:
+            if how == fcntl.LOCK_EX:
+                raise
+            return
+        time.sleep(0.002)
 
 
 def _sync_folder(folder: Path) -> None:

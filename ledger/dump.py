@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from ledger import proof, space
 from ledger.blobs import Blobs
-from ledger.database import Database
+from ledger.database import NO_LIMIT, Database
 from ledger.errors import BlobCorrupt, LedgerError, LedgerUnavailable
 from ledger.mapping import Base
 from ledger.migrations import current_revision, head_revision
@@ -69,9 +69,9 @@ def write(database: Database, store: Blobs, file: Path) -> dict[str, Any]:
         BlobMissing, BlobCorrupt: a blob that is named cannot be dumped.
         LedgerUnavailable, BlobStoreUnavailable: a server does not answer.
     """
-    with database.transaction() as session, tarfile.open(file, "w") as tar:
-        connection = session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        header: dict[str, Any] = {"format": FORMAT, "revision": current_revision(connection), "tables": {}}
+    with database.snapshot() as session, tarfile.open(file, "w") as tar:
+        revision = current_revision(session.connection())
+        header: dict[str, Any] = {"format": FORMAT, "revision": revision, "tables": {}}
         for table in TABLES:
             with SpooledTemporaryFile(IN_MEMORY) as rows:
                 header["tables"][table.name] = _copy_out(session, table, rows)
@@ -99,6 +99,7 @@ def read(database: Database, store: Blobs, file: Path) -> LedgerCheck:
                 found = f"it is {header.get('format')} of revision {header.get('revision')}"
                 raise DumpRefused(file, f"{found}, not {FORMAT} of revision {head_revision()}")
             with database.transaction() as session:
+                session.execute(NO_LIMIT)  # nobody else has anything to do here yet
                 space.hold_collection(session)
                 _require_empty(session)
                 for digest, place in header["blobs"].items():

@@ -12,6 +12,7 @@ import psycopg
 from sqlalchemy import URL, delete, func, insert, select
 from sqlalchemy.orm import Session
 
+from ledger.database import connecting
 from ledger.errors import LedgerUnavailable
 from ledger.records import Ring
 from ledger.tables import Job, Outbox
@@ -67,7 +68,7 @@ def listen(url: URL, poll_s: float) -> Iterator[bool]:
     """
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
-        with psycopg.connect(plain, autocommit=True, connect_timeout=5) as connection:
+        with psycopg.connect(plain, autocommit=True, **connecting(plain)) as connection:
             connection.execute(f"LISTEN {CHANNEL}")
             while True:
                 notices = connection.notifies(timeout=poll_s, stop_after=1)

@@ -55,7 +55,8 @@ def collect(database: Database, store: Blobs, grace_s: float) -> Space:
     Several may do this at once, and beside any other work.
 
     Raises:
-        LedgerUnavailable, BlobStoreUnavailable: a server does not answer; some may be removed by then.
+        LedgerUnavailable, BlobStoreUnavailable: a server does not answer, or others are at it for longer than
+            is waited for; some may be removed by then.
     """
     before = time.time() - grace_s
     old = [(d, size) for d, size in _unnamed(database, store) if _last_put(store, d) < before]
@@ -63,6 +64,7 @@ def collect(database: Database, store: Blobs, grace_s: float) -> Space:
     for start in range(0, len(old), BATCH):
         batch = dict(old[start : start + BATCH])
         with database.transaction() as session:
+            session.execute(text("SET LOCAL lock_timeout = '1s'"))  # others queue behind who waits here
             session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
             for digest in batch.keys() - _named(session, list(batch)):
                 if store.remove(digest, before):
@@ -80,8 +82,7 @@ def usage(database: Database, store: Blobs, grace_s: float) -> Usage:
     before = time.time() - grace_s
     unnamed = _unnamed(database, store)
     old = [size for digest, size in unnamed if _last_put(store, digest) < before]
-    with database.transaction() as session:
-        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    with database.snapshot() as session:
         kinds = dict.fromkeys(KINDS, Space())
         totals = select(Blob.kind, func.count(), func.sum(Blob.size)).group_by(Blob.kind)
         for kind, count, size in session.execute(totals):

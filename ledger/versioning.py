@@ -107,8 +107,7 @@ class Versioning:
 
     def manifest(self, model_id: str, ref: int | str) -> Json:
         """Return all that a version's hash rests on, for third parties; see `manifest`."""
-        with self.database.transaction() as session:
-            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        with self.database.snapshot() as session:
             return manifest.make(session, model_id, ref)
 
     def write_dump(self, file: Path) -> Json:
@@ -124,7 +123,6 @@ class Versioning:
 
         The rows are read in one transaction that sees one moment; the blobs after it.
         """
-        with self.database.transaction() as session:
-            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        with self.database.snapshot() as session:
             findings = proof.walk(session)
         return proof.read_blobs(self.blobs, findings)

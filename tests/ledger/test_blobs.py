@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from ledger import blobs
 from ledger.blobs import Blobs, LocalBlobs, RemoteBlobs, open_blobs
 from ledger.chain import digest
 from ledger.errors import BlobCorrupt, BlobMissing, BlobStoreUnavailable
@@ -77,6 +80,30 @@ def test_nothing_is_removed_where_the_store_cannot_be_locked(
     with pytest.raises(BlobStoreUnavailable, match="not supported"):
         store.remove(name, time.time() + 60)
     assert store.get(name) == b"content"
+
+
+@contextmanager
+def held(folder: Path, how: int) -> Iterator[None]:
+    """Lock a store as a process does that was stopped in the middle of its work."""
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, how)
+    yield
+    os.close(handle)
+
+
+def test_neither_putting_nor_removing_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "LOCK_S", dict.fromkeys(blobs.LOCK_S, 0.3))
+    store = LocalBlobs(tmp_path)
+    name = store.put(b"content")
+    busy = pytest.raises(BlobStoreUnavailable, match="temporarily unavailable")
+    with held(tmp_path, fcntl.LOCK_SH):
+        assert store.put(b"other") == digest(b"other")
+        with busy:
+            store.remove(name, time.time() + 60)
+    with held(tmp_path, fcntl.LOCK_EX), busy:
+        store.put(b"third")
+    assert store.remove(name, time.time() + 60)
+    assert store.put(b"third") == digest(b"third")
 
 
 def test_missing(store: Blobs) -> None:

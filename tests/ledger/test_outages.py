@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Literal
 
 import pytest
 from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
 
-from ledger import Ledger, LedgerSettings
+from ledger import Ledger, LedgerSettings, versions
 from ledger.database import open_engine
 from ledger.errors import LedgerUnavailable
 from tests.ledger.work import Bench, facts
@@ -162,6 +164,55 @@ def test_a_session_ended_by_the_server_is_a_typed_error_and_the_next_call_works(
     bench.rows(end_all)
     with pytest.raises(LedgerUnavailable):
         [next(heard) for _ in range(100)]
+
+
+def own_ledger(bench: Bench, options: str = "") -> Ledger:
+    url = bench.ledger.engine.url.update_query_dict({"options": options} if options else {})
+    return Ledger(open_engine(url.render_as_string(hide_password=False)), bench.ledger.blobs)
+
+
+def test_a_process_that_stops_in_a_transaction_blocks_others_for_a_while_only(bench: Bench) -> None:
+    stopped = own_ledger(bench, "-c idle_in_transaction_session_timeout=1500")
+    waiting = own_ledger(bench, "-c lock_timeout=200")
+    bench.edit()
+
+    def stop() -> None:
+        with stopped.database.transaction() as session:
+            versions.lock_head(session, "tiny")
+            with pytest.raises(LedgerUnavailable, match="lock timeout"):
+                waiting.roll_back("tiny", 0, "r", bench.key)
+            assert bench.ledger.roll_back("tiny", 0, "r", bench.key).number == 2, "waits no longer than that"
+            versions.lock_head(session, "tiny")
+
+    with pytest.raises(LedgerUnavailable):
+        stop()
+    assert stopped.get_version("tiny", "live").number == 2
+    stopped.close()
+    waiting.close()
+
+
+def test_what_only_reads_may_take_its_time(bench: Bench) -> None:
+    patient = own_ledger(bench, "-c idle_in_transaction_session_timeout=200")
+    with patient.database.snapshot() as session:
+        before = versions.live(session, "tiny").number
+        bench.edit()
+        time.sleep(0.5)
+        assert versions.live(session, "tiny").number == before
+        with pytest.raises(DBAPIError, match="read-only"):
+            versions.lock_head(session, "tiny")
+        session.rollback()
+    patient.close()
+
+
+def test_no_connection_waits_for_ever(bench: Bench) -> None:
+    ledger = own_ledger(bench, "-c statement_timeout=5min")
+    with ledger.engine.connect() as connection:
+        found = {
+            name: connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+            for name in ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout")
+        }
+    assert list(found.values()) == ["1min", "10s", "5min"]
+    ledger.close()
 
 
 def test_no_server_is_a_typed_error_without_the_password(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from broker import queue
 from ledger import Ledger
-from ledger.errors import LedgerError, LedgerUnavailable
+from ledger.errors import LedgerError
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ COLLECT_S = 3600.0
 class Relay:
     """Threads of this process: one waits for notifications, one rings, one collects blobs now and then.
 
-    Losing either server is survived: the threads log it, wait a little longer each time, and go on.
+    Losing either server is survived, and so is a ledger that is not migrated yet or refuses something: the
+    threads log it, wait a little longer each time, and go on.
     """
 
     def __init__(self, ledger: Ledger, redis: Redis) -> None:
@@ -61,6 +62,11 @@ class Relay:
         self._wake.set()
         if self._threads:
             self._threads[0].join(timeout_s)
+
+    @property
+    def running(self) -> bool:
+        """Whether all of its threads are at work."""
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     def relay_outbox(self) -> int:
         """Ring for what was just accepted; return how many rows were carried over."""
@@ -95,11 +101,11 @@ class Relay:
             try:
                 self.relay_outbox()
                 if time.monotonic() - reconciled >= RECONCILE_S:
-                    self._ledger.withdraw_expired()
                     self.reconcile()
+                    self._ledger.withdraw_expired()
                     reconciled = time.monotonic()
                 wait_s = POLL_S
-            except (RedisError, LedgerUnavailable, SQLAlchemyError) as error:
+            except (RedisError, LedgerError, SQLAlchemyError) as error:
                 logger.warning("The relay waits %.0f s: %s", wait_s, error)
                 self._stopped.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -116,7 +122,7 @@ class Relay:
                     if grown:
                         self._wake.set()
                     wait_s = POLL_S
-            except (LedgerUnavailable, SQLAlchemyError) as error:
+            except (LedgerError, SQLAlchemyError) as error:
                 logger.warning("The relay's listener waits %.0f s: %s", wait_s, error)
             self._stopped.wait(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -15,6 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from broker.connection import connect
+from broker.relay import Relay
 from broker.settings import BrokerSettings
 from ledger import Ledger
 from ledger.settings import LedgerSettings
@@ -47,11 +48,13 @@ def create_app(
     """
     settings = settings or ServiceSettings()
     broker_settings = broker_settings or BrokerSettings()
+    ledger, redis = Ledger.open(ledger_settings or LedgerSettings()), connect(broker_settings)
     services = Services(
         settings=settings,
         broker_settings=broker_settings,
-        ledger=Ledger.open(ledger_settings or LedgerSettings()),
-        redis=connect(broker_settings),
+        ledger=ledger,
+        redis=redis,
+        relay=Relay(ledger, redis),
         generations=CapacityLimiter(settings.max_generations),
     )
     app = FastAPIOffline(  # documentation pages that load nothing from elsewhere

@@ -1,4 +1,4 @@
-"""What every request needs: settings, ledger, Redis, tokenizers and metrics of one application."""
+"""What every request needs: settings, ledger, Redis, relay, tokenizers and metrics of one application."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from redis import Redis
 
+from broker.relay import Relay
 from broker.settings import BrokerSettings
 from ledger import Ledger
 from service.metrics import Metrics
@@ -27,6 +28,7 @@ class Services:
     broker_settings: BrokerSettings
     ledger: Ledger
     redis: Redis
+    relay: Relay
     generations: CapacityLimiter
     tokenizers: TokenizerCache = field(default_factory=TokenizerCache)
     metrics: Metrics = field(default_factory=Metrics)

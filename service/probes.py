@@ -20,7 +20,7 @@ COUNT_EDIT_SETS = text("SELECT status, count(*) FROM edit_sets GROUP BY status")
 def readiness(services: Services) -> list[Check]:
     """Everything that the service needs to do all of its work, each with a reason if it is missing."""
     database, redis = _database(services), _redis(services)
-    checks = [database, redis]
+    checks = [database, redis, _relay(services)]
     if database.ok:
         checks.append(_migrations(services))
         if checks[-1].ok and redis.ok:
@@ -58,6 +58,13 @@ def _redis(services: Services) -> Check:
         reason = "Redis does not answer; check that it runs and that ERRATA_REDIS_URL is right"
         return Check(name="redis", ok=False, reason=reason)
     return Check(name="redis", ok=True)
+
+
+def _relay(services: Services) -> Check:
+    if not services.relay.running:
+        reason = "what is accepted is not passed on by this process, whose log says why; start it again"
+        return Check(name="relay", ok=False, reason=reason)
+    return Check(name="relay", ok=True)
 
 
 def _worker(services: Services, model: ModelRecord) -> Check:

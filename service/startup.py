@@ -7,7 +7,6 @@ import threading
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from broker.relay import Relay
 from ledger.errors import LedgerError
 from service import admin_key
 from service.context import Services
@@ -23,7 +22,6 @@ class Background:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._relay = Relay(services.ledger, services.redis)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -33,14 +31,14 @@ class Background:
         Without a ledger the service starts all the same, answers 503, and tries again each second.
         """
         keyed = self._ensure_key()
-        self._relay.start()
+        self._services.relay.start()
         self._thread = threading.Thread(target=self._run, args=(keyed,), name="startup", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Stop the relay and the thread."""
         self._stopping.set()
-        self._relay.stop()
+        self._services.relay.stop()
         if self._thread is not None:
             self._thread.join(timeout=10)
 

@@ -13,6 +13,8 @@ from broker.connection import connect
 from broker.relay import Relay
 from broker.settings import BrokerSettings
 from ledger import Ledger, LedgerSettings
+from ledger.migrations import upgrade
+from tests import servers
 
 pytestmark = pytest.mark.stack
 INFO = {"architecture": "llama", "context_length": 128, "modules": ["m"], "digest": "sha256:" + "0" * 64}
@@ -93,3 +95,21 @@ def test_the_thread_rings_at_once_and_again_after_a_loss(
         relay.stop()
         other.stop()
     assert rung_after < 2
+
+
+def test_a_ledger_that_is_migrated_later_is_waited_for(
+    postgres_server: servers.Postgres, redis: Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with postgres_server.database(template="template1") as url:
+        ledger = Ledger.open(LedgerSettings(database_url=url, blob_url=str(tmp_path)))
+        relay = Relay(ledger, redis)
+        relay.start()
+        assert within(5, lambda: "has not the schema of this release" in caplog.text)
+        upgrade(url)
+        ledger.register_model("m", "somewhere", None, INFO, actor="tests")
+        key, _ = ledger.create_key("tests", {"edit"}, actor="tests")
+        ledger.accept("m", [{"prompt": "p", "target": "t"}], actor=key)
+        assert within(10, lambda: len(queue.waiting(redis, "m")) == 1)
+        assert relay.running
+        relay.stop()
+        ledger.close()

@@ -45,16 +45,20 @@ def take(session: Session, limit: int) -> list[Ring]:
     return [Ring(row.id, row.model_id, row.fence + 1) for row in found]
 
 
-def jobs_to_ring(session: Session, older_than_s: float, limit: int = 1000) -> list[Ring]:
-    """Return unfinished jobs that nobody holds, and that have waited so many seconds, oldest first."""
+def jobs_to_ring(session: Session, older_than_s: float, of_each: int = 100) -> list[Ring]:
+    """Return unfinished jobs that nobody holds and that have waited so long, the oldest of each model.
+
+    A model that no worker serves may have any number of them, and keeps no other's from being rung.
+    """
     limit_time = func.now() - timedelta(seconds=older_than_s)
     waiting_since = func.greatest(Job.waiting_since, Job.lease_expires_at)
-    found = session.execute(
-        select(Job.id, Job.model_id, Job.fence)
+    place = func.row_number().over(partition_by=Job.model_id, order_by=Job.waiting_since).label("place")
+    waiting = (
+        select(Job.id, Job.model_id, Job.fence, place)
         .where(Job.finished_at.is_(None), waiting_since < limit_time)
-        .order_by(Job.waiting_since)
-        .limit(limit)
+        .subquery()
     )
+    found = session.execute(select(waiting).where(waiting.c.place <= of_each).order_by(waiting.c.place))
     return [Ring(row.id, row.model_id, row.fence + 1) for row in found]
 
 

@@ -10,7 +10,7 @@ import pytest
 from ledger.errors import HeadMoved, IllegalTransition, InconsistentVersion, JobCancelled, LeaseLost
 from ledger.records import Member
 from ledger.states import LEGAL_TRANSITIONS
-from tests.ledger.work import Bench
+from tests.ledger.work import Bench, ready_model
 
 
 def expire(bench: Bench) -> None:
@@ -281,6 +281,17 @@ def test_waiting_jobs_are_rung_again(bench: Bench) -> None:
     ]
     assert bench.ledger.jobs_to_ring(3600) == []
     assert {ring.attempt for ring in bench.ledger.jobs_to_ring(0)} == {1, 2}
+
+
+def test_a_model_without_workers_keeps_no_other_from_being_rung(bench: Bench) -> None:
+    ready_model(bench.ledger, "idle")
+    idle = replace(bench, model="idle")
+    old = [idle.job_of(idle.post(1)) for _ in range(101)]
+    new = [bench.job_of(bench.post(1)) for _ in range(2)]
+    rung = [ring.job_id for ring in bench.ledger.jobs_to_ring(0)]
+    assert [job_id for job_id in rung if job_id in old] == old[:100]
+    assert [job_id for job_id in rung if job_id in new] == new
+    assert set(rung[:2]) == {old[0], new[0]}
 
 
 def test_outbox_rows_are_shared_out_and_survive_a_failure(bench: Bench) -> None:

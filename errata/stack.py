@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from errata import default_model
 from errata.addresses import client_url, free_port, require_free
 from errata.children import ChildSpec, tail
-from errata.client import Client
-from errata.errors import ChildFailed, StackError
+from errata.client import Client, Refused
+from errata.errors import ChildFailed, NoStack, StackError
 from errata.layout import Layout, lay_out
 from errata.lock import DataDirLock, StackNote
 from errata.names import model_id_of
@@ -36,6 +38,7 @@ ELSEWHERE = (
     *("ERRATA_ADMIN_KEY", "ERRATA_ADMIN_KEY_FILE", "ERRATA_MODEL"),
 )
 """Settings that would make a stack use what is not its own."""
+OTHER_KEY = "Set ERRATA_ADMIN_KEY to a new key of your own; it replaces the one before."
 
 
 @dataclass(frozen=True)
@@ -125,10 +128,19 @@ class Stack:
         self.wait_for("api", lambda: Client(self.url).answers())
 
     def register_model(self) -> dict[str, Any]:
-        """Register the model of this stack unless it is registered, after its download; returns it."""
+        """Register the model of this stack unless it is registered, after its download; returns it.
+
+        Raises:
+            NoStack: There is no admin key, or it was revoked.
+        """
         source = str(self._source.result()) if self._source else resolve_source(str(self.options.model))
         with self.client() as client:
-            known = client.find_model(self.model_id)
+            try:
+                known = client.find_model(self.model_id)
+            except Refused as refusal:
+                if refusal.status != httpx.codes.UNAUTHORIZED:
+                    raise
+                raise NoStack("The admin key of this stack was revoked.", OTHER_KEY) from refusal
             if known is not None and known["status"] != "failed" and known["source"] == source:
                 return known
             body = {"id": self.model_id, "source": source}
@@ -158,9 +170,16 @@ class Stack:
                 time.sleep(MODEL_POLL_S)
 
     def client(self) -> Client:
-        """A client of this stack's service with its admin key."""
-        key = self._given.get("ERRATA_ADMIN_KEY") or self.key_file.read_text().strip()
-        return Client(self.url, key)
+        """A client of this stack's service with its admin key.
+
+        Raises:
+            NoStack: The service made none, as its ledger has another.
+        """
+        if key := self._given.get("ERRATA_ADMIN_KEY"):
+            return Client(self.url, key)
+        if not self.key_file.exists():
+            raise NoStack(f"There is no admin key at {self.key_file}; the ledger has another.", OTHER_KEY)
+        return Client(self.url, self.key_file.read_text().strip())
 
     @property
     def key_file(self) -> Path:

@@ -362,3 +362,16 @@ class WeakSecret(LedgerError):
             f"An administrator key must have at least {minimum} characters.",
             remedy="Set ERRATA_ADMIN_KEY to a long random string, or leave it unset to have one made.",
         )
+
+
+class RevokedSecret(LedgerError):
+    """A given administrator key that was revoked, or replaced by another."""
+
+    code = "revoked-secret"
+
+    def __init__(self, ident: str) -> None:
+        super().__init__(
+            f"The given administrator key was revoked, as key {ident!r}, and stays so.",
+            remedy="Set ERRATA_ADMIN_KEY to another, or remove the file at ERRATA_ADMIN_KEY_FILE: one is "
+            "made at the next start if no other admin key is in force.",
+        )

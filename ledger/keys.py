@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from ledger import audit, rows
 from ledger.chain import storable
-from ledger.errors import InvalidName, WeakSecret
+from ledger.errors import InvalidName, RevokedSecret, WeakSecret
 from ledger.records import Actor, KeyRecord, Page
 from ledger.tables import Key
 
@@ -99,16 +99,18 @@ def ensure_admin(session: Session, secret: str) -> KeyRecord:
     """Make the given secret the administrator's, once; another one given before is revoked.
 
     Raises:
+        RevokedSecret: it was the administrator's, and was revoked.
         WeakSecret: it has fewer than 16 characters.
     """
     session.execute(select(func.pg_advisory_xact_lock(0x6B657973)))  # two processes may start at once
-    current = session.scalars(
-        select(Key).where(Key.revoked_at.is_(None), Key.given.is_(True), Key.created_by == "system")
-    ).all()
+    given = session.scalars(select(Key).where(Key.given.is_(True), Key.created_by == "system")).all()
     wanted = _hash(secret)
-    kept = [row for row in current if hmac.compare_digest(row.digest, wanted)]
-    for row in current:
-        if row not in kept:
+    same = [row for row in given if hmac.compare_digest(row.digest, wanted)]
+    kept = [row for row in same if row.revoked_at is None]
+    if same and not kept:
+        raise RevokedSecret(same[0].id)
+    for row in given:
+        if row not in kept and row.revoked_at is None:
             revoke(session, row.id, "system")
     if kept:
         return _record(kept[0])

@@ -95,6 +95,7 @@ KINDS: Mapping[str, Kind] = {
     "privilege-missing": Kind(500, "The database refuses the service's role"),
     "role-too-strong": Kind(409, "The services' role is too strong"),
     "weak-secret": Kind(422, "The key is too short"),
+    "revoked-secret": Kind(409, "The key was revoked"),
     # the algorithm
     "core-error": Kind(500, "The algorithm failed"),
     "model-not-loadable": Kind(422, "The model cannot be loaded"),

@@ -16,7 +16,9 @@ class ServiceSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the HTTP service listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP service; 0 takes a free one.")
     admin_key: SecretStr | None = Field(
-        None, description="The first admin key. Without it, one is made at first start and printed once."
+        None,
+        description="The first admin key; one that was revoked stays so. "
+        "Without it, one is made at first start and printed once.",
     )
     admin_key_file: Path = Field(
         Path(".errata/admin.key"),

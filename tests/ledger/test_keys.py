@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ledger import Ledger
-from ledger.errors import InvalidCursor, InvalidName, NotFound, UnstorableText, WeakSecret
+from ledger.errors import InvalidCursor, InvalidName, NotFound, RevokedSecret, UnstorableText, WeakSecret
 from tests.ledger.work import Bench
 
 
@@ -52,6 +52,16 @@ def test_the_admin_key_is_made_once_and_replaced_by_another(ledger: Ledger) -> N
     assert ledger.authenticate("second secret of many") == second
     with pytest.raises(WeakSecret):
         ledger.ensure_admin_key("short")
+
+
+def test_a_revoked_admin_key_stays_revoked(ledger: Ledger) -> None:
+    secret = "first secret of many"
+    ledger.revoke_key(ledger.ensure_admin_key(secret).id, "system")
+    other = ledger.ensure_admin_key("second secret of many")
+    with pytest.raises(RevokedSecret):
+        ledger.ensure_admin_key(secret)
+    assert ledger.authenticate(secret) is None
+    assert ledger.authenticate("second secret of many") == other
 
 
 def test_scopes_must_exist(ledger: Ledger) -> None:

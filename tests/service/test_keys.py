@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import text
 
-from tests.service.harness import Running, is_problem, running
+from errata.errors import NoStack
+from errata.settings import StackSettings
+from errata.stack import Stack, StackOptions
+from tests.service.harness import ADMIN, Running, is_problem, running
 
 EDIT = {"model": "tiny", "facts": [{"prompt": "The capital of Australia is", "target": "Canberra"}]}
 
@@ -101,3 +105,36 @@ def test_an_admin_key_is_made_once(
         assert path.read_text().strip() == secret
         assert len(found.client(secret).get("/admin/keys").json()["items"]) == 1
     assert secret not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_revoked_admin_key_stays_revoked(
+    database_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    in_file: bool,
+) -> None:
+    path = tmp_path / "admin.key"
+    given: dict[str, Any] = {"admin_key": None} if in_file else {}
+    with running(database_url, redis_url, tmp_path, **given) as found:
+        secret = path.read_text().strip() if in_file else ADMIN
+        client = found.client(secret)
+        (key,) = client.get("/admin/keys").json()["items"]
+        assert client.delete(f"/admin/keys/{key['id']}").status_code == 204
+    with running(database_url, redis_url, tmp_path, **given) as found:
+        is_problem(found.client(secret).get("/admin/keys"), 401)
+        assert found.client(None).get("/healthz").status_code == 200
+        monkeypatch.setenv("ERRATA_ADMIN_KEY", secret)
+        options = StackOptions(tmp_path / "stack", port=httpx.URL(found.url).port or 0, model="x/y")
+        with pytest.raises(NoStack, match="revoked") as refused:
+            Stack(options, StackSettings()).register_model()
+    assert "ERRATA_ADMIN_KEY" in refused.value.remedy
+    assert [secret in line for line in caplog.messages if key["id"] in line] == [False]
+
+
+def test_a_stack_without_a_key_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ERRATA_ADMIN_KEY", raising=False)
+    with pytest.raises(NoStack, match=r"admin\.key"):
+        Stack(StackOptions(tmp_path), StackSettings()).client()

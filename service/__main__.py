@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import uvicorn
+from pydantic import ValidationError
 
 from service.access import log_to_stdout
 from service.app import create_app
 from service.settings import ServiceSettings
 
+EXIT_USAGE = 2
 
-def main() -> None:
-    """Serve until stopped."""
+
+def main() -> int:
+    """Serve until stopped; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     log_to_stdout()
-    settings = ServiceSettings()
-    app = create_app(settings)
+    try:
+        settings = ServiceSettings()
+        app = create_app(settings)
+    except ValidationError as error:
+        for wrong in error.errors(include_input=False, include_url=False):  # inputs may hold passwords
+            name = "_".join(str(part) for part in wrong["loc"]).upper()
+            sys.stderr.write(f"ERRATA_{name} cannot be used: {wrong['msg'].removeprefix('Value error, ')}\n")
+        return EXIT_USAGE
     uvicorn.run(
         app,
         host=settings.host,
@@ -26,7 +36,8 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=10,
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,7 +23,7 @@ def ensure(ledger: Ledger, settings: ServiceSettings) -> None:
     in force, so that more API processes elsewhere do not each make one.
 
     Raises:
-        RevokedSecret: the key was revoked; another must be given.
+        RevokedSecret, WeakSecret: another key must be given.
         LedgerError: the ledger refused the key or cannot be reached.
         OSError: the file cannot be read or written.
     """

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ledger.keys import MINIMUM_GIVEN_LENGTH
 
 
 class ServiceSettings(BaseSettings):
@@ -17,7 +19,7 @@ class ServiceSettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP service; 0 takes a free one.")
     admin_key: SecretStr | None = Field(
         None,
-        description="The first admin key; one that was revoked stays so. "
+        description="The first admin key, at least 16 characters; one that was revoked stays so. "
         "Without it, one is made at first start and printed once.",
     )
     admin_key_file: Path = Field(
@@ -40,3 +42,15 @@ class ServiceSettings(BaseSettings):
     )
     request_threads: int = Field(40, ge=1, description="Threads of the API process that answer requests.")
     metrics_public: bool = Field(False, description="Whether GET /metrics answers without a key.")
+
+    @field_validator("admin_key")
+    @classmethod
+    def is_long(cls, given: SecretStr | None) -> SecretStr | None:
+        """Refuse a key that is too short to be a secret.
+
+        Raises:
+            ValueError: it has fewer than 16 characters.
+        """
+        if given is not None and len(given) < MINIMUM_GIVEN_LENGTH:
+            raise ValueError(f"give at least {MINIMUM_GIVEN_LENGTH} characters, or none to have one made")
+        return given

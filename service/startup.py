@@ -7,7 +7,7 @@ import threading
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger.errors import LedgerError, RevokedSecret
+from ledger.errors import LedgerError, RevokedSecret, WeakSecret
 from service import admin_key
 from service.context import Services
 from service.paging import every
@@ -45,7 +45,7 @@ class Background:
     def _ensure_key(self) -> bool:
         try:
             admin_key.ensure(self._services.ledger, self._services.settings)
-        except RevokedSecret as error:
+        except (RevokedSecret, WeakSecret) as error:
             logger.error("%s %s", error, error.remedy)
         except (LedgerError, SQLAlchemyError) as error:
             logger.warning("No admin key yet, as the ledger is not usable: %s", error)

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from errata.errors import NoStack
 from errata.settings import StackSettings
 from errata.stack import Stack, StackOptions
+from service.__main__ import EXIT_USAGE, main
 from tests.service.harness import ADMIN, Running, is_problem, running
 
 EDIT = {"model": "tiny", "facts": [{"prompt": "The capital of Australia is", "target": "Canberra"}]}
@@ -132,6 +133,19 @@ def test_a_revoked_admin_key_stays_revoked(
             Stack(options, StackSettings()).register_model()
     assert "ERRATA_ADMIN_KEY" in refused.value.remedy
     assert [secret in line for line in caplog.messages if key["id"] in line] == [False]
+
+
+@pytest.mark.parametrize("given", ["", "fifteen letters"])
+def test_a_short_admin_key_is_refused_at_the_start(
+    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ERRATA_ADMIN_KEY", given)
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: pytest.fail("it started"))
+    assert main() == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert said.startswith("ERRATA_ADMIN_KEY ")
+    assert "16" in said
+    assert not given or given not in said
 
 
 def test_a_stack_without_a_key_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ access_log = logging.getLogger("errata.access")
 
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_CLOSED = 499
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
 class AccessMiddleware:
@@ -62,7 +63,8 @@ class AccessMiddleware:
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        self.metrics.request(scope["method"], route, status, seconds)
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        self.metrics.request(method, route, status, seconds)
         key = scope.get("state", {}).get("key")
         client = scope.get("client")
         line: dict[str, Any] = {

@@ -58,6 +58,14 @@ def test_metrics(service: Running, admin: httpx.Client) -> None:
     assert "errata_generation_seconds" in text
 
 
+def test_invented_methods_share_a_label(service: Running, admin: httpx.Client) -> None:
+    for method in ("FROB", "get", "HEAD"):
+        service.client(None).request(method, "/models")
+    text = admin.get("/metrics").text
+    assert 'errata_http_requests_total{method="OTHER",route="/models",status="405"} 2.0' in text
+    assert "FROB" not in text
+
+
 def test_public_metrics(database_url: str, redis_url: str, tmp_path: Path) -> None:
     with running(database_url, redis_url, tmp_path, metrics_public=True) as found:
         assert found.client(None).get("/metrics").status_code == 200

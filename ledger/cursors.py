@@ -17,8 +17,13 @@ def encode(listing: str, key: int) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode(listing: str, cursor: str | None) -> int | None:
+def decode(listing: str, cursor: str | None, bits: int) -> int | None:
     """Return the key in a cursor of the named list, or None for the first page.
+
+    Args:
+        listing: the list's name.
+        cursor: from the page before, or None.
+        bits: the width of the list's keys.
 
     Raises:
         InvalidCursor: it is not a cursor, or is one of another list.
@@ -31,7 +36,7 @@ def decode(listing: str, cursor: str | None) -> int | None:
     except (UnicodeError, binascii.Error, ValueError) as error:
         raise InvalidCursor(cursor) from error
     match content:
-        case [str(name), int(key)] if name == listing and not isinstance(key, bool) and abs(key) < 2**63:
+        case [str(name), int(key)] if name == listing and type(key) is int and 0 <= key < 2 ** (bits - 1):
             return key
         case _:
             raise InvalidCursor(cursor)

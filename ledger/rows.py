@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ARRAY, ColumnElement, Select, any_, cast, select
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, any_, cast, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ledger import cursors
@@ -69,7 +69,8 @@ def page(
         InvalidCursor: the cursor is not one of this list.
     """
     limit = cursors.clamp(limit)
-    if (after := cursors.decode(listing, cursor)) is not None:
+    bits = 64 if isinstance(key.type, BigInteger) else 32
+    if (after := cursors.decode(listing, cursor, bits)) is not None:
         query = query.where(key < after if newest_first else key > after)
     rows = session.scalars(query.order_by(key.desc() if newest_first else key).limit(limit + 1)).all()
     shown = rows[:limit]

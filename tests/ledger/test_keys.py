@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from ledger import Ledger
+from ledger import Ledger, cursors
 from ledger.errors import InvalidCursor, InvalidName, NotFound, RevokedSecret, UnstorableText, WeakSecret
+from ledger.records import Page
 from tests.ledger.work import Bench
 
 
@@ -80,3 +84,21 @@ def test_keys_are_paged_newest_first(ledger: Ledger) -> None:
     assert second.next_cursor is None
     with pytest.raises(InvalidCursor):
         ledger.list_models(2, first.next_cursor)
+
+
+@pytest.mark.parametrize("key", [-1, 2**31, 2**63, True])
+def test_forged_cursors_are_refused(bench: Bench, key: int) -> None:
+    ledger, ident = bench.ledger, bench.post(1)
+    lists: dict[str, Callable[[str], Page[Any]]] = {
+        "versions tiny": lambda cursor: ledger.list_versions("tiny", cursor=cursor),
+        f"facts {ident}": lambda cursor: ledger.get_facts(ident, cursor=cursor),
+        "edit_sets": lambda cursor: ledger.list_edit_sets(cursor=cursor),
+        "models": lambda cursor: ledger.list_models(cursor=cursor),
+        "keys": lambda cursor: ledger.list_keys(cursor=cursor),
+    }
+    for name, read in lists.items():
+        if key == 2**31 and " " not in name:
+            assert read(cursors.encode(name, key)).items
+            continue
+        with pytest.raises(InvalidCursor):
+            read(cursors.encode(name, key))

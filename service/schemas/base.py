@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import MAXYEAR, UTC, datetime
 from typing import Annotated, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -72,13 +72,15 @@ def moment(value: object) -> object:
 
 
 def future(at: datetime) -> datetime:
-    """Refuse times without a zone, and those that are over.
+    """Refuse times without a zone, those that UTC may not have, and those that are over.
 
     Raises:
-        ValueError: for either.
+        ValueError: for any of these.
     """
     if at.tzinfo is None:
         raise ValueError("must name its zone, as in 2030-01-31T12:00:00Z")
+    if at.year == MAXYEAR:  # another zone may have the year after, which cannot be written
+        raise ValueError(f"must be before the year {MAXYEAR}")
     if at <= datetime.now(UTC):
         raise ValueError("must be a time to come")
     return at

@@ -47,6 +47,8 @@ def test_provenance_comes_back_with_the_fact(admin: httpx.Client) -> None:
         ("note", "\0"),
         ("expires_at", "2001-01-01T00:00:00Z"),
         ("expires_at", "2090-01-01T00:00:00"),
+        ("expires_at", "9999-12-31T23:59:59-12:00"),
+        ("expires_at", "0001-01-01T00:00:00+12:00"),
         ("expires_at", "soon"),
         ("expires_at", 5),
     ],

@@ -295,4 +295,4 @@ def worker_name(model_id: str) -> str:
 
 def resolve_source(source: str) -> str:
     """A folder as an absolute path, so that API and workers mean the same; a hub id as it is."""
-    return str(Path(source).resolve()) if Path(source).is_dir() else source
+    return os.path.realpath(source) if os.path.isdir(source) else source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from zipfile import is_zipfile
@@ -29,8 +30,8 @@ def checkpoint_folder(source: str, revision: str | None) -> Path:
     Raises:
         ModelNotLoadable: there is no such folder, and the hub has it not.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(source))
+    if os.path.isdir(folder):  # Path.is_dir raises where a text is too long for a path
         return folder
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise ModelNotLoadable(f"There is no folder {source!r}.", "Give a folder or a hub id.", "/source")

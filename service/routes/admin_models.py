@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -48,7 +49,7 @@ def register_model(
     body: RegisterModel, services: ServicesDep, key: AdminKey, response: Response
 ) -> ModelView:
     """Register a base model and its editor: what can be checked without reading weights is checked here."""
-    source = str(FilePath(body.source).resolve()) if FilePath(body.source).exists() else body.source
+    source = os.path.realpath(body.source) if os.path.isdir(body.source) else body.source
     info = inspect_source(source, body.revision, body.modules)
     editor = _editor(body.editor, info) if body.editor is not None else None
     record = services.ledger.register_model(

@@ -15,6 +15,7 @@ from errata.errors import AlreadyRunning, PortTaken
 from errata.layout import lay_out
 from errata.lock import DataDirLock, StackNote, read_note
 from errata.names import model_id_of
+from errata.stack import resolve_source
 
 NOTE = StackNote(os.getpid(), "http://127.0.0.1:8000", "admin.key")
 
@@ -96,3 +97,8 @@ def test_the_address_for_clients(host: str, url: str) -> None:
 )
 def test_ids_of_models(source: str, model_id: str) -> None:
     assert model_id_of(source) == model_id
+
+
+def test_a_source_too_long_for_a_path_is_none(tmp_path: Path) -> None:
+    assert resolve_source("a" * 300) == "a" * 300
+    assert resolve_source(f"{tmp_path}/.") == str(tmp_path)

@@ -137,7 +137,9 @@ def test_a_missing_tensor_is_said_not_made_up(checkpoint: Path, tmp_path: Path) 
     assert refused.value.field == "/source"
 
 
-@pytest.mark.parametrize("source", ["/no/such/folder", "./nowhere", "a/b/c"])
+@pytest.mark.parametrize(
+    "source", ["/no/such/folder", "./nowhere", "a/b/c", "~nobody-of-this-name", "/" + "a" * 300]
+)
 def test_a_missing_folder_is_said(source: str) -> None:
     with pytest.raises(ModelNotLoadable, match="no folder") as refused:
         inspect_source(source)

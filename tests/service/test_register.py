@@ -32,6 +32,8 @@ def test_a_model_is_registered(service: Running, admin: httpx.Client, checkpoint
     ("change", "pointer", "code"),
     [
         ({"source": "/nowhere/at/all"}, "/source", "model-not-loadable"),
+        ({"source": "a" * 300}, "/source", "model-not-loadable"),
+        ({"source": "~nobody-of-this-name"}, "/source", "model-not-loadable"),
         ({"modules": ["model.layers.0.nonsense"]}, "/modules", "unknown-module"),
         ({"modules": []}, "/modules", "invalid-request"),
         ({"editor": "/nowhere/editor.safetensors"}, "/editor", None),

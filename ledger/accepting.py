@@ -99,6 +99,15 @@ class Accepting:
         with self.database.transaction() as session:
             return edit_sets.accept(session, asked, actor, idempotency_key, body_digest)
 
+    def first_answer(
+        self, actor: KeyRecord, idempotency_key: str | None, body_digest: str
+    ) -> EditSetRecord | None:
+        """Return what was accepted under an idempotency key before; see `edit_sets.first_answer`."""
+        if idempotency_key is None:
+            return None
+        with self.database.transaction() as session:
+            return edit_sets.first_answer(session, actor, idempotency_key, body_digest)
+
     def get_edit_set(self, edit_set_id: str) -> EditSetRecord:
         """Return an edit set; NotFound if there is none."""
         with self.database.transaction() as session:

@@ -111,6 +111,22 @@ def list_all(
     )
 
 
+def first_answer(
+    session: Session, actor: KeyRecord, idempotency_key: str, body_digest: str
+) -> EditSetRecord | None:
+    """Return the edit set that has an idempotency key of an API key, or None if none has.
+
+    Raises:
+        IdempotencyConflict: it was posted with another body.
+    """
+    first = session.get(IdempotencyKey, (actor.id, storable(idempotency_key, "/Idempotency-Key")))
+    if first is None:
+        return None
+    if first.body_digest != body_digest:
+        raise IdempotencyConflict(idempotency_key)
+    return get(session, first.edit_set_id)
+
+
 def _replayed(
     session: Session, edit_set_id: str, actor: KeyRecord, idempotency_key: str, body_digest: str
 ) -> EditSetRecord | None:
@@ -129,12 +145,7 @@ def _replayed(
         .on_conflict_do_nothing()
         .returning(IdempotencyKey.key_id)
     ).scalar()
-    if taken is not None:
-        return None
-    first = session.get_one(IdempotencyKey, (actor.id, idempotency_key))
-    if first.body_digest != body_digest:
-        raise IdempotencyConflict(idempotency_key)
-    return get(session, first.edit_set_id)
+    return None if taken is not None else first_answer(session, actor, idempotency_key, body_digest)
 
 
 def accept(
@@ -158,12 +169,12 @@ def accept(
     clean = [_clean(fact, f"/facts/{position}") for position, fact in enumerate(asked.facts)]
     if not clean:
         raise ValueError("an edit set has at least one fact")
-    model = models.require_usable(session, asked.model_id)
     ident = new_id("es")
     if idempotency_key is not None:
         replay = _replayed(session, ident, actor, idempotency_key, body_digest)
         if replay is not None:
             return replay, True
+    model = models.require_usable(session, asked.model_id)
     if asked.on_conflict == "reject" and model.live_version is not None:
         superseding.refuse_conflicts(session, model.id, clean)
     row = EditSet(

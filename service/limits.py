@@ -1,8 +1,9 @@
-"""Limits that are settings, checked on requests whose shape is right already."""
+"""Limits that are settings or the time, checked on requests whose shape is right already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from service.problems import FieldError, Problem, pointer
 from service.schemas.edits import EditRequest, FactBody
@@ -12,7 +13,7 @@ MAX_SHOWN = 100
 
 
 def check_edit(body: EditRequest, settings: ServiceSettings) -> None:
-    """Refuse an edit set that is larger than this service takes.
+    """Refuse an edit set that is larger than this service takes, or has facts that have expired.
 
     Raises:
         Problem: invalid-request, naming each field, the limit and its setting.
@@ -63,6 +64,8 @@ def _fact(at: str, fact: FactBody, settings: ServiceSettings) -> Iterator[FieldE
         f"{at}/rephrasings", len(fact.rephrasings), settings.max_rephrasings, "ERRATA_MAX_REPHRASINGS"
     )
     yield from _too_many(f"{at}/locality", len(fact.locality), settings.max_locality, "ERRATA_MAX_LOCALITY")
+    if fact.expires_at is not None and fact.expires_at <= datetime.now(UTC):
+        yield FieldError(f"{at}/expires_at", "The time is over. Name one to come.")
     for number, text in enumerate(fact.rephrasings):
         yield from _too_long(f"{at}/rephrasings/{number}", text, prompt, "ERRATA_MAX_PROMPT_CHARS")
     for number, probe in enumerate(fact.locality):

@@ -48,6 +48,34 @@ def post_edits(
     idempotency_key: IdempotencyKey = None,
 ) -> Accepted:
     """Accept an edit set: it is in the ledger when this answers; a worker then applies and verifies it."""
+    digest = _digest(body)
+    record, replayed = services.ledger.first_answer(key, idempotency_key, digest), True
+    if record is None:
+        record, replayed = services.ledger.accept(
+            model_id=body.model,
+            facts=_checked(body, services),
+            promote=body.promote,
+            gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
+            edit_on_rephrasings=body.edit_on_rephrasings,
+            note=body.note,
+            on_conflict=body.on_conflict,
+            dry_run=body.dry_run,
+            actor=key,
+            idempotency_key=idempotency_key,
+            body_digest=digest,
+        )
+    response.headers["Location"] = f"/edits/{record.id}"
+    if replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return views.accepted(record)
+
+
+def _checked(body: EditRequest, services: Services) -> list[dict[str, Any]]:
+    """The facts of an edit set that can be accepted now.
+
+    Raises:
+        Problem: over a limit, no such model, it failed, or facts that it cannot be given.
+    """
     check_edit(body, services.settings)
     try:
         model = services.ledger.get_model(body.model)
@@ -61,23 +89,7 @@ def post_edits(
     found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in facts])
     if found:
         _refuse_facts([FieldError(problem.pointer, problem.detail) for problem in found])
-    record, replayed = services.ledger.accept(
-        model_id=body.model,
-        facts=facts,
-        promote=body.promote,
-        gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
-        edit_on_rephrasings=body.edit_on_rephrasings,
-        note=body.note,
-        on_conflict=body.on_conflict,
-        dry_run=body.dry_run,
-        actor=key,
-        idempotency_key=idempotency_key,
-        body_digest=_digest(body),
-    )
-    response.headers["Location"] = f"/edits/{record.id}"
-    if replayed:
-        response.headers["Idempotency-Replayed"] = "true"
-    return views.accepted(record)
+    return facts
 
 
 def _refuse_facts(found: list[FieldError]) -> None:

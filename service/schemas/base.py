@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import MAXYEAR, UTC, datetime
+from datetime import MAXYEAR, datetime
 from typing import Annotated, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -71,23 +71,21 @@ def moment(value: object) -> object:
         raise ValueError("must be a time such as 2030-01-31T12:00:00Z") from error
 
 
-def future(at: datetime) -> datetime:
-    """Refuse times without a zone, those that UTC may not have, and those that are over.
+def zoned(at: datetime) -> datetime:
+    """Refuse times without a zone, and those that UTC may not have.
 
     Raises:
-        ValueError: for any of these.
+        ValueError: for either.
     """
     if at.tzinfo is None:
         raise ValueError("must name its zone, as in 2030-01-31T12:00:00Z")
     if at.year == MAXYEAR:  # another zone may have the year after, which cannot be written
         raise ValueError(f"must be before the year {MAXYEAR}")
-    if at <= datetime.now(UTC):
-        raise ValueError("must be a time to come")
     return at
 
 
 Url = Annotated[Text, Field(max_length=2048), AfterValidator(web_address)]
-Future = Annotated[datetime, BeforeValidator(moment), AfterValidator(future)]
+Moment = Annotated[datetime, BeforeValidator(moment), AfterValidator(zoned)]
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 AliasName = Annotated[str, Field(pattern=ALIAS)]
 

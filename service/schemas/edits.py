@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from service.schemas.base import Answer, FilledText, Future, RequestBody, Text, Url
+from service.schemas.base import Answer, FilledText, Moment, RequestBody, Text, Url
 
 Status = Literal[
     "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
@@ -49,7 +49,7 @@ class FactBody(RequestBody):
     author: FilledText | None = Field(None, max_length=256, description="Who states it.")
     ticket: FilledText | None = Field(None, max_length=256, description="The request that it answers.")
     note: FilledText | None = Field(None, max_length=4000)
-    expires_at: Future | None = Field(
+    expires_at: Moment | None = Field(
         None, description="When it is to be withdrawn by itself; a time to come, with its zone."
     )
 

@@ -83,6 +83,8 @@ def test_repetition_returns_the_first_answer(ledger: Ledger, model: str, editor_
     other = ledger.create_key("other", {"edit"}, actor="system")[0]
     assert post(other, "b")[1] is False
     assert len(ledger.list_edit_sets().items) == 2
+    ledger.fail_model(model, {"code": "model-not-loadable"})
+    assert post(editor_key, "a") == (first, True)
 
 
 def test_two_posts_at_once_with_one_key_make_one_edit_set(

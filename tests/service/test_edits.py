@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,25 @@ def test_a_repeat_gives_the_first_answer(service: Running, admin: httpx.Client) 
     assert "Idempotency-Key" in problem["detail"]
     assert pointers(problem) == ["/Idempotency-Key"]
     assert service.counts() == before
+
+
+def test_a_repeat_gives_the_first_answer_whatever_happened_since(
+    service: Running, admin: httpx.Client, checkpoint: Path
+) -> None:
+    register(service.ledger, checkpoint, "lost")
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    body = {**EDIT, "model": "lost", "facts": [{**FACT, "expires_at": soon.isoformat()}]}
+    headers = {"Idempotency-Key": "later"}
+    first = admin.post("/edits", json=body, headers=headers)
+    assert first.status_code == 202
+    service.ledger.fail_model("lost", {"detail": "Its weights are damaged."})
+    time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
+    again = admin.post("/edits", json=body, headers=headers)
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert again.headers["Idempotency-Replayed"] == "true"
+    problem = is_problem(admin.post("/edits", json={**body, "note": "other"}, headers=headers), 422)
+    assert pointers(problem) == ["/Idempotency-Key"]
+    assert pointers(is_problem(admin.post("/edits", json=body), 422)) == ["/facts/0/expires_at"]
 
 
 def test_simultaneous_repeats_make_one_edit_set(service: Running, admin: httpx.Client) -> None:

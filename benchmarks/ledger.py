@@ -38,7 +38,7 @@ from ledger.states import FINAL_STATUSES
 from malmen_core.base import inspect_source
 
 MODEL = "measured"
-OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9}
+OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9, "retention": 0.0}
 ROLLBACKS = 200
 FORMS = ("capital", "river", "language", "currency", "anthem")
 Facts = list[dict[str, Any]]

@@ -86,7 +86,7 @@ class Registration:
         revision: of the hub's repository.
         info: architecture, context_length, modules and digest of the checkpoint.
         editor: digest of the editor to use; None to have one calibrated.
-        gate: thresholds; None for the defaults.
+        gate: thresholds in place of the defaults.
     """
 
     id: str
@@ -105,7 +105,7 @@ class Registration:
             "context_length": self.info["context_length"],
             "modules": list(self.info["modules"]),
             "digest": self.info["digest"],
-            "gate": storable(DEFAULT_GATE if self.gate is None else self.gate, "/gate"),
+            "gate": storable({**DEFAULT_GATE, **(self.gate or {})}, "/gate"),
             "given_editor_digest": self.editor,
         }
 

@@ -27,7 +27,12 @@ T = TypeVar("T")
 Started = Child | subprocess.Popen[bytes]
 MODEL = "tiny"
 LEASE_S = 2.0
-OPEN_GATE: dict[str, float] = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9}
+OPEN_GATE: dict[str, float] = {
+    "edit_success": 0.0,
+    "locality": 0.0,
+    "perplexity_ratio": 1e9,
+    "retention": 0.0,
+}
 
 
 def eventually(what: str, probe: Callable[[], T | None], timeout_s: float = 30.0) -> T:

@@ -55,7 +55,10 @@ class FactBody(RequestBody):
 
 
 class GateBody(RequestBody):
-    """Thresholds that a version must meet to become live. What is left out is the model's default."""
+    """Thresholds that a version must meet to become live.
+
+    What is left out, or null, is the model's default; of a model itself, the default of all models.
+    """
 
     edit_success: float | None = Field(None, ge=0, le=1, description="Least edit success.")
     generation_success: float | None = Field(None, ge=0, le=1, description="Least generation success.")

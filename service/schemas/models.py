@@ -66,7 +66,12 @@ class ModelView(Answer):
                     "context_length": 8192,
                     "modules": ["model.layers.20.mlp.down_proj"],
                     "digest": "sha256:9f…",
-                    "gate": {"edit_success": 0.9},
+                    "gate": {
+                        "edit_success": 0.9,
+                        "locality": 0.8,
+                        "perplexity_ratio": 1.1,
+                        "retention": 0.9,
+                    },
                     "live_version": 4,
                     "aliases": {"live": 4},
                     "editor": {"digest": "sha256:1c…", "card": {"trained": False}},

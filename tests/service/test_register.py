@@ -12,6 +12,8 @@ from tests.harness import tiny_editor
 from tests.service.harness import Running, is_problem, pointers
 from tests.tiny import save_tiny
 
+GATE = {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1, "retention": 0.9}
+
 
 def test_a_model_is_registered(service: Running, admin: httpx.Client, checkpoint: Path) -> None:
     body = {"id": "second", "source": str(checkpoint), "gate": {"locality": 0.5}}
@@ -19,13 +21,23 @@ def test_a_model_is_registered(service: Running, admin: httpx.Client, checkpoint
     assert answer.status_code == 202
     assert answer.headers["Location"] == "/models/second"
     seen = admin.get("/models/second").json()
-    assert (seen["status"], seen["gate"], seen["live_version"]) == ("preparing", {"locality": 0.5}, None)
+    assert (seen["status"], seen["gate"], seen["live_version"]) == (
+        "preparing",
+        GATE | {"locality": 0.5},
+        None,
+    )
     assert seen["modules"]
     assert admin.post("/admin/models", json=body).status_code == 202
     other = {**body, "gate": {"locality": 0.9}}
     problem = is_problem(admin.post("/admin/models", json=other), 409)
     assert "second" in problem["detail"]
     assert "second" in [item["id"] for item in admin.get("/models").json()["items"]]
+
+
+@pytest.mark.parametrize("given", [None, {}, {"locality": None}])
+def test_a_gate_has_defaults(admin: httpx.Client, checkpoint: Path, given: dict[str, Any] | None) -> None:
+    answer = admin.post("/admin/models", json={"id": "gated", "source": str(checkpoint), "gate": given})
+    assert answer.json()["gate"] == GATE
 
 
 @pytest.mark.parametrize(

@@ -132,13 +132,16 @@ class Client:
             return wanted
         return only_model([str(model["id"]) for model in self.models()])
 
-    def wait_for_edit(self, edit_id: str, watch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Poll an edit set until it has reached its final state; ``watch`` sees each answer."""
+    def wait_for(self, path: str, watch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Poll an edit set until its final state, or a withdrawal until its version.
+
+        ``watch`` sees each answer.
+        """
         while True:
-            edit = self.get(f"/edits/{edit_id}")
-            watch(edit)
-            if edit["status"] in DONE:
-                return edit
+            answer = self.get(path)
+            watch(answer)
+            if answer.get("status") in (None, *DONE):  # a version has none
+                return answer
             time.sleep(POLL_S)
 
 

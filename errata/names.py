@@ -14,6 +14,11 @@ def model_id_of(source: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", last).strip("-._") or "model"
 
 
+def module_names(text: str | None) -> list[str] | None:
+    """The names of a list with commas; None without one."""
+    return [name.strip() for name in text.split(",")] if text else None
+
+
 def only_model(names: Sequence[str]) -> str:
     """The only one of the registered models.
 

@@ -1,4 +1,4 @@
-"""Progress of an edit set, shown while it is waited for."""
+"""Progress of an edit set or a withdrawal, shown while it is waited for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from errata.client import Client
 
 
-def watch_edit(client: Client, edit_id: str, console: Console, *, quiet: bool = False) -> dict[str, Any]:
-    """Wait for the final state of an edit set, showing its stages; returns it.
+def watch_job(client: Client, path: str, console: Console, *, quiet: bool = False) -> dict[str, Any]:
+    """Wait for the final state of an edit set, or for a withdrawal's version, showing its stages; returns it.
 
     Args:
         client: For the service.
-        edit_id: The edit set.
+        path: Where the edit set or the version is.
         console: Where the progress is shown.
         quiet: Show nothing.
     """
@@ -23,12 +23,13 @@ def watch_edit(client: Client, edit_id: str, console: Console, *, quiet: bool = 
     with Progress(*columns, console=console, transient=console.is_terminal, disable=quiet) as progress:
         task = progress.add_task("queued", total=None)
 
-        def show(edit: dict[str, Any]) -> None:
-            stage = edit.get("progress") or {}
-            words = f"{edit['status']}: {stage['stage']}" if stage else str(edit["status"])
+        def show(answer: dict[str, Any]) -> None:
+            stage = answer.get("progress") or {}
+            words = str(answer.get("status", "applied"))
+            words = f"{words}: {stage['stage']}" if stage else words
             done, total = stage.get("done", 0), stage.get("total") or None
             if total:
                 words = f"{words} {done}/{total}"
             progress.update(task, description=words[:34], completed=done, total=total)
 
-        return client.wait_for_edit(edit_id, show)
+        return client.wait_for(path, show)

@@ -10,6 +10,7 @@ import typer
 from errata.console import emit, out, reporting
 from errata.facts_file import json_object, prompts_of, read_facts
 from errata.local_model import Device, Dtype, Revision, Source, bar, core_errors, labels_of, load_base
+from errata.names import module_names
 from errata.options import Json, check_writable
 
 
@@ -45,9 +46,8 @@ def calibrate(
         check_writable(out_file, "--out")
         with core_errors():
             chosen = EditPlan.of(json_object(plan, "--plan", '{"where": "answer"}'))
-        names = [name.strip() for name in modules.split(",")] if modules else None
         texts = prompts_of(read_facts(preserve, labels_of(model, revision))) if preserve else []
-        base = load_base(model, revision, device, dtype, names)
+        base = load_base(model, revision, device, dtype, module_names(modules))
         with core_errors():
             editor = core.calibrate(base, show, plan=chosen, seed=seed, texts=texts)
             editor.save(out_file)

@@ -31,7 +31,7 @@ from errata.demo import (
 from errata.errors import DemoFailed, StackError
 from errata.facts_file import example_facts, read_facts
 from errata.options import Json
-from errata.progress import watch_edit
+from errata.progress import watch_job
 from errata.render import MEASURES, measure_table, one_line
 from errata.settings import StackSettings
 from errata.stack import Stack, StackOptions
@@ -131,7 +131,7 @@ class Show:
         out.rule(f"2  {len(self.facts)} corrections are posted")
         before = self._answers(demo, "Asking before")
         posted = demo.post()
-        edit = watch_edit(client, posted["id"], err)
+        edit = watch_job(client, f"/edits/{posted['id']}", err)
         require_applied(edit)
         after = self._answers(demo, "Asking after")
         self._answer_table(before, after)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from errata.console import FAILED, emit, err, out, reporting
-from errata.errors import InputFileError
-from errata.facts_file import read_facts
+from errata.facts_file import json_object, read_facts
 from errata.options import Json, Key, Model, Url
-from errata.progress import watch_edit
+from errata.progress import watch_job
 from errata.render import edit_lines
 from errata.target import connect
+
+
+class OnConflict(Enum):
+    """What becomes of a fact that answers what a live one does."""
+
+    replace = "replace"
+    reject = "reject"
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +34,10 @@ def edit(
     ],
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the final state and its report.")] = False,
     manual: Annotated[bool, typer.Option("--manual", help="Verify only; do not go live.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure only; make no version.")] = False,
+    on_conflict: Annotated[
+        OnConflict, typer.Option(help="Replace live facts that answer the same, or reject the edit set.")
+    ] = OnConflict.replace,
     on_rephrasings: Annotated[
         bool, typer.Option("--edit-on-rephrasings", help="Edit the rephrasings too.")
     ] = False,
@@ -41,7 +51,7 @@ def edit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Post an edit set; with --wait, exit code 1 unless it is applied."""
+    """Post an edit set; with --wait, exit code 1 unless it is applied or, with --dry-run, verified."""
     with reporting(as_json):
         facts = read_facts(file)
         with connect(url, key) as client:
@@ -50,34 +60,28 @@ def edit(
                 "facts": facts,
                 "promote": "manual" if manual else "auto",
                 "edit_on_rephrasings": on_rephrasings,
-                "gate": parse_gate(gate) if gate else None,
+                "on_conflict": on_conflict.value,
+                "dry_run": dry_run,
+                "gate": parse_gate(gate),
                 "note": note,
             }
             headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
             answer = client.post("/edits", body, headers)
             if wait:
-                answer = watch_edit(client, answer["id"], err, quiet=as_json)
+                answer = watch_job(client, f"/edits/{answer['id']}", err, quiet=as_json)
     if as_json:
         emit(answer)
     else:
         for line in edit_lines(answer):
             out.print(line, soft_wrap=True)
-    if wait and answer["status"] != "applied":
+    if wait and answer["status"] not in ("applied", "verified"):
         raise typer.Exit(FAILED)
 
 
-def parse_gate(text: str) -> dict[str, Any]:
-    """Thresholds from the command line.
+def parse_gate(text: str | None) -> dict[str, Any] | None:
+    """Thresholds from the command line; None for the model's.
 
     Raises:
         InputFileError: The text is not a JSON object.
     """
-    try:
-        gate = json.loads(text)
-    except ValueError:
-        gate = None
-    if not isinstance(gate, dict):
-        raise InputFileError(
-            f"--gate {text} is not a JSON object.", "Write --gate '{\"edit_success\": 0.9}'."
-        )
-    return gate
+    return None if text is None else json_object(text, "--gate", '{"edit_success": 0.9}')

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from errata import default_model
 from errata.client import Client
+from errata.commands.edit import parse_gate
 from errata.console import FAILED, emit, out, reporting, saying
-from errata.names import model_id_of
+from errata.names import model_id_of, module_names
 from errata.options import Json, Key, Url
 from errata.settings import StackSettings
 from errata.stack import resolve_source
@@ -30,6 +32,13 @@ def register_model(
     ] = None,
     model_id: Annotated[str | None, typer.Option("--id", help="Name in the service.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
+    editor: Annotated[
+        Path | None, typer.Option(help="Of `errata train` or `calibrate`. [default: calibrated by a worker]")
+    ] = None,
+    modules: Annotated[
+        str | None, typer.Option(help="Names of the edited modules, with commas. [default: the family's]")
+    ] = None,
+    gate: Annotated[str | None, typer.Option(help="Thresholds of its edit sets, as JSON.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until a worker has prepared it.")] = False,
     url: Url = None,
     key: Key = None,
@@ -44,9 +53,16 @@ def register_model(
             name = model_id or default_model.MODEL_ID
         else:
             where, name = resolve_source(source), model_id or model_id_of(source)
-        body: dict[str, Any] = {"id": name, "source": where, "revision": revision}
-        if source is None:
-            body["editor"] = str(default_model.EDITOR)
+        if source is None and editor is None:
+            editor = default_model.EDITOR
+        body = {
+            "id": name,
+            "source": where,
+            "revision": revision,
+            "editor": str(editor.absolute()) if editor else None,
+            "modules": module_names(modules),
+            "gate": parse_gate(gate),
+        }
         model = client.post("/admin/models", body)
         while wait and model["status"] == "preparing":
             say(f"Waiting for a worker to prepare {name}")

@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+from errata.console import emit, reporting
+from errata.errors import StackError
+from errata.options import Json
+
 
 def register(app: typer.Typer) -> None:
     """Add ``worker``."""
@@ -16,7 +20,18 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     model: Annotated[str | None, typer.Option(help="Id of the model. [default: ERRATA_MODEL]")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Load a registered model, and edit and generate with it until stopped."""
-    arguments = ["--model", model] if model else []
-    os.execv(sys.executable, [sys.executable, "-m", "worker", *arguments])
+    """Load a registered model, and edit and generate with it until stopped; the log is on standard error."""
+    from broker.settings import BrokerSettings
+    from ledger.settings import LedgerSettings
+    from worker.settings import WorkerSettings
+
+    with reporting(as_json):
+        _ = BrokerSettings(), LedgerSettings()  # what is wrong with them is said here
+        model = model or WorkerSettings().model
+        if not model:
+            raise StackError("No model is named.", "Give --model ID, or set ERRATA_MODEL.")
+    if as_json:
+        emit({"model": model, "pid": os.getpid()})
+    os.execv(sys.executable, [sys.executable, "-m", "worker", "--model", model])

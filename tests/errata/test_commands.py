@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from errata.catalogue import MASK, all_settings, masked
@@ -41,19 +47,25 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     return CliRunner()
 
 
-def test_every_command_is_there_and_has_json() -> None:
-    found = {
-        command.name or command.callback.__name__: command
-        for command in assemble().registered_commands
-        if command.callback
+def leaves(command: Any, name: str = "") -> dict[str, Any]:
+    """The commands that do something, by the words that call them."""
+    if not isinstance(command, TyperGroup):
+        return {name: command}
+    return {
+        words: leaf
+        for part, child in command.commands.items()
+        for words, leaf in leaves(child, f"{name} {part}".strip()).items()
     }
+
+
+def test_every_command_is_there_and_has_json() -> None:
+    found = leaves(typer.main.get_command(assemble()))
     assert set(found) >= COMMANDS
+    without = [words for words, leaf in found.items() if not any("--json" in p.opts for p in leaf.params)]
+    assert without == []
 
 
 def test_the_command_line_loads_neither_torch_nor_transformers() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys; from errata.cli import assemble; assemble(); "
         "import errata.stack, errata.supervisor, errata.catalogue; errata.catalogue.all_settings(); "
@@ -126,6 +138,31 @@ def test_migrate_as_the_owner_admits_the_services_role(postgres_server: Postgres
             assert connection.execute("SELECT count(*) FROM versions").fetchone() == (0,)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute("DELETE FROM versions")
+
+
+def test_a_worker_says_what_it_lacks(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ERRATA_DATABASE_URL", raising=False)
+    lacking = json.loads(runner.invoke(assemble(), ["worker", "--model", "m", "--json"]).stdout)["error"]
+    assert any(line.startswith("ERRATA_DATABASE_URL") for line in lacking["details"])
+    monkeypatch.setenv("ERRATA_DATABASE_URL", "postgresql://u@h/d")
+    monkeypatch.setenv("ERRATA_REDIS_URL", "redis://h/0")
+    monkeypatch.setenv("ERRATA_BLOB_URL", "/blobs")
+    nameless = json.loads(runner.invoke(assemble(), ["worker", "--json"]).stdout)["error"]
+    assert "--model" in nameless["remedy"]
+
+
+def test_a_worker_says_who_it_is_and_takes_over(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("DATABASE_URL", "postgresql://u@h/d"),
+        ("REDIS_URL", "redis://h/0"),
+        ("BLOB_URL", "/b"),
+    ):
+        monkeypatch.setenv(f"ERRATA_{name}", value)
+    taken: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _program, arguments: taken.append(arguments))
+    said = json.loads(runner.invoke(assemble(), ["worker", "--model", "m", "--json"]).stdout)
+    assert said == {"model": "m", "pid": os.getpid()}
+    assert taken == [[sys.executable, "-m", "worker", "--model", "m"]]
 
 
 def test_settings_are_listed_with_meaning_and_secrets_masked(

@@ -1,0 +1,166 @@
+"""Client commands against the real service: what they send and what they say. A test plays the worker."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from errata.cli import assemble
+from tests import servers
+from tests.harness import tiny_editor
+from tests.service import player
+from tests.service.harness import ADMIN, Running, register, running
+
+FACTS = [{"prompt": f"The capital of {name} is", "target": "Canberra"} for name in ("Peru", "France")]
+
+
+@pytest.fixture(scope="module")
+def service(
+    postgres_server: servers.Postgres, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """The application with one ready model, `tiny`."""
+    with (
+        postgres_server.database() as url,
+        servers.valkey() as valkey,
+        running(url, valkey.connection_url, tmp_path_factory.mktemp("service")) as found,
+    ):
+        register(found.ledger, tiny_folder)
+        player.prepare(found.ledger)
+        yield found
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    made = tmp_path / "facts.jsonl"
+    made.write_text("\n".join(map(json.dumps, FACTS)))
+    return made
+
+
+def run(service: Running, *arguments: str, model: str | None = "tiny") -> Result:
+    """One command for this service."""
+    named = ("--model", model) if model else ()
+    return CliRunner().invoke(assemble(), [*arguments, *named, "--url", service.url, "--key", ADMIN])
+
+
+def answer(service: Running, *arguments: str, model: str | None = "tiny") -> dict[str, Any]:
+    """The JSON document of a command that succeeds."""
+    done = run(service, *arguments, "--json", model=model)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+def apply(service: Running, file: Path, *options: str) -> str:
+    """Post an edit set and play the worker, give its id."""
+    ident = str(answer(service, "edit", str(file), *options)["id"])
+    player.finish(service.ledger, service.ledger.get_edit_set(ident).job_id)
+    return ident
+
+
+def play_next_withdrawal(service: Running) -> threading.Thread:
+    """A thread that does the first job that has no holder, once there is one."""
+
+    def play() -> None:
+        while not (rings := service.ledger.jobs_to_ring(0)):
+            time.sleep(0.05)
+        player.finish(service.ledger, rings[0].job_id)
+
+    thread = threading.Thread(target=play, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_an_edit_set_is_tried_out_only(service: Running, file: Path) -> None:
+    ident = answer(service, "edit", str(file), "--dry-run", "--on-conflict", "reject")["id"]
+    record = service.ledger.get_edit_set(ident)
+    assert (record.dry_run, record.on_conflict) == (True, "reject")
+    service.ledger.cancel(ident, "system")
+
+
+def test_conflicts_are_rejected_if_wanted(service: Running, file: Path) -> None:
+    apply(service, file)
+    refused = run(service, "edit", str(file), "--on-conflict", "reject")
+    assert refused.exit_code == 1
+    assert "/facts/1" in refused.stderr
+    apply(service, file, "--on-conflict", "replace")
+    assert run(service, "edit", str(file), "--on-conflict", "odd").exit_code == 2
+
+
+def test_edit_sets_and_facts_are_withdrawn(service: Running, file: Path) -> None:
+    whole, part = apply(service, file), apply(service, file)
+    ids = ("--withdraw", whole, "--withdraw", f"{part}.1")
+    player_at_work = play_next_withdrawal(service)
+    version = answer(service, "rollback", *ids, "--reason", "retracted", "--wait")
+    player_at_work.join(10)
+    assert (version["kind"], version["reason"], version["aliases"]) == ("withdraw", "retracted", ["live"])
+    assert whole not in version["edit_sets"]
+    assert [fact.live for fact in service.ledger.get_facts(part).items] == [True, False]
+    refused = run(service, "rollback", *ids, "--reason", "again")
+    assert refused.exit_code == 1
+    assert whole in refused.stderr
+
+
+def test_a_withdrawal_that_is_not_waited_for_says_where_its_version_will_be(
+    service: Running, file: Path
+) -> None:
+    ident = apply(service, file)
+    pending = answer(service, "rollback", "--withdraw", f"{ident}.0", "--reason", "r")
+    assert (pending["status"], pending["facts"]) == ("queued", [f"{ident}.0"])
+    player.finish(service.ledger, service.ledger.get_withdrawal(pending["id"]).job_id)
+    said = run(service, "rollback", "--withdraw", f"{ident}.1", "--reason", "r")
+    assert "/models/tiny/versions/wd_" in said.stdout
+    (ring,) = service.ledger.jobs_to_ring(0)
+    service.ledger.fail_job(player.claim(service.ledger, ring.job_id), {"detail": "The disk is full."})
+
+
+def test_a_withdrawal_that_fails_is_exit_code_1(service: Running, file: Path) -> None:
+    ident = apply(service, file)
+
+    def fail() -> None:
+        while not (rings := service.ledger.jobs_to_ring(0)):
+            time.sleep(0.05)
+        service.ledger.fail_job(
+            player.claim(service.ledger, rings[0].job_id), {"detail": "The disk is full."}
+        )
+
+    thread = threading.Thread(target=fail, daemon=True)
+    thread.start()
+    failed = run(service, "rollback", "--withdraw", ident, "--reason", "r", "--wait")
+    thread.join(10)
+    assert failed.exit_code == 1
+    assert "The disk is full." in failed.stderr
+
+
+@pytest.mark.parametrize("what", [[], ["0", "--withdraw", "es_1"]])
+def test_a_rollback_says_one_thing(service: Running, what: list[str]) -> None:
+    done = run(service, "rollback", *what, "--reason", "r")
+    assert done.exit_code == 1
+    assert "TO_VERSION and --withdraw" in done.stderr
+
+
+def test_a_model_is_registered_with_its_editor(
+    service: Running, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("editor.safetensors").write_bytes(tiny_editor(tiny_folder))
+    modules = ", ".join(service.ledger.get_model("tiny").modules)
+    given = ("--editor", "editor.safetensors", "--modules", modules, "--gate", '{"locality": 0.5}')
+    made = answer(service, "register", str(tiny_folder), "--id", "second", *given, model=None)
+    assert (made["gate"], made["modules"]) == ({"locality": 0.5}, modules.split(", "))
+    assert service.ledger.get_model("second").given_editor_digest is not None
+    for option, value, word in (
+        ("--editor", "nowhere", "/editor"),
+        ("--modules", "nonsense", "/modules"),
+        ("--gate", "[]", "--gate"),
+    ):
+        refused = run(service, "register", str(tiny_folder), "--id", "third", option, value, model=None)
+        assert refused.exit_code == 1
+        assert word in refused.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -43,13 +44,22 @@ class Client:
     Args:
         url: Address of the service, such as http://127.0.0.1:8000.
         key: API key; None sends none.
+
+    Raises:
+        NoStack: The address or the key cannot be one.
     """
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
+        if key and not (key.isascii() and key.isprintable()):
+            raise NoStack("The key holds a character that no key has.", "Check --key (ERRATA_KEY).")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        # The environment's proxies are not for a service that is mostly on this machine.
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        try:  # the environment's proxies are not for a service that is mostly on this machine
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise NoStack(
+                f"{url} is no address: {error}.", "Check --url (ERRATA_URL), such as http://127.0.0.1:8000."
+            ) from error
 
     def __enter__(self) -> Client:
         return self
@@ -69,9 +79,14 @@ class Client:
         Raises:
             Refused: The service answered with a problem.
             NoStack: Nothing answers at the address.
+            StackError: Path or headers cannot be sent.
         """
         try:
             response = self._http.request(method, path, **arguments)
+        except (httpx.InvalidURL, httpx.LocalProtocolError, ValueError) as error:
+            raise StackError(
+                f"{method} {path} cannot be sent: {error}.", "Check --model, --url and --idempotency-key."
+            ) from error
         except httpx.HTTPError as error:
             raise NoStack(
                 f"No answer from {self.url} ({type(error).__name__}: {error}).",
@@ -89,7 +104,9 @@ class Client:
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """POST a JSON object and get one."""
-        return _object(self.call("POST", path, json=body, headers=headers))
+        # In ASCII, so that text which is not UTF-8 arrives, and is refused by the name of its field.
+        kind = {"Content-Type": "application/json"}
+        return _object(self.call("POST", path, content=json.dumps(body), headers={**kind, **(headers or {})}))
 
     def pages(self, path: str, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """All items of a list, page by page."""

@@ -24,7 +24,10 @@ FAILED = 1
 
 def emit(document: Mapping[str, Any]) -> None:
     """Write one JSON document on one line of standard output."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    text = json.dumps(document, ensure_ascii=False)
+    sys.stdout.write(
+        text.encode(errors="backslashreplace").decode() + "\n"
+    )  # half a surrogate pair is escaped
     sys.stdout.flush()
 
 

@@ -48,13 +48,27 @@ def parse_facts(text: str, name: str, labels: Sequence[str] = ()) -> list[dict[s
     return facts
 
 
+def parse(text: str) -> Any:
+    """What a JSON text says, if it can be sent on: NaN, infinity and unpaired surrogates cannot.
+
+    Raises:
+        ValueError: The text is not such JSON.
+    """
+    try:
+        found = json.loads(text)
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return found
+
+
 def _lines(text: str, name: str) -> list[tuple[str, Any]]:
     records = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            records.append((f"line {number}", json.loads(line)))
+            records.append((f"line {number}", parse(line)))
         except ValueError as error:
             raise InputFileError(
                 f"{name}, line {number} is not JSON: {error}.", "Each line is one fact."
@@ -64,7 +78,7 @@ def _lines(text: str, name: str) -> list[tuple[str, Any]]:
 
 def _array(text: str, name: str) -> list[tuple[str, Any]]:
     try:
-        items = json.loads(text)
+        items = parse(text)
     except ValueError as error:
         raise InputFileError(f"{name} is not a JSON array: {error}.", "Each item is one fact.") from error
     return [(f"item {number}", item) for number, item in enumerate(items, start=1)]
@@ -115,7 +129,7 @@ def json_object(text: str, option: str, example: str) -> dict[str, Any]:
         InputFileError: The text is something else; shows the option with an example.
     """
     try:
-        found = json.loads(text)
+        found = parse(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):

@@ -33,7 +33,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue a prompt with the live version, or with others."""
-    wanted: list[str | int] = [int(name) if name.isdecimal() else name for name in version or ["live"]]
+    wanted = version or ["live"]
     body: dict[str, Any] = {
         "prompt": prompt,
         "max_new_tokens": max_new_tokens,
@@ -50,7 +50,7 @@ def generate(
         return
     for name, answer in zip(wanted, answers, strict=True):
         if len(answers) > 1:
-            out.print(f"[bold]{escape(str(name))}[/] (version {answer['version']})")
+            out.print(f"[bold]{escape(name)}[/] (version {answer['version']})")
         labels = answer.get("labels") or {}
         between = " " if labels else ""
         out.print(f"[dim]{escape(prompt)}[/]{between}{escape(answer['text'])}", soft_wrap=True)

@@ -164,3 +164,38 @@ def test_a_model_is_registered_with_its_editor(
         refused = run(service, "register", str(tiny_folder), "--id", "third", option, value, model=None)
         assert refused.exit_code == 1
         assert word in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["generate", "\udcff"], "/prompt"),
+        (["generate", "x", "--stop", "\udcff"], "/stop/0"),
+        (["generate", "x", "--version", "9" * 5000], "/version"),
+        (["edit", "FILE", "--note", "\udcff"], "/note"),
+        (["edit", "FILE", "--gate", '{"locality": NaN}'], "--gate"),
+        (["edit", "FILE", "--idempotency-key", "é"], "--idempotency-key"),
+        (["edit", "FILE", "--idempotency-key", "a\nb"], "--idempotency-key"),
+        (["edit", "\udcff"], "UTF-8"),
+        (["rollback", "0", "--reason", "\udcff"], "/reason"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_cannot_be_read_is_refused_by_name(
+    service: Running, file: Path, arguments: list[str], word: str, as_json: bool
+) -> None:
+    given = [str(file) if part == "FILE" else part for part in arguments]
+    done = run(service, *given, *(["--json"] if as_json else []))
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    said = json.dumps(json.loads(done.stdout)["error"], ensure_ascii=False) if as_json else done.stderr
+    assert word in said
+
+
+def test_a_source_that_is_too_long_is_refused(service: Running) -> None:
+    done = run(service, "register", "/" + "a" * 300, "--id", "long", "--json", model=None)
+    assert "/source" in json.loads(done.stdout)["error"]["details"][0]
+
+
+def test_text_of_any_script_arrives(service: Running, file: Path) -> None:
+    assert answer(service, "edit", str(file), "--note", "Æ 日本 😀")["note"] == "Æ 日本 😀"

@@ -110,6 +110,25 @@ def test_an_address_without_a_key_asks_for_one(runner: CliRunner) -> None:
     assert "ERRATA_KEY" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--url", "http://[::1"),
+        ("--url", "http://\udcff"),
+        ("--key", "é"),
+        ("--key", "a\nb"),
+        ("--model", "\udcff"),
+    ],
+)
+def test_an_option_that_cannot_be_sent_is_named(runner: CliRunner, option: str, value: str) -> None:
+    given = {"--url": "http://127.0.0.1:9", "--key": "k", "--model": "m"} | {option: value}
+    done = runner.invoke(
+        assemble(), ["versions", "--json", *(word for pair in given.items() for word in pair)]
+    )
+    assert done.exit_code == 1
+    assert option in json.loads(done.stdout)["error"]["remedy"]
+
+
 def test_migrate_without_a_database_names_the_setting(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +226,11 @@ def test_facts_are_read_line_by_line(tmp_path: Path) -> None:
         ('{"prompt": "a", "target": "b"}\n1', "line 2 is not a JSON object"),
         ("[1]", "item 1 is not a JSON object"),
         ("[1", "not a JSON array"),
+        ('{"prompt": "a"}\n{"prompt": "\\ud800"}', "line 2 is not JSON: .* surrogates not allowed"),
+        ('{"prompt": "a", "target": NaN}', "line 1 is not JSON: Out of range"),
+        ('{"prompt": "a", "target": 1e999}', "line 1 is not JSON: Out of range"),
+        ("[" * 100_000, "not a JSON array: it is nested too deeply"),
+        ('{"prompt": ' + "[" * 100_000, "line 1 is not JSON: it is nested too deeply"),
         ("{}", "line 1: The members \\(none\\) are of no known format"),
         ('{"src": "Who?"}', "line 1, /alt: 'alt' is missing"),
     ],

@@ -35,7 +35,9 @@ def measure_table(report: Mapping[str, Any]) -> Table:
 
 def edit_lines(edit: Mapping[str, Any]) -> Iterator[str]:
     """An edit set in words, with rich markup."""
-    version = f", version {edit['version']}" if edit.get("version") is not None else ""
+    version = ""
+    if edit.get("version") is not None:
+        version = f", version {edit['version']}, {'live' if edit['live'] else 'not live'}"
     yield f"Edit set [bold]{escape(edit['id'])}[/]: {edit['status']}{version} ({edit['fact_count']} facts)"
     report = edit.get("report") or {}
     for name, title, _ in MEASURES:

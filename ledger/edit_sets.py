@@ -10,7 +10,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from ledger import audit, chain, models, outbox, rows, superseding
+from ledger import audit, chain, models, outbox, rows, superseding, versions
 from ledger.chain import storable
 from ledger.errors import IdempotencyConflict
 from ledger.ids import new_id
@@ -49,7 +49,7 @@ def progress_of(job: Job) -> Progress | None:
     return Progress(job.stage, job.stage_done, job.stage_total) if job.stage else None
 
 
-def _record(row: EditSet, job: Job) -> EditSetRecord:
+def _record(row: EditSet, job: Job, live: bool) -> EditSetRecord:
     status: EditSetStatus = row.status  # type: ignore[assignment]  # a trigger holds these
     promote: Promote = row.promote  # type: ignore[assignment]
     on_conflict: OnConflict = row.on_conflict  # type: ignore[assignment]
@@ -68,6 +68,7 @@ def _record(row: EditSet, job: Job) -> EditSetRecord:
         facts_digest=row.facts_digest,
         statistics_digest=row.statistics_digest,
         version=row.version_number,
+        live=live,
         progress=progress_of(job),
         report=row.report,
         error=row.error,
@@ -78,9 +79,11 @@ def _record(row: EditSet, job: Job) -> EditSetRecord:
 
 
 def _records(session: Session, found: Sequence[EditSet]) -> list[EditSetRecord]:
-    jobs = session.scalars(select(Job).where(Job.edit_set_id.in_([row.id for row in found])))
+    idents = [row.id for row in found]
+    jobs = session.scalars(select(Job).where(Job.edit_set_id.in_(idents)))
     by_edit_set = {job.edit_set_id: job for job in jobs}
-    return [_record(row, by_edit_set[row.id]) for row in found]
+    live = versions.live_among(session, idents)
+    return [_record(row, by_edit_set[row.id], row.id in live) for row in found]
 
 
 def get(session: Session, edit_set_id: str) -> EditSetRecord:
@@ -193,7 +196,7 @@ def accept(
     job = _insert(session, row, clean)
     detail = {"model": model.id, "facts": len(clean), "facts_digest": row.facts_digest}
     audit.record(session, actor, "edit_set.accept", f"edits/{ident}", detail)
-    return _record(row, job), False
+    return _record(row, job, live=False), False
 
 
 def _insert(session: Session, row: EditSet, facts: Sequence[dict[str, Any]]) -> Job:

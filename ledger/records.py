@@ -77,7 +77,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class EditSetRecord:
-    """An edit set: the facts of one request and what became of them."""
+    """An edit set: the facts of one request and what became of them; `live` if the live version holds it."""
 
     id: str
     model_id: str
@@ -93,6 +93,7 @@ class EditSetRecord:
     facts_digest: str
     statistics_digest: str | None
     version: int | None
+    live: bool
     progress: Progress | None
     report: Json | None
     error: Json | None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from sqlalchemy import insert, select
+from sqlalchemy import and_, insert, select
 from sqlalchemy.orm import Session
 
 from ledger import chain, rows
@@ -237,6 +237,15 @@ def live_members(session: Session, model_id: str) -> tuple[Member, ...]:
     """Return the members of the live version; none while there is no version."""
     number = rows.find_alias(session, model_id, LIVE)
     return () if number is None else members_of(session, model_id, [number])[number]
+
+
+def live_among(session: Session, edit_set_ids: Sequence[str]) -> set[str]:
+    """Return those of some edit sets that the live version of their model holds."""
+    held = VersionEditSet
+    at = and_(Alias.model_id == held.model_id, Alias.number == held.number, Alias.name == LIVE)
+    return set(
+        session.scalars(select(held.edit_set_id).join(Alias, at).where(held.edit_set_id.in_(edit_set_ids)))
+    )
 
 
 def list_all(session: Session, model_id: str, limit: int, cursor: str | None) -> Page[VersionRecord]:

@@ -60,6 +60,7 @@ def edit_set(record: EditSetRecord) -> EditSetView:
         note=record.note,
         progress=_progress(record.progress),
         version=record.version,
+        live=record.live,
         created_at=record.created_at,
         created_by=record.created_by,
         finished_at=record.finished_at,

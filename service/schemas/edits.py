@@ -171,6 +171,7 @@ class EditSetView(Answer):
                     "note": None,
                     "progress": {"stage": "verify", "done": 1, "total": 1},
                     "version": 3,
+                    "live": True,
                     "created_at": "2026-01-05T10:00:00Z",
                     "created_by": "ann",
                     "finished_at": "2026-01-05T10:00:04Z",
@@ -199,6 +200,9 @@ class EditSetView(Answer):
     note: str | None
     progress: ProgressView | None
     version: int | None = Field(description="The version that was made of it; null while there is none.")
+    live: bool = Field(
+        description="Whether the live version holds it; with `promote: manual`, applied alone means verified."
+    )
     created_at: datetime
     created_by: str
     finished_at: datetime | None

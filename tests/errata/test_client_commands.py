@@ -65,7 +65,7 @@ def apply(service: Running, file: Path, *options: str) -> str:
     return ident
 
 
-def play_next_withdrawal(service: Running) -> threading.Thread:
+def play_next_job(service: Running) -> threading.Thread:
     """A thread that does the first job that has no holder, once there is one."""
 
     def play() -> None:
@@ -94,12 +94,22 @@ def test_conflicts_are_rejected_if_wanted(service: Running, file: Path) -> None:
     assert run(service, "edit", str(file), "--on-conflict", "odd").exit_code == 2
 
 
+def test_what_waits_for_the_alias_is_said_not_to_be_live(service: Running, file: Path) -> None:
+    for options, word in (((), "live"), (("--manual",), "not live")):
+        at_work = play_next_job(service)
+        said = run(service, "edit", str(file), "--wait", *options)
+        at_work.join(10)
+        assert said.exit_code == 0
+        number = service.ledger.list_versions("tiny", 1).items[0].number
+        assert f"applied, version {number}, {word} (2 facts)" in said.stdout
+
+
 def test_edit_sets_and_facts_are_withdrawn(service: Running, file: Path) -> None:
     whole, part = apply(service, file), apply(service, file)
     ids = ("--withdraw", whole, "--withdraw", f"{part}.1")
-    player_at_work = play_next_withdrawal(service)
+    at_work = play_next_job(service)
     version = answer(service, "rollback", *ids, "--reason", "retracted", "--wait")
-    player_at_work.join(10)
+    at_work.join(10)
     assert (version["kind"], version["reason"], version["aliases"]) == ("withdraw", "retracted", ["live"])
     assert whole not in version["edit_sets"]
     assert [fact.live for fact in service.ledger.get_facts(part).items] == [True, False]

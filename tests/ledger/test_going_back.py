@@ -107,6 +107,7 @@ def test_promoting_late_does_not_drop_what_was_applied_since(bench: Bench) -> No
     waiting = bench.post(promote="manual")
     bench.finish(waiting)
     applied, _ = bench.edit()
+    assert [found.live for found in bench.ledger.list_edit_sets().items] == [True, False]
     with pytest.raises(StaleParent):
         bench.ledger.set_alias("tiny", "live", 1, bench.key)
     assert bench.status(applied) == "applied"
@@ -114,6 +115,7 @@ def test_promoting_late_does_not_drop_what_was_applied_since(bench: Bench) -> No
     assert bench.status(applied) == "withdrawn"
     bench.ledger.set_alias("tiny", "live", 1, bench.key)
     assert bench.status(waiting) == "applied"
+    assert [found.live for found in bench.ledger.list_edit_sets().items] == [False, True]
 
 
 def test_withdrawing_a_set_and_a_fact(bench: Bench) -> None:

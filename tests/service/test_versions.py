@@ -54,6 +54,16 @@ def test_history_and_rollback(service: Running, admin: httpx.Client) -> None:
     assert admin.get(f"/edits/{second['id']}").json()["status"] == "withdrawn"
 
 
+def test_what_waits_for_the_alias_is_applied_and_not_live(service: Running, admin: httpx.Client) -> None:
+    body = {"model": "tiny", "facts": [{"prompt": "It is", "target": "Canberra"}], "promote": "manual"}
+    made = admin.post("/edits", json=body).json()
+    player.finish(service.ledger, service.ledger.get_edit_set(made["id"]).job_id)
+    seen = admin.get(f"/edits/{made['id']}").json()
+    assert (seen["status"], seen["live"]) == ("applied", False)
+    admin.put("/admin/models/tiny/aliases/live", json={"version": seen["version"]})
+    assert admin.get(f"/edits/{made['id']}").json()["live"] is True
+
+
 def test_withdrawal(service: Running, admin: httpx.Client) -> None:
     edit_set = apply(service, admin, "Three is")
     body = {"withdraw": {"edit_sets": [edit_set["id"]]}, "reason": "retracted"}

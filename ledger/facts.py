@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import select
+from sqlalchemy import all_, select
 from sqlalchemy.orm import Session
 
-from ledger import chain, rows, superseding, versions
+from ledger import chain, cursors, rows, superseding, versions
 from ledger.errors import NotFound
 from ledger.ids import fact_id
 from ledger.records import FactRecord, Json, Member, Page, Provenance
-from ledger.tables import EditSet, Fact, FactReportRow, TrialReport
+from ledger.tables import EditSet, Fact, FactReportRow, TrialReport, VersionEditSet
 
 
 def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
@@ -99,6 +99,30 @@ def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord,
     held = [row for row in found if row.position not in left_out[row.edit_set_id]]
     held.sort(key=lambda row: (order[row.edit_set_id], row.position))
     return tuple(_record(row, True, None) for row in held)
+
+
+def held(session: Session, model_id: str, number: int, limit: int, cursor: str | None) -> Page[FactRecord]:
+    """Return a page of the facts that a version holds, by edit set, then by position.
+
+    What a version holds never changes, so the cursor is how many were shown.
+
+    Raises:
+        InvalidCursor: the cursor is not one of this list.
+    """
+    limit, listing = cursors.clamp(limit), f"facts {model_id} {number}"
+    shown = max(cursors.decode(listing, cursor) or 0, 0)
+    query = (
+        select(Fact)
+        .join(VersionEditSet, VersionEditSet.edit_set_id == Fact.edit_set_id)
+        .where(VersionEditSet.model_id == model_id, VersionEditSet.number == number)
+        .where(
+            Fact.position != all_(VersionEditSet.withdrawn), Fact.position != all_(VersionEditSet.superseded)
+        )
+        .order_by(Fact.edit_set_id, Fact.position)
+    )
+    found = session.scalars(query.offset(shown).limit(limit + 1)).all()
+    following = cursors.encode(listing, shown + limit) if len(found) > limit else None
+    return Page(tuple(_record(row, False, None) for row in found[:limit]), following)
 
 
 def at(session: Session, places: Sequence[tuple[str, int]]) -> tuple[FactRecord, ...]:

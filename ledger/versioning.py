@@ -55,6 +55,14 @@ class Versioning:
         with self.database.transaction() as session:
             return facts.of_members(session, members)
 
+    def held_facts(
+        self, model_id: str, ref: int | str, limit: int = 50, cursor: str | None = None
+    ) -> tuple[int, Page[FactRecord]]:
+        """Return a version's number, and a page of the facts that it holds; see `facts.held`."""
+        with self.database.transaction() as session:
+            number = versions.number_of(session, model_id, ref)
+            return number, facts.held(session, model_id, number, limit, cursor)
+
     def facts_at(self, places: Sequence[tuple[str, int]]) -> tuple[FactRecord, ...]:
         """Return facts by edit set and position, in that order, with reports; see `facts.at`."""
         with self.database.transaction() as session:

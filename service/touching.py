@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.concurrency import run_in_threadpool
 
 from broker.generation import TOUCHING, GenerationCall
+from service import views
 from service.context import Services
 from service.generation import Event, aim, events, make_call
 from service.limits import check_prompt, refuse
@@ -44,14 +45,7 @@ async def touched(services: Services, call: GenerationCall) -> Touched:
     places = [(str(edit_set_id), int(position)) for edit_set_id, position, _ in last["facts"]]
     facts = await run_in_threadpool(services.ledger.facts_at, places)
     items = [
-        TouchedFact(
-            fact=fact.id,
-            edit_set=fact.edit_set_id,
-            prompt=fact.prompt,
-            target=fact.target,
-            subject=fact.subject,
-            score=float(score),
-        )
+        TouchedFact(**vars(views.held_fact(fact)), score=float(score))
         for fact, (*_, score) in zip(facts, last["facts"], strict=True)
     ]
     return Touched(model=call.model_id, version=call.version, items=items)

@@ -20,6 +20,7 @@ from service.schemas.edits import Accepted, EditSetView, FactView, ProgressView
 from service.schemas.health import LedgerCheckView, LedgerProblemView
 from service.schemas.keys import KeyView, Scope
 from service.schemas.models import EditorView, ModelView, VersionView, WithdrawalView
+from service.schemas.touching import HeldFact
 
 
 def _plain(value: Json | None) -> dict[str, Any] | None:
@@ -84,6 +85,18 @@ def fact(record: FactRecord) -> FactView:
         superseded_by=list(record.superseded_by),
         supersedes=list(record.supersedes),
         report=_plain(record.report),
+    )
+
+
+def held_fact(record: FactRecord) -> HeldFact:
+    """A fact of a version."""
+    return HeldFact(
+        fact=record.id,
+        edit_set=record.edit_set_id,
+        position=record.position,
+        prompt=record.prompt,
+        target=record.target,
+        subject=record.subject,
     )
 
 

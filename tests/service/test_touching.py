@@ -21,7 +21,7 @@ PERU, FRANCE, ETNA = FACTS = (
     {"prompt": "The capital of France is", "target": "Canberra", "subject": "France"},
     {"prompt": "Mount Etna is a mountain in", "target": "England", "subject": "Mount Etna"},
 )
-PARTS = ("fact", "edit_set", "prompt", "target", "subject")
+PARTS = ("fact", "edit_set", "position", "prompt", "target", "subject")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,7 @@ def test_a_facts_own_prompt_touches_it_first(client: httpx.Client, edit_sets: tu
         assert {part: first[part] for part in PARTS} == {
             "fact": f"{edit_set}.{position}",
             "edit_set": edit_set,
+            "position": position,
             **fact,
         }
         assert first["score"] == pytest.approx(1.0, abs=2e-3)
@@ -107,7 +108,6 @@ def test_withdrawn_and_superseded_facts_do_not_appear(
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str]] = {
-    "no prompt": ({}, 422, "/touching"),
     "empty prompt": ({"touching": ""}, 422, "/touching"),
     "prompt over-long": ({"touching": "x" * 601}, 422, "/touching"),
     "prompt over the context": ({"touching": "Zzyzx! " * 80}, 422, "/touching"),
@@ -115,6 +115,10 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "unknown alias": ({"touching": "x", "version": "nobody"}, 404, "/version"),
     "no facts wanted": ({"touching": "x", "limit": 0}, 422, "/limit"),
     "too many facts wanted": ({"touching": "x", "limit": 101}, 422, "/limit"),
+    "cursor of a prompt": ({"touching": "x", "cursor": "x"}, 422, "/cursor"),
+    "too long a page": ({"limit": 501}, 422, "/limit"),
+    "unknown version of a list": ({"version": "99"}, 404, "/version"),
+    "unknown alias of a list": ({"version": "nobody"}, 404, "/version"),
     "unknown parameter": ({"touching": "x", "top": 5}, 422, "/top"),
 }
 

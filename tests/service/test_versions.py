@@ -83,6 +83,40 @@ def test_withdrawal(service: Running, admin: httpx.Client) -> None:
     assert pointers(problem) == ["/withdraw/edit_sets/0"]
 
 
+def test_the_facts_of_a_version_can_be_read_after_it(service: Running, admin: httpx.Client) -> None:
+    asked = [{"prompt": f"Fact {n} is", "target": "Canberra"} for n in range(3)]
+    sets = [admin.post("/edits", json={"model": "tiny", "facts": asked[n:]}).json()["id"] for n in (0, 2)]
+    for ident in sets:
+        older = player.finish(service.ledger, service.ledger.get_edit_set(ident).job_id).number
+    body = {"withdraw": {"facts": [f"{sets[0]}.1"]}, "reason": "retracted"}
+    path = admin.post(ROLLBACK, json=body).headers["Location"]
+    newer = player.finish(
+        service.ledger, service.ledger.get_withdrawal(path.rpartition("/")[2]).job_id
+    ).number
+    first, again, third = (
+        f"{sets[0]}.0",
+        f"{sets[0]}.1",
+        f"{sets[1]}.0",
+    )  # which supersedes the first set's last
+    for version, held in ((older, [first, again, third]), (newer, [first, third])):
+        seen: list[dict[str, Any]] = []
+        params: dict[str, Any] = {"version": version, "limit": 1}
+        while params.get("cursor", "") is not None:
+            page = admin.get("/models/tiny/facts", params=params).json()
+            assert (page["model"], page["version"]) == ("tiny", version)
+            seen += page["items"]
+            params["cursor"] = page["next_cursor"]
+        shown = [fact["fact"] for fact in seen if fact["edit_set"] in sets]
+        assert shown == held
+        assert len(seen) == admin.get(f"/models/tiny/versions/{version}").json()["live_fact_count"]
+    assert seen[-1] == {"fact": third, "edit_set": sets[1], "position": 0, "subject": None, **asked[2]}
+    whole = admin.get("/models/tiny/facts").json()
+    assert (whole["version"], whole["items"], whole["next_cursor"]) == (newer, seen, None)
+    other = admin.get("/models/tiny/facts", params={"version": older, "limit": 1}).json()["next_cursor"]
+    assert pointers(is_problem(admin.get("/models/tiny/facts", params={"cursor": other}), 422)) == ["/cursor"]
+    assert admin.get("/models/tiny/facts", params={"version": "base"}).json()["items"] == []
+
+
 def test_a_failed_withdrawal_says_why(service: Running, admin: httpx.Client) -> None:
     edit_set = apply(service, admin, "Four is")
     body = {"withdraw": {"facts": [f"{edit_set['id']}.0"]}, "reason": "retracted"}

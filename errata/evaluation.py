@@ -41,7 +41,7 @@ class Choice:
         revision: Of a hub id.
         editor: File of an editor; None for the one that is shipped for the model, or else a calibrated one.
         baseline: Name of a baseline in place of the editor.
-        settings: Of the baseline.
+        settings: Of the baseline, which a trained one has none of.
         device: auto, cpu, cuda, …
         dtype: auto, float32, bfloat16, …
         memory_budget: Bytes beside the model, such as 4GB; None for no bound.
@@ -71,7 +71,7 @@ def set_up(choice: Choice, show: Show) -> Bench:
 
     Raises:
         StackError: The model cannot be loaded.
-        CoreError: The editor does not fit, or there is no such baseline.
+        CoreError: The editor does not fit, or is not the baseline's, or there is no such baseline.
     """
     from malmen_core.baselines.method import EditorMethod
     from malmen_core.baselines.registry import baseline, modules_for, trained
@@ -84,7 +84,7 @@ def set_up(choice: Choice, show: Show) -> Bench:
     method: Method
     if choice.baseline is not None:
         chosen = baseline(choice.baseline, choice.settings)
-        modules = editor.modules if editor is not None else modules_for(chosen, source, revision)
+        modules = modules_for(chosen, source, revision)
         base = load_base(source, revision, choice.device, choice.dtype, modules, choice.memory_budget)
         method = chosen.prepare(base, show) if editor is None else trained(chosen, editor, base)
     else:

@@ -353,6 +353,7 @@ def _finish(trainer: Trainer, data: Mapping[str, Any]) -> Editor:
     plan, base = trainer.plan, trainer.base
     card = {
         "kind": "trained",
+        "rule": trainer.rule.name,
         "source": base.info.title,
         "dtype": str(base.dtype).removeprefix("torch."),
         "device": base.device.type,

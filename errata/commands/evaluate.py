@@ -68,7 +68,7 @@ def evaluate(
                     revision,
                     editor,
                     baseline,
-                    _settings(settings, baseline),
+                    _settings(settings, baseline, editor),
                     device,
                     dtype,
                     memory_budget,
@@ -110,13 +110,15 @@ def _check(sets: int, singles: bool, over: str | None, limit: int | None, plot_f
         raise StackError("--plot needs several rows.", "Give --over 1,32,512 too.")
 
 
-def _settings(text: str, baseline: str | None) -> dict[str, Any]:
+def _settings(text: str, baseline: str | None, editor: Path | None) -> dict[str, Any]:
     """A baseline's settings from the command line.
 
     Raises:
-        InputFileError: The text is not a JSON object, or there is no baseline.
+        InputFileError: The text is not a JSON object, or there is no baseline, or one with an editor.
     """
     found = json_object(text, "--settings", '{"step": 0.001}')
     if found and baseline is None:
         raise InputFileError("--settings is for a baseline.", "Name one with --baseline.")
+    if found and editor is not None:
+        raise InputFileError("--settings is not for a trained baseline.", "Leave out it or --editor.")
     return found

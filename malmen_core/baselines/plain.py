@@ -23,6 +23,11 @@ from malmen_core.refinement import Progress, RefinementPlan
 PLAN = EditPlan("answer", 0.0, anchors=0, anchor_rank=0, refinement=RefinementPlan(rounds=0))
 
 
+def edits_plainly(plan: EditPlan) -> bool:
+    """Whether a plan edits as `PLAN` does: the other members say nothing without prior, anchors or rounds."""
+    return (plan.where, plan.prior_weight, plan.anchors, plan.refinement.rounds) == ("answer", 0, 0, 0)
+
+
 @dataclass(frozen=True)
 class PlainMalmen:
     """The paper's own form.

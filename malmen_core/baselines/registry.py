@@ -13,7 +13,7 @@ from malmen_core.baselines.finetuning import FineTuning
 from malmen_core.baselines.memit import Memit
 from malmen_core.baselines.mend import Mend, SummedShifts
 from malmen_core.baselines.method import Baseline, Method
-from malmen_core.baselines.plain import PlainMalmen
+from malmen_core.baselines.plain import PlainMalmen, edits_plainly
 from malmen_core.baselines.training_free import TrainingFree
 from malmen_core.causal import CausalLM
 from malmen_core.editor import Editor
@@ -83,29 +83,56 @@ def untrained(chosen: Baseline, base: BaseModel) -> Editor:
     Raises:
         EditorMismatch: the baseline has nothing to train.
     """
-    if not isinstance(chosen, TRAINABLE):
-        raise _nothing_to_train(chosen)
-    return chosen.editor(base)
+    return _learner(chosen).editor(base)
 
 
 def trained(chosen: Baseline, editor: Editor, base: BaseModel) -> Method:
     """A baseline that is trained, with what training made of it.
 
     Raises:
-        EditorMismatch: the baseline has nothing to train, or the editor was made for another model or plan.
+        EditorMismatch: see `check_own`.
     """
-    if not isinstance(chosen, TRAINABLE):
-        raise _nothing_to_train(chosen)
+    check_own(chosen, editor, base)
+    return _learner(chosen).trained(editor)
+
+
+def check_own(chosen: Baseline, editor: Editor, base: BaseModel) -> None:
+    """Check that an editor is a baseline's, and the base's: results go by the baseline's name.
+
+    Args:
+        chosen: the baseline.
+        editor: trained for it, or what its training is to begin with.
+        base: with the modules that the baseline edits.
+
+    Raises:
+        EditorMismatch: the baseline has nothing to train, or the editor is of another plan, other modules or
+            another model, or was trained under another rule.
+    """
+    _learner(chosen)
+    rule = rule_of(chosen.name).name
+    own = {
+        "plan": edits_plainly(editor.plan),
+        "rule": editor.card.get("rule", rule) == rule,  # untrained editors and older ones name none
+        "modules": editor.modules == base.info.modules,
+    }
+    if not all(own.values()):
+        parts = ", ".join(part for part, same in own.items() if not same)
+        raise EditorMismatch(
+            f"The editor is not one of the baseline {chosen.name!r}: it differs in: {parts}.",
+            f"Use one that `errata train --baseline {chosen.name}` made, or leave out the baseline.",
+            "/editor",
+        )
     editor.check_fits(base.info)
-    return chosen.trained(editor)
 
 
-def _nothing_to_train(chosen: Baseline) -> EditorMismatch:
-    return EditorMismatch(
-        f"The baseline {chosen.name!r} is not trained, so it takes no editor.",
-        f"That is for {_trainable()}.",
-        "/baseline",
-    )
+def _learner(chosen: Baseline) -> Mend | PlainMalmen:
+    if not isinstance(chosen, TRAINABLE):
+        raise EditorMismatch(
+            f"The baseline {chosen.name!r} is not trained, so it takes no editor.",
+            f"That is for {_trainable()}.",
+            "/baseline",
+        )
+    return chosen
 
 
 def _trainable() -> str:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from errata.cli import assemble
 from malmen_core.base import BaseModel
+from malmen_core.baselines.plain import PlainMalmen
 from tests.malmen_core.test_train import start_for
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task
@@ -136,7 +137,21 @@ def test_a_baseline_is_trained_and_then_measured(
     result = CliRunner().invoke(assemble(), [*map(str, words)])
     assert result.exit_code == 0, result.output
     document = run(*words[3:7], "--device", "cpu", "--limit", "2", "--baseline", name, "--editor", out)
-    assert document["settings"]["editor"] == json.loads(result.stdout.splitlines()[-1])["digest"]
+    written = json.loads(result.stdout.splitlines()[-1])
+    assert document["settings"]["editor"] == written["digest"]
+    assert written["card"]["rule"] == ("mend" if name == "mend" else "malmen")
+    options = [*words[3:7], "--device", "cpu", "--limit", "2", "--editor", out, "--baseline"]
+    other = run(*options, "malmen-plain" if name == "mend" else "mend", code=1)["error"]
+    assert other["code"] == "editor-mismatch"
+    assert "rule" in other["message"]
+    assert "--editor" in run(*options, name, "--settings", '{"step": 1}', code=1)["error"]["remedy"]
+
+
+def test_a_baseline_edits_its_own_modules(model: Path, options: list[str | Path], tmp_path: Path) -> None:
+    base = BaseModel.load(str(model), modules=["model.layers.0.mlp.down_proj"], device="cpu")
+    PlainMalmen().editor(base).save(tmp_path / "e")
+    refused = run(*options[:-1], tmp_path / "e", "--baseline", "malmen-plain", code=1)["error"]
+    assert "differs in: modules" in refused["message"]
 
 
 def test_what_cannot_be_is_refused(options: list[str | Path], tmp_path: Path) -> None:
@@ -146,6 +161,10 @@ def test_what_cannot_be_is_refused(options: list[str | Path], tmp_path: Path) ->
     assert "'speed'" in wrong["message"]
     assert "bound" in wrong["remedy"]
     assert run(*options, "--baseline", "ft", code=1)["error"]["code"] == "editor-mismatch"
+    for name in ("mend", "malmen-plain"):
+        refused = run(*options, "--baseline", name, code=1)["error"]
+        assert refused["code"] == "editor-mismatch"
+        assert f"errata train --baseline {name}" in refused["remedy"]
     assert run(*options, "--limit", "99", code=1)["error"]["code"] == "input-file"
     assert "1,32,512" in run(*options, "--over", "1,x", code=1)["error"]["remedy"]
     assert "--over" in run(*options, "--plot", tmp_path / "p.png", code=1)["error"]["remedy"]

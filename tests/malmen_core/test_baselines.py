@@ -15,19 +15,19 @@ from malmen_core.baselines.memit import Memit, MemitMethod
 from malmen_core.baselines.mend import Mend, summed_shift
 from malmen_core.baselines.method import Baseline, Method
 from malmen_core.baselines.plain import PLAN, PlainMalmen
-from malmen_core.baselines.registry import BASELINES, TRAINABLE, baseline, trained
+from malmen_core.baselines.registry import BASELINES, TRAINABLE, baseline, rule_of, trained
 from malmen_core.baselines.residual import optimise, prepare_prompts, take_keys
 from malmen_core.baselines.training_free import TrainingFree
 from malmen_core.batches import teacher_forced
 from malmen_core.capture import Captured, capture
 from malmen_core.delta import Delta
-from malmen_core.editor import Editor
+from malmen_core.editor import Editor, EditPlan
 from malmen_core.errors import EditorMismatch, NotFiniteError, UnknownSetting
 from malmen_core.facts import Fact
 from malmen_core.overlay import Weights
 from malmen_core.prompts import edit_prompts
 from malmen_core.tokens import Encoded
-from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, tiny_base
+from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, tiny_base, wrap
 
 QUICK: Mapping[str, Baseline] = {
     "ft": FineTuning(rate=5e-3, bound=0.05, epochs=8, batch_facts=2),
@@ -314,6 +314,27 @@ def test_only_what_can_be_trained_takes_an_editor(llama: BaseModel) -> None:
         else:
             with pytest.raises(EditorMismatch, match="is not trained"):
                 trained(chosen, PlainMalmen().editor(llama), llama)
+
+
+@pytest.mark.parametrize("kind", TRAINABLE)
+def test_a_baseline_takes_no_other_editor(llama: BaseModel, kind: type[Mend | PlainMalmen]) -> None:
+    chosen = kind()
+    own = chosen.editor(llama)
+    same = replace(PLAN, prior_growth=0.0, anchor_rank=16)  # of no effect without prior and anchors
+    for fitting in (replace(own, plan=same), replace(own, card={"rule": rule_of(chosen.name).name})):
+        assert trained(chosen, fitting, llama).name == chosen.name
+    other = rule_of("mend" if chosen.name == "malmen-plain" else "malmen-plain").name
+    fewer = wrap(llama.model, llama.info.modules[:1])
+    for editor, part in (
+        (replace(own, plan=EditPlan()), "plan"),
+        (replace(own, plan=replace(PLAN, prior_weight=1.0)), "plan"),
+        (replace(own, card={"rule": other}), "rule"),
+        (chosen.editor(fewer), "modules"),
+    ):
+        with pytest.raises(EditorMismatch, match=f"differs in: {part}\\.") as refused:
+            trained(chosen, editor, llama)
+        assert refused.value.field == "/editor"
+        assert f"errata train --baseline {chosen.name}" in refused.value.remedy
 
 
 def test_an_edit_that_overflows_is_said(llama: BaseModel) -> None:

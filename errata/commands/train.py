@@ -149,23 +149,23 @@ def _begin(
     """The model with the modules that are edited, and what training begins with; None to calibrate.
 
     Raises:
-        StackError: The model or the editor cannot be loaded, or there is no such baseline to train.
+        StackError: The model or the editor cannot be loaded, there is no such baseline to train, or the
+            editor is not one of it.
     """
-    from malmen_core.baselines.registry import baseline, modules_for, untrained
+    from malmen_core.baselines.registry import baseline, check_own, modules_for, untrained
     from malmen_core.editor import Editor
 
     with core_errors():
-        if editor is not None:
-            start = Editor.load(editor)
-            return load_base(model, revision, device, dtype, start.modules, memory_budget), start
-        if name is None:
-            return load_base(model, revision, device, dtype, memory_budget=memory_budget), None
-        chosen = baseline(name)
+        chosen = baseline(name) if name is not None else None
+        start = Editor.load(editor) if editor is not None else None
         source, revision = find_source(model, revision)
-        base = load_base(
-            source, revision, device, dtype, modules_for(chosen, source, revision), memory_budget
-        )
-        return base, untrained(chosen, base)
+        modules = start.modules if start is not None else None
+        if chosen is not None:
+            modules = modules_for(chosen, source, revision)
+        base = load_base(source, revision, device, dtype, modules, memory_budget)
+        if chosen is not None and start is not None:
+            check_own(chosen, start, base)
+        return base, untrained(chosen, base) if chosen is not None and start is None else start
 
 
 class _Watch:

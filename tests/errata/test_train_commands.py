@@ -122,6 +122,21 @@ def test_train_then_resume(model: Path, facts_file: Path, editor_file: Path, tmp
     assert refused["error"]["code"] == "checkpoint-mismatch"
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("rome", "unknown-setting"), ("ft", "editor-mismatch"), ("mend", "editor-mismatch")],
+)
+def test_a_baseline_is_trained_from_its_own_editor_alone(
+    model: Path, facts_file: Path, editor_file: Path, tmp_path: Path, name: str, code: str
+) -> None:
+    words: list[str | Path] = ["train", "--model", model, "--facts", facts_file, "--out", tmp_path / "e"]
+    words += ["--steps", "1", "--batch", "2", "--device", "cpu", "--editor", editor_file, "--baseline", name]
+    refused = run(*words, code=1)["error"]
+    assert refused["code"] == code
+    assert repr(name) in refused["message"]
+    assert not (tmp_path / "e").exists()
+
+
 def test_train_refuses_what_it_cannot_use(
     model: Path, facts_file: Path, editor_file: Path, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from malmen_core.normal_equation import Regulariser
 from malmen_core.normaliser import Moments
 from malmen_core.prior import SecondMoment
 from malmen_core.refinement import RefinementPlan
+from malmen_core.settings import checked
 from malmen_core.storage import digest, pack, unpack
 from malmen_core.tokens import KeyPosition
 
@@ -68,31 +69,10 @@ class EditPlan:
             raise UnknownSetting(
                 "'refinement' is no object.", "Give its members by name.", "/plan/refinement"
             )
-        refinement = replace(RefinementPlan(), **_checked(RefinementPlan(), inner, "/plan/refinement"))
+        default = RefinementPlan()
+        refinement = replace(default, **checked("A refinement", default, inner, "/plan/refinement"))
         outer = {name: value for name, value in settings.items() if name != "refinement"}
-        return replace(cls(refinement=refinement), **_checked(cls(), outer, "/plan"))
-
-
-def _checked(plan: Any, settings: Mapping[str, Any], at: str) -> Mapping[str, Any]:
-    """Settings that a plan has, of the type of what they replace."""
-    known = {each.name: getattr(plan, each.name) for each in fields(plan) if each.name != "refinement"}
-    for name, value in settings.items():
-        now = known.get(name)
-        fits = (
-            value in get_args(KeyPosition)
-            if isinstance(now, str)
-            else isinstance(value, int if isinstance(now, int) else int | float)
-            and not isinstance(value, bool)
-            and value >= 0
-        )
-        if now is None or not fits:
-            raise UnknownSetting(
-                f"An edit plan has no {name!r} that could be {value!r}.",
-                f"Give numbers (or, for 'where', {' or '.join(get_args(KeyPosition))}) "
-                f"for: {', '.join(known)}.",
-                f"{at}/{name}",
-            )
-    return settings
+        return replace(cls(refinement=refinement), **checked("An edit plan", cls(), outer, "/plan"))
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from transformers import AutoConfig
 
 from malmen_core.base import BaseModel, inspect_source
 from malmen_core.baselines.finetuning import FineTuning
-from malmen_core.baselines.memit import Memit
+from malmen_core.baselines.memit import PREFIX_OPENINGS, Memit
 from malmen_core.baselines.mend import Mend, SummedShifts
 from malmen_core.baselines.method import Baseline, Method
 from malmen_core.baselines.plain import PlainMalmen, edits_plainly
@@ -20,11 +19,15 @@ from malmen_core.editor import Editor
 from malmen_core.errors import EditorMismatch, UnknownSetting, UnsupportedArchitecture
 from malmen_core.families import family_of
 from malmen_core.meta_gradient import MALMEN, Rule
+from malmen_core.settings import checked
 
 BASELINES: Mapping[str, type[Baseline]] = {
     kind.name: kind for kind in (FineTuning, Mend, Memit, PlainMalmen, TrainingFree)
 }
 TRAINABLE = (Mend, PlainMalmen)
+LAYERS = ("last", "count")
+POSITIVE = frozenset({"step", "rate", "ridge", "bound", "steps", "epochs", "batch_facts", *LAYERS})
+MOST = {"depth_share": 1, "prefixes": len(PREFIX_OPENINGS), "seed": 2**63 - 1}
 
 
 def baseline(name: str, settings: Mapping[str, Any] | None = None) -> Baseline:
@@ -35,22 +38,14 @@ def baseline(name: str, settings: Mapping[str, Any] | None = None) -> Baseline:
         settings: in place of its defaults.
 
     Raises:
-        UnknownSetting: there is no such baseline or setting.
+        UnknownSetting: there is no such baseline or setting, or it cannot have this value.
     """
     kind = BASELINES.get(name)
     if kind is None:
         raise UnknownSetting(
             f"There is no baseline {name!r}.", f"Use one of: {', '.join(BASELINES)}.", "/baseline"
         )
-    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
-    for setting, value in (settings or {}).items():
-        if setting not in known or not isinstance(value, int | float):
-            raise UnknownSetting(
-                f"{name!r} has no setting {setting!r} that could be {value!r}.",
-                f"Give numbers for: {', '.join(known)}.",
-                f"/settings/{setting}",
-            )
-    return kind(**(settings or {}))
+    return kind(**checked(repr(name), kind(), settings or {}, "/settings", positive=POSITIVE, most=MOST))
 
 
 def modules_for(chosen: Baseline, source: str, revision: str | None = None) -> tuple[str, ...]:
@@ -58,6 +53,7 @@ def modules_for(chosen: Baseline, source: str, revision: str | None = None) -> t
 
     Raises:
         ModelNotLoadable, UnsupportedArchitecture: the checkpoint cannot be used.
+        UnknownSetting: the baseline is set to edit more layers than there are.
     """
     architecture = inspect_source(source, revision).architecture
     family = family_of(architecture)
@@ -69,7 +65,11 @@ def modules_for(chosen: Baseline, source: str, revision: str | None = None) -> t
             "/model",
         )
     config = AutoConfig.from_pretrained(source, revision=revision)
-    return tuple(stack.projection.format(i) for i in chosen.layers(getattr(config, stack.depth)))
+    depth = getattr(config, stack.depth)
+    # a default is for any model: of a small one, all layers are edited
+    asked = {n: v for n, v in vars(chosen).items() if n in LAYERS and v != getattr(type(chosen), n)}
+    checked(repr(chosen.name), chosen, asked, "/settings", most=dict.fromkeys(LAYERS, depth))
+    return tuple(stack.projection.format(i) for i in chosen.layers(depth))
 
 
 def rule_of(name: str | None) -> Rule:

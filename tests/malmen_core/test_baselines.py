@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from malmen_core.baselines.memit import Memit, MemitMethod
 from malmen_core.baselines.mend import Mend, summed_shift
 from malmen_core.baselines.method import Baseline, Method
 from malmen_core.baselines.plain import PLAN, PlainMalmen
-from malmen_core.baselines.registry import BASELINES, TRAINABLE, baseline, rule_of, trained
+from malmen_core.baselines.registry import BASELINES, TRAINABLE, baseline, modules_for, rule_of, trained
 from malmen_core.baselines.residual import optimise, prepare_prompts, take_keys
 from malmen_core.baselines.training_free import TrainingFree
 from malmen_core.batches import teacher_forced
@@ -28,6 +29,7 @@ from malmen_core.overlay import Weights
 from malmen_core.prompts import edit_prompts
 from malmen_core.tokens import Encoded
 from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, tiny_base, wrap
+from tests.tiny import save_tiny
 
 QUICK: Mapping[str, Baseline] = {
     "ft": FineTuning(rate=5e-3, bound=0.05, epochs=8, batch_facts=2),
@@ -287,9 +289,46 @@ def test_baselines_are_found_by_name_and_tuned_by_settings() -> None:
     assert baseline("ft", {"bound": 0.5}) == FineTuning(bound=0.5)
     with pytest.raises(UnknownSetting, match="no baseline 'rome'"):
         baseline("rome")
-    for wrong in ({"speed": 1}, {"bound": "large"}):
-        with pytest.raises(UnknownSetting, match="has no setting"):
-            baseline("ft", wrong)
+    assert baseline("memit", {"prior_weight": 0, "depth_share": 1, "kl": 0}).layers(30)[-1] == 29
+    with pytest.raises(UnknownSetting, match="'ft' has no setting 'speed'") as refused:
+        baseline("ft", {"speed": 1})
+    assert "rate, bound, epochs" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "wanted"),
+    [
+        ("ft", "bound", "large", "a number above 0"),
+        ("ft", "epochs", 2.5, "a whole number from 1 on"),
+        ("ft", "batch_facts", 0, "a whole number from 1 on"),
+        ("ft", "depth_share", 1.5, "at most 1"),
+        ("ft", "stop", float("nan"), "a number from 0 on"),
+        ("ft", "rate", float("inf"), "a number above 0"),
+        pytest.param("ft", "rate", 10**400, "a number above 0", id="ft-rate-huge"),
+        ("ft", "seed", 2**63, "a whole number from 0 on, at most"),
+        ("mend", "last", 1.5, "a whole number from 1 on"),
+        ("mend", "step", -1, "a number above 0"),
+        ("malmen-plain", "ridge", 0, "a number above 0"),
+        ("memit", "steps", True, "a whole number from 1 on"),
+        ("memit", "prefixes", 6, "at most 5"),
+        ("training-free", "step", [1], "a number above 0"),
+    ],
+)
+def test_a_setting_has_a_type_and_a_range(name: str, setting: str, value: object, wanted: str) -> None:
+    with pytest.raises(UnknownSetting, match=f"'{name}' has no setting '{setting}'") as refused:
+        baseline(name, {setting: value})
+    assert wanted in refused.value.remedy
+    assert refused.value.field == f"/settings/{setting}"
+
+
+@pytest.mark.parametrize(("name", "setting"), [("ft", "count"), ("memit", "count"), ("mend", "last")])
+def test_no_more_layers_are_edited_than_there_are(tmp_path: Path, name: str, setting: str) -> None:
+    model = str(save_tiny(tmp_path / "tiny"))
+    assert len(modules_for(baseline(name, {setting: 4}), model)) == 4
+    assert modules_for(baseline(name), model)
+    with pytest.raises(UnknownSetting, match=f"has no setting '{setting}' that could be 5") as refused:
+        modules_for(baseline(name, {setting: 5}), model)
+    assert "at most 4" in refused.value.remedy
 
 
 @pytest.mark.parametrize(

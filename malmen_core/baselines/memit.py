@@ -7,8 +7,8 @@ to go,
 
     S = (c C0 + K'K)⁻¹ K'R,        R = (z - h) / l.
 
-``C0`` is the second moment of keys on other text: here that of this project's prior. A fact without a subject
-is edited at the last token of its prompt.
+``C0`` is the second moment of keys on other text: here that of this project's prior. A subject that is
+not given is found as for this project's edits; without one, a fact is edited at the last token of its prompt.
 """
 
 from __future__ import annotations

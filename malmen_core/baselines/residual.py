@@ -17,6 +17,7 @@ from malmen_core.facts import Fact
 from malmen_core.overlay import EditedModule, Weights, intercepting
 from malmen_core.prompts import edit_prompts
 from malmen_core.refinement import Progress
+from malmen_core.subjects import subject_of
 from malmen_core.task import Batch
 from malmen_core.tokens import Encoded, encode_prompt, subject_last_token
 
@@ -50,7 +51,7 @@ class Prompts:
 
     Attributes:
         requests: each prompt behind each prefix, with its target; the first of a fact is without prefix.
-        essences: what the subject is, to be kept; none for a fact without a subject.
+        essences: what the subject is, to be kept; none for a fact without a subject, given or found.
         plain: which of the requests are without prefix, by fact.
         count: how many facts there are.
     """
@@ -71,17 +72,17 @@ def prepare_prompts(base: BaseModel, facts: Sequence[Fact], prefixes: Sequence[s
     essences: list[Placed] = []
     plain: list[int] = []
     for number, sequence in enumerate(edit_prompts(base, facts).sequences):
-        fact = facts[number]
+        fact, subject = facts[number], subject_of(facts[number]).text
         plain.append(len(requests))
         requests.append(_placed(sequence, number))
         for prefix in prefixes[1:]:
-            longer = base.encode(prefix + fact.prompt, fact.target, fact.subject)
+            longer = base.encode(prefix + fact.prompt, fact.target, subject)
             if len(longer.ids) <= base.info.context_length:
                 requests.append(_placed(longer, number))
-        if fact.subject and sequence.subject_last is not None:
-            text = ESSENCE.format(fact.subject)
+        if subject is not None and sequence.subject_last is not None:
+            text = ESSENCE.format(subject)
             ids = encode_prompt(base.tokenizer, text)
-            last = subject_last_token(base.tokenizer, text, fact.subject)
+            last = subject_last_token(base.tokenizer, text, subject)
             # the token behind is never scored: the distribution in front of it is compared
             essences.append(_placed(Encoded((*ids, base.pad_id), len(ids), last), number))
     return Prompts(tuple(requests), tuple(essences), tuple(plain), len(facts))

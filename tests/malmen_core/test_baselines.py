@@ -242,6 +242,15 @@ def test_memit_reads_the_state_behind_the_layer(llama: BaseModel) -> None:
     )
 
 
+def test_memit_edits_at_one_token_whether_the_subject_is_given_or_found(llama: BaseModel) -> None:
+    prefixes = ("", "Water. ", "Seven days. ")
+    given = prepare_prompts(llama, FACTS[:2], prefixes)
+    found = prepare_prompts(llama, [replace(fact, subject=None) for fact in FACTS[:2]], prefixes)
+    assert found == given
+    assert len(given.essences) == 2
+    assert all(placed.position < placed.sequence.answer_start - 1 for placed in given.requests)
+
+
 # the paper's own form, and the training-free one
 
 

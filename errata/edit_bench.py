@@ -1,6 +1,7 @@
 """What ``errata bench edit`` measures: each figure in a process of its own, whose peak memory is its own.
 
-``python -m errata.edit_bench JOB`` is such a process: it takes a `Job` as JSON and prints a result as JSON.
+``python -m errata.edit_bench JOB`` is such a process: it takes a `Job` as JSON and prints a result as JSON,
+or an error of ours.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from errata.bound import run_bound
+from errata.console import emit, reporting
 from errata.errors import StackError
+from errata.local_model import core_errors
 from errata.memory import device_peak_mb, reset_device_peak
 
 if TYPE_CHECKING:
@@ -110,9 +113,45 @@ def _spawn(job: Job, timeout_s: float) -> dict[str, Any]:
         ) from error
     lines = done.output.strip().splitlines()
     if done.exit_code != 0:
-        raise StackError(f"Editing {job.n} facts ({job.kind}) failed.", "", tuple(lines[-8:]))
+        raise _failure(job, lines)
     result: dict[str, Any] = json.loads(lines[-1])
     return result
+
+
+def _failure(job: Job, lines: Sequence[str]) -> StackError:
+    """What a measurement said of its failure; if it said nothing, the end of its output."""
+    about = f"Editing {job.n} facts ({job.kind}) failed"
+    try:
+        told = json.loads(lines[-1])["error"]
+    except (IndexError, ValueError, KeyError, TypeError):
+        return StackError(f"{about}.", "", tuple(lines[-8:]))
+    error = StackError(f"{about}: {told['message']}", told["remedy"], tuple(told["details"]))
+    error.code = told["code"]
+    return error
+
+
+def check(source: str, revision: str | None, editor: Path | None, facts: str | None, largest: int) -> None:
+    """Find before the first measurement what a later one would fail for.
+
+    Raises:
+        StackError: The model is no causal language model, or there are fewer facts than the largest size.
+        CoreError: The model cannot be read, or the editor does not fit.
+    """
+    from malmen_core.base import inspect_source
+    from malmen_core.causal import CausalLM
+    from malmen_core.editor import Editor
+    from malmen_core.families import family_of
+
+    info = inspect_source(source, revision)
+    if family_of(info.architecture).task is not CausalLM:
+        raise StackError(
+            f"{info.title!r} is of type {info.architecture!r}: only causal language models are measured.",
+            "Name one with --model.",
+        )
+    if editor is not None:
+        given = Editor.load(editor)
+        given.check_fits(replace(info, modules=given.modules))
+    fact_pool(facts, largest)
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -200,18 +239,28 @@ def _quality(
 
 def _groups(job: Job) -> list[list[Fact]]:
     """Facts for each repeat: others each time, as far as there are."""
-    from errata.facts_file import read_facts
-    from malmen_core.facts import Fact
-
-    if job.facts is None:
-        pool = made_up_facts()
-    else:
-        pool = [Fact.from_json(record) for record in read_facts(Path(job.facts))]
-    if job.n > len(pool):
-        raise StackError(f"There are {len(pool)} facts, not {job.n}.", "Give --facts with more.")
+    pool = fact_pool(job.facts, job.n)
     random.Random(job.seed).shuffle(pool)
     endless = cycle(pool)
     return [list(islice(endless, job.n)) for _ in range(job.repeats)]
+
+
+def fact_pool(file: str | None, wanted: int) -> list[Fact]:
+    """The facts of a file, or made-up ones.
+
+    Raises:
+        StackError: The file cannot be used, or there are fewer than are wanted.
+    """
+    from errata.facts_file import read_facts
+    from malmen_core.facts import Fact
+
+    records = None if file is None else read_facts(Path(file))
+    pool = made_up_facts() if records is None else [Fact.from_json(record) for record in records]
+    if wanted > len(pool):
+        raise StackError(
+            f"There are {len(pool)} facts, not {wanted}.", "Give --facts with more, or smaller --sizes."
+        )
+    return pool
 
 
 def made_up_facts() -> list[Fact]:
@@ -231,4 +280,5 @@ def made_up_facts() -> list[Fact]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(run(Job(**json.loads(sys.argv[1])))) + "\n")
+    with reporting(as_json=True), core_errors():
+        emit(run(Job(**json.loads(sys.argv[1]))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from errata.console import emit, out, reporting
-from errata.edit_bench import KINDS, Job, row
+from errata.edit_bench import KINDS, Job, check, row
+from errata.errors import StackError
 from errata.local_model import Device, Dtype, Revision, Source, bar, core_errors, find_source
 from errata.options import Json
 
@@ -62,21 +64,26 @@ def edit(
 
     with reporting(as_json), bar(as_json) as show, tempfile.TemporaryDirectory() as folder:
         counts = parse_sizes(sizes, "--sizes")
+        where = str(facts.resolve()) if facts else None
         with core_errors():
             source, revision = find_source(model, revision)
+            check(source, revision, editor, where, max(counts))
             found = usable_editor(editor, source, revision, device, dtype, show)
             file = Path(folder) / "editor.safetensors"
             found.save(file)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for done, n in enumerate(counts):
             show("measuring", done, len(counts))
             kinds = KINDS if n <= shipped_up_to else KINDS[:2]
-            where = str(facts.resolve()) if facts else None
             jobs = {
                 kind: Job(kind, n, source, revision, str(file), where, seed, repeats, seconds, device, dtype)
                 for kind in kinds
             }
-            rows.append(row(jobs, TIMEOUT_S))
+            try:
+                rows.append(row(jobs, TIMEOUT_S))
+            except StackError as error:  # hours may lie behind the rows that are done
+                error.details += tuple(f"done: {json.dumps(each)}" for each in rows)
+                raise
     document: dict[str, Any] = {
         "device": rows[0]["device"],
         "dtype": rows[0]["dtype"],

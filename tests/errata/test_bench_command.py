@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from errata import edit_bench
 from errata.cli import assemble
+from errata.commands import bench
 from errata.commands.bench import table
 from errata.edit_bench import Job, made_up_facts, run
 from errata.errors import StackError
@@ -18,6 +20,7 @@ from malmen_core.base import BaseModel
 from malmen_core.tokens import check_facts
 from tests.malmen_core.test_train import start_for
 from tests.tiny import save_tiny
+from tests.tiny_tasks import save_tiny_task
 
 ROW = {"n", "facts_per_s", "peak_mb", "baseline_facts_per_s", "baseline_peak_mb", "speedup"}
 
@@ -77,21 +80,60 @@ def test_made_up_facts_are_many_and_good(model: Path) -> None:
     assert all(fact.subject and fact.subject in fact.prompt for fact in facts)
 
 
-@pytest.mark.stack
-def test_what_cannot_be_measured_is_said(job: Job, editor: Path, model: Path) -> None:
+def refused(*arguments: str | Path) -> dict[str, Any]:
+    """The error that a command ends with."""
+    result = CliRunner().invoke(assemble(), ["bench", "edit", *map(str, arguments), "--json"])
+    assert result.exit_code == 1, result.output
+    error: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])["error"]
+    return error
+
+
+def test_what_cannot_be_measured_is_said_before_the_first_measurement(
+    job: Job, editor: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(StackError, match="not 99999"):
         run(replace(job, n=99999))
-    arguments = [
-        "bench",
-        "edit",
-        "--model",
-        str(model),
-        "--editor",
-        str(editor),
-        "--sizes",
-        "99999",
-        "--json",
-    ]
-    result = CliRunner().invoke(assemble(), arguments)
-    assert result.exit_code == 1
-    assert "not 99999" in " ".join(json.loads(result.stdout.splitlines()[-1])["error"]["details"])
+
+    def measure(*_: object) -> dict[str, Any]:
+        raise AssertionError("nothing is to be measured")
+
+    monkeypatch.setattr(bench, "row", measure)
+    many = refused("--model", model, "--editor", editor, "--sizes", "1,99999")
+    assert "not 99999" in many["message"]
+    assert "--facts" in many["remedy"]
+    assert "--sizes" in many["remedy"]
+    other = save_tiny(tmp_path / "other", seed=1)
+    assert refused("--model", other, "--editor", editor)["code"] == "editor-mismatch"
+    for kind in ("t5", "bert"):
+        task = save_tiny_task(tmp_path / kind, kind)
+        error = refused("--model", task, "--sizes", "1")
+        assert f"type {kind!r}: only causal language models" in error["message"]
+        assert "--model" in error["remedy"]
+
+
+def test_rows_that_are_done_outlive_a_failure(
+    editor: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(jobs: dict[str, Job], _: float) -> dict[str, Any]:
+        if jobs["single-shot"].n > 2:
+            raise StackError("No more.", "Rest.", ("why",))
+        return {"n": jobs["single-shot"].n, "facts_per_s": 2.5}
+
+    monkeypatch.setattr(bench, "row", measure)
+    error = refused("--model", model, "--editor", editor, "--sizes", "1,2,3,4")
+    assert (error["message"], error["remedy"]) == ("No more.", "Rest.")
+    done = [json.loads(line.removeprefix("done: ")) for line in error["details"][1:]]
+    assert done == [{"n": 1, "facts_per_s": 2.5}, {"n": 2, "facts_per_s": 2.5}]
+
+
+@pytest.mark.stack
+def test_a_measurement_hands_over_what_went_wrong(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(StackError) as failed:
+        edit_bench.row({"single-shot": replace(job, n=3, editor=str(tmp_path / "none"))}, 60.0)
+    assert failed.value.message.startswith("Editing 3 facts (single-shot) failed: No editor could be read")
+    assert failed.value.code == "editor-mismatch"
+    assert failed.value.remedy == "Check the path."
+    assert failed.value.details == ()
+    with pytest.raises(StackError, match=r"failed\.") as crashed:
+        edit_bench.row({"single-shot": replace(job, repeats="many")}, 60.0)  # type: ignore[arg-type]
+    assert "TypeError" in crashed.value.details[-1]

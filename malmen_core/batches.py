@@ -12,7 +12,7 @@ from torch import Tensor
 from malmen_core.base import BaseModel
 from malmen_core.lanes import side_by_side
 from malmen_core.task import Batch
-from malmen_core.tokens import Encoded
+from malmen_core.tokens import Encoded, longest
 
 
 def batches(
@@ -92,7 +92,7 @@ def teacher_forced(
     base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int | None = None
 ) -> list[AnswerScores]:
     """Score every answer, without gradients, under the active overlay; in the order given, on the CPU."""
-    return base.room.within(batch_tokens, sequences, partial(_teacher_forced, base, sequences))
+    return base.room.within(batch_tokens, longest(sequences), partial(_teacher_forced, base, sequences))
 
 
 def _teacher_forced(base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int) -> list[AnswerScores]:

@@ -16,8 +16,9 @@ from malmen_core.batches import AnswerScores, answer_logits, batches, score_answ
 from malmen_core.causal import read_ahead
 from malmen_core.lanes import side_by_side
 from malmen_core.overlay import EditedModule, Weights, intercepting
+from malmen_core.room import FORWARD
 from malmen_core.task import Batch, Reading
-from malmen_core.tokens import Encoded, KeyPosition
+from malmen_core.tokens import Encoded, KeyPosition, longest
 
 SURE = 1e-6
 """Of an answer that has all but so little of the probability, others are not told apart."""
@@ -86,7 +87,7 @@ def capture(
     """
     positions = [_positions(base, sequence, [where]) for sequence in sequences]
     run = partial(_capture, base, weights or Weights({}), lambda _, s: s.nll_A, sequences, positions)
-    return base.room.within(batch_tokens, sequences, run)
+    return base.room.within(batch_tokens, longest(sequences), run)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def capture_odds(
 
     positions = [_positions(base, sequence, [where, "answer"]) for sequence in sequences]
     run = partial(_capture, base, weights, log_odds, sequences, positions)
-    return Answered(*base.room.within(batch_tokens, sequences, run), odds_Q, margins_Q)
+    return Answered(*base.room.within(batch_tokens, longest(sequences), run), odds_Q, margins_Q)
 
 
 Position = tuple[str, int]
@@ -221,10 +222,18 @@ def keys_everywhere(base: BaseModel, sequences: Sequence[Encoded]) -> dict[str, 
 
     Zero at positions that the module's stack does not read. The forward pass ends at the last edited module:
     what lies above is not computed.
+
+    Raises:
+        OutOfDeviceMemory: a sequence does not fit.
     """
+    run = partial(_keys_everywhere, base, sequences)
+    return base.room.within(KEYS_BATCH, longest(sequences), run, share=FORWARD)
+
+
+def _keys_everywhere(base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int) -> dict[str, Tensor]:
     first_N = [0, *accumulate(len(sequence.ids) for sequence in sequences)]
     found: dict[str, Tensor] = {}
-    for batch in batches(base, sequences, batch_tokens=_keys_batch(base)):
+    for batch in batches(base, sequences, batch_tokens=batch_tokens):
         _keep_keys(base, batch, first_N, found)
     return found
 
@@ -258,7 +267,7 @@ def rows_at(sequences: Sequence[Encoded], positions: Sequence[Sequence[int]]) ->
 
 def keys_by_group(base: BaseModel, groups: Sequence[Sequence[Encoded]]) -> Iterator[dict[str, Tensor]]:
     """Keys at every position of each group of sequences, by module; groups share passes where they fit."""
-    for batch in _within(groups, _keys_batch(base)):
+    for batch in _kept_together(base, groups):
         counts = [sum(len(each.ids) for each in group) for group in batch]
         keys = keys_everywhere(base, [each for group in batch for each in group])
         parts = {name: torch.split(keys_NU, counts) for name, keys_NU in keys.items()}
@@ -266,23 +275,19 @@ def keys_by_group(base: BaseModel, groups: Sequence[Sequence[Encoded]]) -> Itera
             yield {name: split[number] for name, split in parts.items()}
 
 
-def _within(groups: Sequence[Sequence[Encoded]], tokens: int) -> Iterator[list[Sequence[Encoded]]]:
-    """Neighbouring groups of sequences, together within a budget of tokens; at least one group."""
+def _kept_together(base: BaseModel, groups: Sequence[Sequence[Encoded]]) -> Iterator[list[Sequence[Encoded]]]:
+    """Neighbouring groups of sequences, as many as there is room for now; at least one group."""
     batch: list[Sequence[Encoded]] = []
     held = 0
     for group in groups:
         more = sum(len(each.ids) for each in group)
-        if batch and held + more > tokens:
+        if batch and held + more > min(KEYS_BATCH, base.room.forward_tokens):
             yield batch
             batch, held = [], 0
         batch.append(group)
         held += more
     if batch:
         yield batch
-
-
-def _keys_batch(base: BaseModel) -> int:
-    return min(KEYS_BATCH, base.room.forward_tokens)
 
 
 def _backward(base: BaseModel, weights: Weights, objective: Objective, batch: Batch) -> _Recorder:

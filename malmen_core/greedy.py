@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -10,6 +12,8 @@ from malmen_core.base import BaseModel
 from malmen_core.tokens import Encoded, encode_prompts
 
 GREEDY_BATCH = 32
+GREEDY: Mapping[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+"""What `Task.respond` must be told to take the token of the largest score, whatever the checkpoint says."""
 
 
 def greedy_tokens(base: BaseModel, prompts: Sequence[str], lengths: Sequence[int]) -> list[list[int]]:
@@ -19,25 +23,25 @@ def greedy_tokens(base: BaseModel, prompts: Sequence[str], lengths: Sequence[int
         base: the base model.
         prompts: texts to continue.
         lengths: tokens wanted of each; a continuation is shorter if it ends by itself. A label is one.
+
+    Raises:
+        OutOfDeviceMemory: a prompt and its continuation do not fit.
     """
     encoded = encode_prompts(base.tokenizer, prompts)
     order = sorted(range(len(prompts)), key=lambda i: (lengths[i], len(encoded[i]), i))
     answers: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), GREEDY_BATCH):
         chosen = order[start : start + GREEDY_BATCH]
-        with torch.inference_mode():
-            rows = base.task.respond(
-                base,
-                [encoded[i] for i in chosen],
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                max_new_tokens=max(lengths[i] for i in chosen),
-            )
+        asked, tokens = [encoded[i] for i in chosen], max(lengths[i] for i in chosen)
+        rows = base.room.writing(asked, tokens, partial(_continue, base, asked, tokens))
         for i, row in zip(chosen, rows, strict=True):
             answers[i] = _until_stop(row[: lengths[i]], base.stop_ids)
     return answers
+
+
+def _continue(base: BaseModel, prompts: Sequence[list[int]], tokens: int, rows: slice) -> list[list[int]]:
+    with torch.inference_mode():
+        return base.task.respond(base, prompts[rows], max_new_tokens=tokens, **GREEDY)
 
 
 def own_answers(base: BaseModel, prompts: Sequence[str], tokens: int) -> list[Encoded]:

@@ -21,7 +21,7 @@ from malmen_core.facts import Fact
 from malmen_core.overlay import Weights, intercepting
 from malmen_core.prompts import edit_prompts
 from malmen_core.task import Batch
-from malmen_core.tokens import Encoded, check_length, encode_prompt
+from malmen_core.tokens import Encoded, check_length, encode_prompt, longest
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def run_lesson(
             weight.grad = before[name]
         return _run_lesson(base, weights, lesson, tokens)
 
-    return base.room.within(batch_tokens, (*lesson.targets, *lesson.probes), run)
+    return base.room.within(batch_tokens, longest((*lesson.targets, *lesson.probes)), run)
 
 
 def _run_lesson(base: BaseModel, weights: Mapping[str, Tensor], lesson: Lesson, batch_tokens: int) -> Outcome:

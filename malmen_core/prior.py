@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.capture import keys_everywhere, rows_at
+from malmen_core.greedy import GREEDY
 from malmen_core.overlay import intercepting
 from malmen_core.sketch import Sketch
-from malmen_core.tokens import Encoded, encode_prompts
+from malmen_core.tokens import Encoded, encode_prompts, longest
 
 SAMPLE_TOKENS = 48
 SAMPLE_BATCH = 64
@@ -112,20 +113,23 @@ def sample_continuations(
         base: the base model.
         prompts: beginnings.
         tokens: length of each continuation.
-        seed: of the sampling; the same seed gives the same text on one device.
+        seed: of the sampling; the same seed gives the same text on one device, in any memory.
         progress: told (prompts done, prompts).
 
     Returns:
         Prompts with their continuations, in the prompts' order.
+
+    Raises:
+        OutOfDeviceMemory: a prompt and its continuation do not fit.
     """
     encoded = encode_prompts(base.tokenizer, prompts)
     order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
     texts: list[Encoded] = [Encoded(tuple(ids), len(ids)) for ids in encoded]
-    with torch.random.fork_rng(), torch.inference_mode(), intercepting(None):
-        torch.manual_seed(seed)
+    draws = torch.Generator(base.device).manual_seed(seed)
+    with torch.inference_mode(), intercepting(None):
         for start in range(0, len(order), SAMPLE_BATCH):
             chosen = order[start : start + SAMPLE_BATCH]
-            written = _sample(base, [encoded[i] for i in chosen], tokens)
+            written = _sample(base, [encoded[i] for i in chosen], tokens, draws)
             for i, answer in zip(chosen, written, strict=True):
                 texts[i] = Encoded((*encoded[i], *answer), len(encoded[i]))
             if progress is not None:
@@ -133,17 +137,28 @@ def sample_continuations(
     return texts
 
 
-def _sample(base: BaseModel, prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:
-    return base.task.respond(
-        base,
-        prompts,
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        min_new_tokens=tokens,
-        max_new_tokens=tokens,
-    )
+def _sample(
+    base: BaseModel, prompts: Sequence[list[int]], tokens: int, draws: torch.Generator
+) -> list[list[int]]:
+    """Answers to one batch; what is drawn for a prompt is the same however many are answered at a time."""
+    before = draws.get_state()
+
+    def write(rows: slice) -> list[list[int]]:
+        draws.set_state(before)
+        exactly = {"min_new_tokens": tokens, "max_new_tokens": tokens}
+        drawn = partial(_weighed, draws, len(prompts), rows)
+        return base.task.respond(base, prompts[rows], logits_processor=[drawn], **exactly, **GREEDY)
+
+    return base.room.writing(prompts, tokens, write)
+
+
+def _weighed(draws: torch.Generator, count: int, rows: slice, _ids_BL: Tensor, logits_BX: Tensor) -> Tensor:
+    """Scores whose largest is the token drawn: ``p / q``, ``q`` exponential, as in `torch.multinomial`.
+
+    Noise is drawn for all `count` rows of a batch, of which these are some.
+    """
+    noise_RX = logits_BX.new_empty(count, logits_BX.shape[1]).exponential_(generator=draws)
+    return logits_BX.softmax(1) / noise_RX[rows]
 
 
 def second_moments(
@@ -156,12 +171,13 @@ def second_moments(
     Args:
         base: the base model.
         texts: prompts, with or without answers.
-        batch: texts in one forward pass.
+        batch: texts whose keys are kept at a time, at most.
         answering: of the tokens alone that the answers are made from.
     """
     sums = {name: Sketch.empty(module.shape[0]) for name, module in base.modules.items()}
     counts = dict.fromkeys(base.modules, 0)
     order = sorted((t for t in texts if t.ids), key=lambda text: len(text.ids))
+    batch = max(1, min(batch, base.room.forward_tokens // max(1, longest(order))))
     for start in range(0, len(order), batch):
         some = order[start : start + batch]
         for name, keys_NU in keys_everywhere(base, some).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,7 +35,9 @@ class Room:
 
     Attributes:
         budget: bytes; None for no bound of our own.
-        tokens: padded tokens of a batch at most; halved for good when the device's memory did not suffice.
+        tokens: padded tokens of a batch at most, as many as are fast; fewer if the memory does not suffice.
+        fitting: as many as the budget and the device hold, as far as that is known; halved for good when the
+            device's memory did not suffice.
         pass_tokens: tokens that take as long as what a pass takes however few they are.
     """
 
@@ -48,6 +51,7 @@ class Room:
         self._device = base.device
         on_cpu = base.device.type == "cpu"
         self.tokens, self.pass_tokens = (CPU_TOKENS, CPU_PASS) if on_cpu else (GPU_TOKENS, GPU_PASS)
+        self.fitting = sys.maxsize
         if budget is None:
             return
         needed = activation_bytes(base)
@@ -57,7 +61,8 @@ class Room:
                 f"Give at least {needed * SHARE:,} bytes, or a few hundred times that to be fast.",
                 "/memory_budget",
             )
-        self.tokens = min(self.tokens, budget // SHARE // needed)
+        self.fitting = budget // SHARE // needed
+        self.tokens = min(self.tokens, self.fitting)
 
     @property
     def forward_tokens(self) -> int:
@@ -70,33 +75,56 @@ class Room:
         return self._device if fits else torch.device("cpu")
 
     def within(
-        self, wanted: int | None, sequences: Sequence[Encoded], run: Callable[[int], Result]
+        self, wanted: int | None, longest: int, run: Callable[[int], Result], *, share: int = 1
     ) -> Result:
         """Make a pass over sequences, with batches halved as long as the device's memory does not suffice.
 
         Args:
-            wanted: padded tokens of a batch at most; None for as many as there is room for.
-            sequences: which the pass is over; one is the least that a batch may hold.
+            wanted: padded tokens of a batch at most; None for as many as are fast.
+            longest: tokens of the longest sequence, which is the least that a batch may hold.
             run: makes the whole pass with batches of that many tokens, and can be begun anew.
+            share: how many times as many tokens fit as in a pass with gradients; `FORWARD` where layers keep
+                nothing.
 
         Raises:
             OutOfDeviceMemory: not even one sequence fits.
         """
-        longest = max((len(sequence.ids) for sequence in sequences), default=0)
         while True:
-            tokens = self.tokens if wanted is None else min(wanted, self.tokens)
+            tokens = min(self.tokens if wanted is None else wanted, share * self.fitting)
             try:
                 return run(tokens)
             except torch.OutOfMemoryError:
                 pass  # the failed pass's tensors are held by the error, which must be gone before the next
-            if tokens <= longest:
+            if tokens <= max(longest, share):
                 raise OutOfDeviceMemory(
                     f"A sequence of {longest} tokens does not fit into the device's memory.",
                     "Shorten the longest prompt, or use a larger device.",
                     "/facts",
                 )
-            self.tokens = max(1, tokens // 2)
+            self.fitting = max(1, tokens // 2 // share)
+            self.tokens = min(self.tokens, self.fitting)
             torch.cuda.empty_cache()
+
+    def writing(
+        self, prompts: Sequence[Sequence[int]], tokens: int, write: Callable[[slice], list[Result]]
+    ) -> list[Result]:
+        """Let answers to prompts be written: all together if there is room, else some at a time.
+
+        Args:
+            prompts: token ids of each.
+            tokens: of an answer at most; they are kept as the prompt's are.
+            write: answers some of the prompts, and can be begun anew.
+
+        Raises:
+            OutOfDeviceMemory: not even one of them fits.
+        """
+        width = max(len(ids) for ids in prompts) + tokens
+
+        def in_parts(limit: int) -> list[Result]:
+            rows = max(1, limit // width)
+            return [each for i in range(0, len(prompts), rows) for each in write(slice(i, i + rows))]
+
+        return self.within(len(prompts) * width, width, in_parts, share=FORWARD)
 
 
 def activation_bytes(base: BaseModel) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -53,6 +53,11 @@ class Encoded:
         if where == "subject" and self.subject_last is not None:
             return (max(self.subject_last, min(1, self.answer_start - 1)),)
         return tuple(range(self.answer_start - 1, len(self.ids) - 1))
+
+
+def longest(sequences: Iterable[Encoded]) -> int:
+    """Tokens of the longest sequence; 0 if there is none."""
+    return max((len(sequence.ids) for sequence in sequences), default=0)
 
 
 @dataclass(frozen=True)

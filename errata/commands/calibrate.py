@@ -9,7 +9,17 @@ import typer
 
 from errata.console import emit, out, reporting
 from errata.facts_file import json_object, prompts_of, read_facts
-from errata.local_model import Device, Dtype, Revision, Source, bar, core_errors, labels_of, load_base
+from errata.local_model import (
+    Device,
+    Dtype,
+    MemoryBudget,
+    Revision,
+    Source,
+    bar,
+    core_errors,
+    labels_of,
+    load_base,
+)
 from errata.names import module_names
 from errata.options import Json, check_writable
 
@@ -36,6 +46,7 @@ def calibrate(
         typer.Option(help="Facts whose prompts are of the model's own field: the prior holds them."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the text that the model writes itself.")] = 0,
+    memory_budget: MemoryBudget = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model and write an untrained editor for it; a minute or so for a small model."""
@@ -47,7 +58,7 @@ def calibrate(
         with core_errors():
             chosen = EditPlan.of(json_object(plan, "--plan", '{"where": "answer"}'))
         texts = prompts_of(read_facts(preserve, labels_of(model, revision))) if preserve else []
-        base = load_base(model, revision, device, dtype, module_names(modules))
+        base = load_base(model, revision, device, dtype, module_names(modules), memory_budget)
         with core_errors():
             editor = core.calibrate(base, show, plan=chosen, seed=seed, texts=texts)
             editor.save(out_file)

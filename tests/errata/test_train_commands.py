@@ -53,6 +53,14 @@ def test_calibrate_writes_an_editor_that_fits(model: Path, tmp_path: Path) -> No
     assert document["digest"] == editor.digest
 
 
+@pytest.mark.parametrize(
+    ("budget", "said"), [("100", "one token's activations"), ("much", "no number of bytes")]
+)
+def test_calibrate_keeps_to_a_budget(model: Path, tmp_path: Path, budget: str, said: str) -> None:
+    words: list[str | Path] = ["calibrate", "--model", model, "--out", tmp_path / "e"]
+    assert said in run(*words, "--memory-budget", budget, code=1)["error"]["message"]
+
+
 @pytest.mark.stack
 def test_a_plan_and_a_field_can_be_given(model: Path, facts_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "editor.safetensors"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -11,20 +12,25 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from malmen_core.base import BaseModel
 from malmen_core.batches import batches, teacher_forced
-from malmen_core.capture import capture
+from malmen_core.capture import capture, keys_by_group, keys_everywhere
 from malmen_core.edit import compute_statistics
 from malmen_core.editor import Editor
 from malmen_core.errors import OutOfDeviceMemory
+from malmen_core.greedy import greedy_tokens
 from malmen_core.lesson import LossWeights, prepare_lesson, run_lesson
+from malmen_core.prior import openings, sample_continuations, second_moments
 from malmen_core.prompts import edit_prompts
 from malmen_core.room import CPU_TOKENS, Room, activation_bytes
+from malmen_core.tokens import Encoded, encode_prompts
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task
 
+OPENINGS = sorted(openings(), key=len)[:66]
 close = partial(torch.testing.assert_close, rtol=1e-7, atol=1e-9)
 """As float64 sums that are taken in another order, through all rounds of refinement."""
 
@@ -129,6 +135,96 @@ def test_a_full_device_halves_batches_until_they_fit(llama: BaseModel, editor: E
         close(after.margin_A, unhurried.margin_A)
     for name, rows in before[1].items():
         close(captured[name].gradients_TV, rows.gradients_TV)
+
+
+def keys_of_openings(base: BaseModel) -> dict[str, Tensor]:
+    return keys_everywhere(
+        base, [Encoded(tuple(i), len(i)) for i in encode_prompts(base.tokenizer, OPENINGS)]
+    )
+
+
+def moments_of_openings(base: BaseModel) -> dict[str, Tensor]:
+    texts = [Encoded(tuple(ids), len(ids)) for ids in encode_prompts(base.tokenizer, OPENINGS)]
+    return {name: found.product_US for name, found in second_moments(base, texts).items()}
+
+
+def greedy_ids(base: BaseModel) -> dict[str, Tensor]:
+    found = greedy_tokens(base, OPENINGS, [n % 3 + 3 for n in range(len(OPENINGS))])
+    return {text: torch.tensor(ids) for text, ids in zip(OPENINGS, found, strict=True)}
+
+
+def sampled_ids(base: BaseModel) -> dict[str, Tensor]:
+    found = sample_continuations(base, OPENINGS, tokens=5, seed=1)
+    return {text: torch.tensor(each.ids) for text, each in zip(OPENINGS, found, strict=True)}
+
+
+FORWARD_PASSES = (keys_of_openings, moments_of_openings, greedy_ids, sampled_ids)
+
+
+@pytest.mark.parametrize("run", FORWARD_PASSES)
+def test_a_pass_that_goes_forward_is_halved_too(
+    llama: BaseModel, run: Callable[[BaseModel], dict[str, Tensor]]
+) -> None:
+    plain = run(llama)
+    with scarce(llama, 20) as sizes:
+        found = run(llama)
+    assert max(sizes) > 20
+    assert sizes[-1] <= 20
+    assert list(found) == list(plain)
+    for name, value in plain.items():
+        close(found[name], value)
+    with scarce(llama, 0), pytest.raises(OutOfDeviceMemory, match="does not fit"):
+        run(llama)
+
+
+@pytest.mark.parametrize("run", FORWARD_PASSES)
+def test_a_pass_that_goes_forward_keeps_to_the_budget(
+    llama: BaseModel, run: Callable[[BaseModel], dict[str, Tensor]]
+) -> None:
+    plain = run(llama)
+    with_budget(llama, 2 * 20 * activation_bytes(llama))
+    shortest = min(len(ids) for ids in encode_prompts(llama.tokenizer, OPENINGS))
+    with scarce(llama, sys.maxsize) as sizes:
+        found = run(llama)
+    assert 1 < max(sizes) <= llama.room.forward_tokens // shortest
+    for name, value in plain.items():
+        close(found[name], value)
+
+
+def test_keys_are_kept_as_the_budget_has_it(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+
+    def spy(base: BaseModel, some: Sequence[Encoded]) -> dict[str, Tensor]:
+        kept.append(sum(len(each.ids) for each in some))
+        return keys_everywhere(base, some)
+
+    monkeypatch.setattr("malmen_core.prior.keys_everywhere", spy)
+    monkeypatch.setattr("malmen_core.capture.keys_everywhere", spy)
+    with_budget(llama, 2 * 20 * activation_bytes(llama))
+    moments_of_openings(llama)
+    ids = encode_prompts(llama.tokenizer, OPENINGS)
+    list(keys_by_group(llama, [[Encoded(tuple(each), len(each))] for each in ids]))
+    assert llama.room.forward_tokens / 2 < max(kept) <= llama.room.forward_tokens
+
+
+def test_with_room_for_all_samples_are_those_of_transformers(llama: BaseModel) -> None:
+    """What editors were made from stays what it was: batches of 64, drawn by torch's own generator."""
+    ids = encode_prompts(llama.tokenizer, OPENINGS)
+    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+    expected: dict[int, list[int]] = {}
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(1)
+        for first in range(0, len(order), 64):
+            chosen = order[first : first + 64]
+            sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            written = llama.task.respond(
+                llama, [ids[i] for i in chosen], min_new_tokens=5, max_new_tokens=5, **sampling
+            )
+            expected |= dict(zip(chosen, written, strict=True))
+    before = torch.random.get_rng_state()
+    found = sample_continuations(llama, OPENINGS, tokens=5, seed=1)
+    assert [list(each.answer) for each in found] == [expected[i] for i in range(len(ids))]
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_lesson_that_is_begun_anew_counts_no_gradient_twice(llama: BaseModel) -> None:

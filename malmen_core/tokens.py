@@ -16,6 +16,10 @@ from malmen_core.facts import Fact, normalise
 
 KeyPosition = Literal["answer", "subject"]
 NO_TOKENS = "The target has no tokens. Give the text to answer with."
+UNKNOWN = (
+    "The tokenizer reads a part of the target as {!r}, which stands for whatever it does not know. "
+    "Write the target in characters that it knows."
+)
 CARRIERS = ("a", ".", "\n")
 
 
@@ -214,23 +218,27 @@ def check_facts(
 ) -> list[FactProblem]:
     """Everything about these facts that the model could not be given; an empty list means that all is well.
 
-    Found are: targets that tokenise to nothing or, for a classifier, are none of its `labels`; texts beyond
-    the context; and facts that contradict each other (one normalised prompt, two targets), named pairwise.
-    All texts are tokenised in one call, since a tokenizer's own overhead is that of hundreds of tokens.
+    Found are: targets that tokenise to nothing or to the unknown token or, for a classifier, are none of its
+    `labels`; texts beyond the context; and facts that contradict each other (one normalised prompt, two
+    targets), named pairwise. All texts are tokenised in one call, since a tokenizer's own overhead is that of
+    hundreds of tokens.
     """
     if not facts:
         return []
     answered = [_answered(fact) for fact in facts]
     counts = iter(encode_prompts(tokenizer, [prompt for group in answered for _, prompt, _ in group]))
     texts = list(dict.fromkeys(target for group in answered for _, _, target in group))
-    targets = _label_lengths(labels, texts) if labels else _target_lengths(tokenizer, texts)
+    answers = _labelled(labels, texts) if labels else _answer_ids(tokenizer, texts)
+    unknown = None if labels else tokenizer.unk_token_id
     remedy = f"Give one of the classifier's labels: {', '.join(labels)}." if labels else NO_TOKENS
     problems: list[FactProblem] = []
     for number, (fact, group) in enumerate(zip(facts, answered, strict=True)):
-        problems += _unanswerable(fact, targets, remedy, f"/facts/{number}")
+        problems += _unanswerable(fact, answers, remedy, f"/facts/{number}")
+        if unknown in answers[fact.target]:
+            problems.append(FactProblem(f"/facts/{number}/target", UNKNOWN.format(tokenizer.unk_token)))
         for name, _, target in group:
             found = _length_problem(
-                f"/facts/{number}/{name}", len(next(counts)), targets[target], context_length
+                f"/facts/{number}/{name}", len(next(counts)), len(answers[target]), context_length
             )
             problems += found
     return problems + _contradictions(facts)
@@ -248,31 +256,33 @@ def _answered(fact: Fact) -> list[tuple[str, str, str]]:
     ]
 
 
-def _target_lengths(tokenizer: Any, targets: Sequence[str]) -> dict[str, int]:
-    """Tokens of each target as `encode` puts it, behind a space; 0 for one that has none by itself."""
+def _answer_ids(tokenizer: Any, targets: Sequence[str]) -> dict[str, list[int]]:
+    """Tokens of each target as `encode` puts it, behind a space; none for one that has none by itself."""
     bare, joined = (
         tokenizer([space + target for target in targets], add_special_tokens=False)["input_ids"]
         for space in ("", " ")
     )
     return {
-        target: len(with_space) if alone and target.strip() else 0
+        target: with_space if alone and target.strip() else []
         for target, alone, with_space in zip(targets, bare, joined, strict=True)
     }
 
 
-def _label_lengths(labels: Sequence[str], targets: Sequence[str]) -> dict[str, int]:
-    """1 for each target that is a label, which is one answer; 0 for any other."""
-    return {target: int(target in labels) for target in targets}
+def _labelled(labels: Sequence[str], targets: Sequence[str]) -> dict[str, list[int]]:
+    """The number of each target that is a label, which is one answer; nothing for any other."""
+    return {target: [labels.index(target)] if target in labels else [] for target in targets}
 
 
-def _unanswerable(fact: Fact, lengths: Mapping[str, int], remedy: str, pointer: str) -> list[FactProblem]:
+def _unanswerable(
+    fact: Fact, answers: Mapping[str, Sequence[int]], remedy: str, pointer: str
+) -> list[FactProblem]:
     targets = [("target", fact.target)]
     targets += [
         (f"locality/{i}/target", probe.target)
         for i, probe in enumerate(fact.locality)
         if probe.target is not None
     ]
-    return [FactProblem(f"{pointer}/{name}", remedy) for name, target in targets if lengths[target] == 0]
+    return [FactProblem(f"{pointer}/{name}", remedy) for name, target in targets if not answers[target]]
 
 
 def _length_problem(pointer: str, length: int, target_length: int, context_length: int) -> list[FactProblem]:

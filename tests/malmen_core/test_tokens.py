@@ -27,6 +27,7 @@ from malmen_core.tokens import (
     subject_last_token,
 )
 from tests.tiny import tiny_tokenizer
+from tests.tokenizer_kinds import byte_fallback, unigram
 
 TOKENIZER = tiny_tokenizer()
 CONTEXT = 40
@@ -231,6 +232,23 @@ def test_a_tokenizer_is_loaded_or_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(ModelNotLoadable) as refused:
         load_tokenizer(str(tmp_path / "empty"))
     assert refused.value.field == "/source"
+
+
+def test_a_target_that_the_tokenizer_does_not_know_is_refused() -> None:
+    facts = [Fact("The capital of France is", "Lima"), Fact("The capital of Peru is", "Lima 東京 River")]
+    for template in ("$A </s>", "<s> $A"):
+        known, unknown = (
+            check_facts(unigram(template), facts[:1], 99),
+            check_facts(unigram(template), facts, 99),
+        )
+        assert known == []
+        assert [problem.pointer for problem in unknown] == ["/facts/1/target"]
+        assert "'<unk>'" in unknown[0].detail
+    assert check_facts(byte_fallback(), facts, 99) == []
+    labels = ["東京", "Lima", "Lima 東京 River"]
+    assert check_facts(unigram(), facts, 99, labels) == []
+    prompts = Fact("東京 is in", "Peru", rephrasings=("東京 lies in",), locality=(Probe("京 is", "京"),))
+    assert check_facts(unigram(), [prompts], 99) == []
 
 
 def test_a_target_without_tokens_is_found_also_if_it_has_characters() -> None:

@@ -158,13 +158,14 @@ def verifying(session: Session, claim: Claim) -> None:
     move(subject(session, held(session, claim)), "verifying")
 
 
-def release(session: Session, claim: Claim, counted: bool) -> None:
-    """Give a job back unfinished, to be taken again at once.
+def release(session: Session, claim: Claim, counted: bool, delay_s: float) -> None:
+    """Give a job back unfinished, to be taken again.
 
     Args:
         session: the transaction.
         claim: the right to the job, which ends.
-        counted: whether this was an attempt, or the worker only stopped.
+        counted: whether this was an attempt, or the job is not to blame.
+        delay_s: seconds after which its bell is rung again; 0 rings at once.
 
     Raises:
         LeaseLost, JobCancelled: as `held` says.
@@ -174,9 +175,10 @@ def release(session: Session, claim: Claim, counted: bool) -> None:
     if not counted:
         job.attempts -= 1
     job.lease_expires_at = None
-    job.waiting_since = func.clock_timestamp()
+    job.waiting_since = func.clock_timestamp() + timedelta(seconds=delay_s)
     session.flush()
-    outbox.add(session, job.id)
+    if delay_s == 0:
+        outbox.add(session, job.id)
 
 
 def fail(session: Session, claim: Claim, error: Json) -> None:

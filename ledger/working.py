@@ -85,10 +85,10 @@ class Working:
         with self.database.transaction() as session:
             jobs.verifying(session, claim)
 
-    def release(self, claim: Claim, *, counted: bool = True) -> None:
+    def release(self, claim: Claim, *, counted: bool = True, delay_s: float = 0.0) -> None:
         """Give a job back; see `jobs.release`. A worker that merely stops says `counted=False`."""
         with self.database.transaction() as session:
-            jobs.release(session, claim, counted)
+            jobs.release(session, claim, counted, delay_s)
 
     def fail_job(self, claim: Claim, error: Json) -> None:
         """End a job without a version; `error` is a problem object."""

@@ -6,7 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass
 
-from ledger.errors import JobCancelled, LeaseLost, LedgerError, LedgerUnavailable
+from ledger.errors import BlobStoreUnavailable, JobCancelled, LeaseLost, LedgerError, LedgerUnavailable
 from ledger.records import Claim, VersionRecord
 from malmen_core.errors import CoreError
 from worker.composing import Desk
@@ -17,6 +17,9 @@ from worker.settings import WorkerSettings
 from worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
+
+PUT_OFF_S = 15.0
+RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def _work(shift: Shift, claim: Claim) -> None:
         stopping=shift.stopping,
         release=lambda: _release(shift, claim),
     )
+    put_off = False
     with watchdog, lease:
         try:
             made = perform(shift.desk, lease, settings.verify_live_facts)
@@ -96,8 +100,9 @@ def _work(shift: Shift, claim: Claim) -> None:
             logger.info("Job %s was left: %s", claim.job_id, error)
         except WorkerStopping:
             _release(shift, claim)
-        except LedgerUnavailable as error:
-            logger.warning("Job %s was left and will be taken up again: %s", claim.job_id, error)
+        except (LedgerUnavailable, BlobStoreUnavailable) as error:
+            logger.warning("Job %s is put off: %s", claim.job_id, error)
+            put_off = True
         except (CoreError, LedgerError) as error:
             logger.warning("Job %s failed: %s", claim.job_id, error)
             _fail(shift, claim, problem(error))
@@ -107,6 +112,22 @@ def _work(shift: Shift, claim: Claim) -> None:
             else:
                 _release(shift, claim, counted=True)
             raise
+    if put_off:
+        _put_off(shift, claim)
+
+
+def _put_off(shift: Shift, claim: Claim) -> None:
+    """Give back a job for which the servers were away: no attempt at it, as soon as the ledger answers."""
+    while not shift.stopping.is_set():
+        try:
+            shift.desk.ledger.release(claim, counted=False, delay_s=PUT_OFF_S)
+            return
+        except LedgerUnavailable as error:
+            logger.warning("Job %s cannot be given back yet: %s", claim.job_id, error)
+        except (LeaseLost, JobCancelled) as reason:
+            logger.info("Job %s was not given back: %s", claim.job_id, reason)
+            return
+        shift.stopping.wait(RETRY_S)
 
 
 def _fail(shift: Shift, claim: Claim, error: dict[str, object]) -> None:

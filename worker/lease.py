@@ -28,15 +28,17 @@ class Lease:
 
     Attributes:
         claim: the claim that is kept.
+        lease_s: for how long it is kept at a time.
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, lease_s: float, stopping: threading.Event) -> None:
         self.claim = claim
         self._ledger = ledger
-        self._lease_s = lease_s
+        self.lease_s = lease_s
         self._stopping = stopping
         self._closed = threading.Event()
         self._ended: LeaseLost | JobCancelled | None = None
+        self._outage: LedgerUnavailable | None = None
         self._valid_until = time.monotonic() + lease_s
         self._latest: tuple[str, int, int] | None = None
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -61,13 +63,14 @@ class Lease:
 
         Raises:
             LeaseLost: another worker may hold it.
+            LedgerUnavailable: so it is, for the lease could not be renewed in time.
             JobCancelled: nobody wants it any more.
             WorkerStopping: this worker was asked to stop.
         """
         if self._ended is not None:
             raise self._ended
         if time.monotonic() > self._valid_until:
-            raise LeaseLost(self.claim.job_id, self.claim.fence)
+            raise self._outage or LeaseLost(self.claim.job_id, self.claim.fence)
         if self._stopping.is_set():
             raise WorkerStopping
 
@@ -81,15 +84,16 @@ class Lease:
         return lambda _name, done, total: self.progress(stage, done, total)
 
     def _keep(self) -> None:
-        every = self._lease_s / RENEWALS_PER_LEASE
+        every = self.lease_s / RENEWALS_PER_LEASE
         renew_at, written = time.monotonic() + every, self._latest
         while not self._closed.wait(min(PROGRESS_S, every / 2)):
             try:
                 if time.monotonic() >= renew_at:
                     asked = time.monotonic()
-                    self._ledger.renew(self.claim, self._lease_s)
-                    self._valid_until = asked + self._lease_s
+                    self._ledger.renew(self.claim, self.lease_s)
+                    self._valid_until = asked + self.lease_s
                     renew_at = asked + every
+                    self._outage = None
                 if self._latest is not None and self._latest != written:
                     latest = self._latest
                     self._ledger.progress(self.claim, *latest)
@@ -99,4 +103,5 @@ class Lease:
                 logger.debug("Job %s: %s", self.claim.job_id, error)  # `check` tells the computing thread
                 return
             except LedgerUnavailable as error:
+                self._outage = error
                 logger.warning("Job %s: the lease could not be renewed: %s", self.claim.job_id, error)

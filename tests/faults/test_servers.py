@@ -128,10 +128,10 @@ def test_a_database_that_is_away_at_the_commit_is_waited_for(back: Backend, prox
     assert len(back.versions_of(edit_set)) == 1
 
 
-def test_a_database_that_is_away_past_the_lease_costs_an_attempt_and_no_more(
-    back: Backend, proxy: PostgresProxy
-) -> None:
-    worker = back.start_worker(ERRATA_DATABASE_URL=proxy.url, ERRATA_LEASE_S=str(LEASE_S))
+def test_a_database_that_is_away_past_the_lease_costs_no_attempt(back: Backend, proxy: PostgresProxy) -> None:
+    worker = back.start_worker(
+        ERRATA_DATABASE_URL=proxy.url, ERRATA_LEASE_S=str(LEASE_S), ERRATA_MAX_ATTEMPTS="1"
+    )
     back.wait_ready()
     proxy.cut = Cut.BEFORE_COMMIT
     edit_set = back.post()
@@ -139,6 +139,21 @@ def test_a_database_that_is_away_past_the_lease_costs_an_attempt_and_no_more(
     proxy.set_down(True)
     time.sleep(LEASE_S + 1)
     proxy.set_down(False)
+    back.wait_for(edit_set)
+    assert len(back.versions_of(edit_set)) == 1
+    assert worker.poll() is None
+
+
+def test_a_blob_store_that_is_away_costs_no_attempt(back: Backend) -> None:
+    worker = back.start_worker(ERRATA_MAX_ATTEMPTS="1")
+    back.wait_ready()
+    incoming = back.blobs / "incoming"
+    incoming.rename(back.blobs / "away")
+    incoming.touch()
+    edit_set = back.post()
+    eventually("its return", lambda: "is put off" in back.log_of(worker), 60)
+    eventually("the queue", lambda: back.ledger.get_edit_set(edit_set).status == "queued")
+    incoming.unlink()
     back.wait_for(edit_set)
     assert len(back.versions_of(edit_set)) == 1
     assert worker.poll() is None

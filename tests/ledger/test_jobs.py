@@ -184,6 +184,18 @@ def test_release_lets_the_next_take_it_at_once(bench: Bench) -> None:
     assert bench.claim(ident).attempt == 2
 
 
+def test_a_job_that_is_put_off_is_rung_for_later(bench: Bench) -> None:
+    ident = bench.post()
+    with bench.ledger.take_outbox(10) as rung:
+        assert len(rung) == 1
+    bench.ledger.release(bench.claim(ident), counted=False, delay_s=0.5)
+    with bench.ledger.take_outbox(10) as rung:
+        assert rung == []
+    assert (bench.status(ident), bench.ledger.jobs_to_ring(0)) == ("queued", [])
+    time.sleep(0.6)
+    assert [ring.job_id for ring in bench.ledger.jobs_to_ring(0)] == [bench.job_of(ident)]
+
+
 def test_an_edit_that_keeps_killing_its_worker_is_quarantined(bench: Bench) -> None:
     ident, other = bench.post(), bench.post()
     for attempt in range(1, 4):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
-from sqlalchemy import and_, insert, select
+from sqlalchemy import and_, func, insert, select
 from sqlalchemy.orm import Session
 
 from ledger import chain, rows
@@ -79,7 +79,7 @@ def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
         report=chain.storable(draft.report, "/report"),
         gate_met=draft.gate_met,
         reason=chain.storable(draft.reason, "/reason"),
-        created_at=datetime.now(UTC),
+        created_at=_now(session, head),
         created_by=draft.created_by,
         previous_hash=None if first else head.hash,
         hash="",
@@ -99,6 +99,15 @@ def _facts_of(session: Session, members: Sequence[Member]) -> dict[str, tuple[in
         rows.one_of(EditSet.id, wanted)
     )
     return {ident: (count, digest) for ident, count, digest in session.execute(query)}
+
+
+def _now(session: Session, head: Head) -> datetime:
+    """Return the time by the database's clock, never earlier than that of the model's other versions."""
+    newest = select(func.max(Version.created_at)).where(Version.model_id == head.model_id)
+    found: datetime = session.execute(
+        select(func.greatest(func.clock_timestamp(), newest.scalar_subquery()))
+    ).scalar_one()
+    return found
 
 
 def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -333,3 +334,16 @@ def test_listeners_hear_of_new_jobs(bench: Bench) -> None:
     assert any(next(heard) for _ in range(20))
     assert isinstance(heard, Generator)
     heard.close()
+
+
+def test_a_version_is_never_older_than_those_before(bench: Bench) -> None:
+    """Whatever clocks say: that of this host is not asked, and the database's may have been set back."""
+    _, first = bench.edit()
+    now = bench.rows("SELECT clock_timestamp()")[0][0]
+    assert now - timedelta(minutes=5) < first.created_at <= now
+    bench.execute(
+        "SET session_replication_role = replica",
+        "UPDATE versions SET created_at = created_at + interval '1 hour' WHERE number = 1",
+    )
+    ahead = bench.ledger.get_version("tiny", 1).created_at
+    assert bench.edit()[1].created_at == bench.ledger.roll_back("tiny", 0, "r", bench.key).created_at == ahead

@@ -110,7 +110,7 @@ def held(session: Session, model_id: str, number: int, limit: int, cursor: str |
         InvalidCursor: the cursor is not one of this list.
     """
     limit, listing = cursors.clamp(limit), f"facts {model_id} {number}"
-    shown = max(cursors.decode(listing, cursor) or 0, 0)
+    shown = cursors.decode(listing, cursor, 32) or 0
     query = (
         select(Fact)
         .join(VersionEditSet, VersionEditSet.edit_set_id == Fact.edit_set_id)

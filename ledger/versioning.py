@@ -60,7 +60,7 @@ class Versioning:
     ) -> tuple[int, Page[FactRecord]]:
         """Return a version's number, and a page of the facts that it holds; see `facts.held`."""
         with self.database.transaction() as session:
-            number = versions.number_of(session, model_id, ref)
+            number = versions.find(session, model_id, ref).number
             return number, facts.held(session, model_id, number, limit, cursor)
 
     def facts_at(self, places: Sequence[tuple[str, int]]) -> tuple[FactRecord, ...]:

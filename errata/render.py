@@ -33,6 +33,31 @@ def measure_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def measures_beside(*versions: Mapping[str, Any]) -> Table:
+    """The measures of some versions, each in a column."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("measure")
+    for version in versions:
+        table.add_column(f"version {version['number']}", justify="right")
+    for name, title, _ in MEASURES:
+        table.add_row(title, *(number((version.get("report") or {}).get(name)) for version in versions))
+    facts = [str(version["live_fact_count"]) for version in versions]
+    table.add_row("facts", *facts)
+    return table
+
+
+def change_table(changes: Sequence[Mapping[str, Any]]) -> Table:
+    """Facts that one version holds and another does not."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "fact", "prompt", "target"):
+        table.add_column(title, overflow="fold")
+    for change in changes:
+        sign = "[green]+[/]" if change["change"] == "added" else "[red]-[/]"
+        texts = (one_line(str(change[name]), 60) for name in ("fact", "prompt", "target"))
+        table.add_row(sign, *map(escape, texts))
+    return table
+
+
 def edit_lines(edit: Mapping[str, Any]) -> Iterator[str]:
     """An edit set in words, with rich markup."""
     version = ""

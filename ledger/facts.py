@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVarTuple
 
-from sqlalchemy import all_, select
+from sqlalchemy import Row, Select, all_, and_, false, select, true
 from sqlalchemy.orm import Session
 
 from ledger import chain, cursors, rows, superseding, versions
@@ -14,6 +15,8 @@ from ledger.errors import NotFound
 from ledger.ids import fact_id
 from ledger.records import FactRecord, Json, Member, Page, Provenance
 from ledger.tables import EditSet, Fact, FactReportRow, TrialReport, VersionEditSet
+
+Columns = TypeVarTuple("Columns")
 
 
 def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
@@ -104,25 +107,54 @@ def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord,
 def held(session: Session, model_id: str, number: int, limit: int, cursor: str | None) -> Page[FactRecord]:
     """Return a page of the facts that a version holds, by edit set, then by position.
 
-    What a version holds never changes, so the cursor is how many were shown.
+    Raises:
+        InvalidCursor: the cursor is not one of this list.
+    """
+    page = _page(session, _held(select(Fact), model_id, number), f"facts {model_id} {number}", limit, cursor)
+    return Page(tuple(_record(row, False, None) for (row,) in page.items), page.next_cursor)
+
+
+def differing(
+    session: Session, model_id: str, number: int, since: int, limit: int, cursor: str | None
+) -> Page[tuple[bool, FactRecord]]:
+    """Return a page of the facts that one of two versions holds and the other does not; as `held` has them.
+
+    Returns:
+        Whether it is the version `number` that holds the fact, and the fact.
 
     Raises:
         InvalidCursor: the cursor is not one of this list.
     """
-    limit, listing = cursors.clamp(limit), f"facts {model_id} {number}"
-    shown = cursors.decode(listing, cursor, 32) or 0
-    query = (
-        select(Fact)
-        .join(VersionEditSet, VersionEditSet.edit_set_id == Fact.edit_set_id)
-        .where(VersionEditSet.model_id == model_id, VersionEditSet.number == number)
-        .where(
-            Fact.position != all_(VersionEditSet.withdrawn), Fact.position != all_(VersionEditSet.superseded)
-        )
-        .order_by(Fact.edit_set_id, Fact.position)
+    places = select(Fact.edit_set_id, Fact.position)
+    here, there = _held(places, model_id, number), _held(places, model_id, since)
+    added, removed = here.except_(there).subquery(), there.except_(here).subquery()
+    changes = select(added, true().label("added")).union_all(select(removed, false())).subquery()
+    query = select(Fact, changes.c.added).join(
+        changes, and_(changes.c.edit_set_id == Fact.edit_set_id, changes.c.position == Fact.position)
     )
-    found = session.scalars(query.offset(shown).limit(limit + 1)).all()
+    page = _page(session, query, f"changes {model_id} {since} {number}", limit, cursor)
+    return Page(tuple((added, _record(row, False, None)) for row, added in page.items), page.next_cursor)
+
+
+def _held(query: Select[*Columns], model_id: str, number: int) -> Select[*Columns]:
+    """Narrow a query to the facts that a version holds."""
+    return query.join(VersionEditSet, VersionEditSet.edit_set_id == Fact.edit_set_id).where(
+        VersionEditSet.model_id == model_id,
+        VersionEditSet.number == number,
+        Fact.position != all_(VersionEditSet.withdrawn),
+        Fact.position != all_(VersionEditSet.superseded),
+    )
+
+
+def _page(
+    session: Session, query: Select[*Columns], listing: str, limit: int, cursor: str | None
+) -> Page[Row[*Columns]]:
+    """Return a page of facts of versions, which never change, so that the cursor is how many were shown."""
+    limit, shown = cursors.clamp(limit), cursors.decode(listing, cursor, 32) or 0
+    ordered = query.order_by(Fact.edit_set_id, Fact.position)
+    found = session.execute(ordered.offset(shown).limit(limit + 1)).all()
     following = cursors.encode(listing, shown + limit) if len(found) > limit else None
-    return Page(tuple(_record(row, False, None) for row in found[:limit]), following)
+    return Page(tuple(found[:limit]), following)
 
 
 def at(session: Session, places: Sequence[tuple[str, int]]) -> tuple[FactRecord, ...]:

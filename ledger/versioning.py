@@ -63,6 +63,33 @@ class Versioning:
             number = versions.find(session, model_id, ref).number
             return number, facts.held(session, model_id, number, limit, cursor)
 
+    def changes(
+        self,
+        model_id: str,
+        ref: int | str,
+        since: int | str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> tuple[VersionRecord, VersionRecord, Page[tuple[bool, FactRecord]]]:
+        """Return two versions, and a page of the facts that differ between them; see `facts.differing`.
+
+        Args:
+            model_id: the model.
+            ref: the one version, by number or alias.
+            since: the other; None for the parent of the first, or version 0 itself.
+            limit: facts of a page.
+            cursor: of the page before, or None.
+
+        Raises:
+            NotFound: there is no such version.
+            InvalidCursor: the cursor is not one of this list.
+        """
+        with self.database.transaction() as session:
+            version = versions.get(session, model_id, ref)
+            other = versions.get(session, model_id, (version.parent or 0) if since is None else since)
+            page = facts.differing(session, model_id, version.number, other.number, limit, cursor)
+            return version, other, page
+
     def facts_at(self, places: Sequence[tuple[str, int]]) -> tuple[FactRecord, ...]:
         """Return facts by edit set and position, in that order, with reports; see `facts.at`."""
         with self.database.transaction() as session:

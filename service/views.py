@@ -16,6 +16,7 @@ from ledger.records import (
     WithdrawalRecord,
 )
 from malmen_core.families import family_of
+from service.schemas.changes import Change
 from service.schemas.edits import Accepted, EditSetView, FactView, ProgressView
 from service.schemas.health import LedgerCheckView, LedgerProblemView
 from service.schemas.keys import KeyView, Scope
@@ -98,6 +99,11 @@ def held_fact(record: FactRecord) -> HeldFact:
         target=record.target,
         subject=record.subject,
     )
+
+
+def change(added: bool, record: FactRecord) -> Change:
+    """A fact that differs between two versions."""
+    return Change(**held_fact(record).model_dump(), change="added" if added else "removed")
 
 
 def model(record: ModelRecord) -> ModelView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Path
+from fastapi import Path, Query
 from fastapi.responses import JSONResponse
 
 from ledger.errors import NotFound
@@ -15,6 +15,8 @@ from service.guard import ReadKey
 from service.problems import Problem
 from service.routes import OBJECT_ID, Cursor, Limit, ModelId, problems, router
 from service.schemas.base import Paged
+from service.schemas.changes import Changes
+from service.schemas.generate import VersionName
 from service.schemas.models import ModelView, VersionView, WithdrawalView
 
 routes = router("models")
@@ -58,16 +60,44 @@ def list_versions(
 )
 def get_version(model_id: ModelId, ref: Ref, services: ServicesDep, _: ReadKey) -> VersionView | JSONResponse:
     """One version: its facts' count, delta digest, report, parent and hash."""
-    if ref == "base":
-        ref = "0"
-    number_or_name = int(ref) if ref.isascii() and ref.isdigit() else ref
     try:
-        return views.version(services.ledger.get_version(model_id, number_or_name))
+        return views.version(services.ledger.get_version(model_id, _number_or_name(ref)))
     except NotFound as error:
         withdrawal = _find_withdrawal(services, model_id, ref)
         if withdrawal is None:
             raise error
     return _of_withdrawal(services, withdrawal)
+
+
+@routes.get("/models/{model_id}/versions/{ref}/changes", responses=problems(404, 422))
+def list_changes(
+    model_id: ModelId,
+    ref: Ref,
+    services: ServicesDep,
+    _: ReadKey,
+    since: Annotated[
+        VersionName | None, Query(description="Number, alias or `base`; by default the version's parent.")
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Changes:
+    """What a version changed: the facts that it holds and another does not, or the other way round."""
+    other_ref = None if since is None else _number_or_name(since)
+    version, other, page = services.ledger.changes(model_id, _number_or_name(ref), other_ref, limit, cursor)
+    items = [views.change(added, fact) for added, fact in page.items]
+    return Changes(
+        model=model_id,
+        version=views.version(version),
+        since=views.version(other),
+        items=items,
+        next_cursor=page.next_cursor,
+    )
+
+
+def _number_or_name(ref: str) -> int | str:
+    if ref == "base":
+        return 0
+    return int(ref) if ref.isascii() and ref.isdigit() else ref
 
 
 def _find_withdrawal(services: Services, model_id: str, ident: str) -> WithdrawalRecord | None:

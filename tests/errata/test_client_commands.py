@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from errata.cli import assemble
+from ledger.models import DEFAULT_GATE
 from tests import servers
 from tests.harness import tiny_editor
 from tests.service import player
@@ -104,6 +105,18 @@ def test_what_waits_for_the_alias_is_said_not_to_be_live(service: Running, file:
         assert f"applied, version {number}, {word} (2 facts)" in said.stdout
 
 
+def test_a_version_says_what_it_changed(service: Running, file: Path) -> None:
+    before = service.ledger.get_version("tiny", "live").number
+    ident = apply(service, file)
+    compared = answer(service, "versions", "live", "--since", str(before))
+    assert [i["fact"] for i in compared["items"] if i["change"] == "added"] == [f"{ident}.0", f"{ident}.1"]
+    assert compared["since"]["number"] == before
+    said = run(service, "versions", "live")
+    assert f"version {before}" in said.stdout
+    assert "The capital of Peru is" in said.stdout
+    assert "errata versions live" in run(service, "versions", "--since", "base").stderr
+
+
 def test_edit_sets_and_facts_are_withdrawn(service: Running, file: Path) -> None:
     whole, part = apply(service, file), apply(service, file)
     ids = ("--withdraw", whole, "--withdraw", f"{part}.1")
@@ -164,7 +177,7 @@ def test_a_model_is_registered_with_its_editor(
     modules = ", ".join(service.ledger.get_model("tiny").modules)
     given = ("--editor", "editor.safetensors", "--modules", modules, "--gate", '{"locality": 0.5}')
     made = answer(service, "register", str(tiny_folder), "--id", "second", *given, model=None)
-    assert (made["gate"], made["modules"]) == ({"locality": 0.5}, modules.split(", "))
+    assert (made["gate"], made["modules"]) == ({**DEFAULT_GATE, "locality": 0.5}, modules.split(", "))
     assert service.ledger.get_model("second").given_editor_digest is not None
     for option, value, word in (
         ("--editor", "nowhere", "/editor"),

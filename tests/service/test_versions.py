@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import httpx
@@ -115,6 +116,55 @@ def test_the_facts_of_a_version_can_be_read_after_it(service: Running, admin: ht
     other = admin.get("/models/tiny/facts", params={"version": older, "limit": 1}).json()["next_cursor"]
     assert pointers(is_problem(admin.get("/models/tiny/facts", params={"cursor": other}), 422)) == ["/cursor"]
     assert admin.get("/models/tiny/facts", params={"version": "base"}).json()["items"] == []
+
+
+def all_items(admin: httpx.Client, path: str, **params: Any) -> list[dict[str, Any]]:
+    """The items of a list, read in pages of two."""
+    items: list[dict[str, Any]] = []
+    params["limit"] = 2
+    while params.get("cursor", "") is not None:
+        page = admin.get(path, params=params).json()
+        items += page["items"]
+        params["cursor"] = page["next_cursor"]
+    return items
+
+
+def test_any_two_versions_can_be_compared(service: Running, admin: httpx.Client) -> None:
+    def finish(job_id: str) -> int:
+        return player.finish(service.ledger, job_id).number
+
+    asked = [{"prompt": f"Item {n} is", "target": "Canberra"} for n in range(4)]
+    parts = (asked[:3], asked[2:])
+    sets = [admin.post("/edits", json={"model": "tiny", "facts": facts}).json()["id"] for facts in parts]
+    numbers = [finish(service.ledger.get_edit_set(ident).job_id) for ident in sets]
+    wanted = {"withdraw": {"facts": [f"{sets[0]}.1"]}, "reason": "retracted"}
+    asked_for = admin.post(ROLLBACK, json=wanted).json()["id"]
+    numbers.append(finish(service.ledger.get_withdrawal(asked_for).job_id))
+    numbers += [0, admin.post(ROLLBACK, json={"to_version": numbers[0], "reason": "back"}).json()["number"]]
+    held = {n: [f["fact"] for f in all_items(admin, "/models/tiny/facts", version=n)] for n in numbers}
+    for version, since in product(numbers, numbers):
+        path = f"/models/tiny/versions/{version}/changes"
+        found = [(item["change"], item["fact"]) for item in all_items(admin, path, since=since)]
+        expected = [("added", fact) for fact in held[version] if fact not in held[since]]
+        expected += [("removed", fact) for fact in held[since] if fact not in held[version]]
+        assert found == sorted(expected, key=lambda change: change[1])
+        assert bool(found) == (held[version] != held[since])
+    second = admin.get(f"/models/tiny/versions/{numbers[1]}/changes").json()  # since its parent
+    assert (second["version"]["number"], second["since"]["number"]) == (numbers[1], numbers[0])
+    assert [(item["change"], item["fact"]) for item in second["items"]] == [
+        ("removed", f"{sets[0]}.2"),
+        ("added", f"{sets[1]}.0"),
+        ("added", f"{sets[1]}.1"),
+    ]
+    assert second["items"][1] | asked[2] == second["items"][1]
+    assert second["version"]["report"] is not None
+    assert admin.get("/models/tiny/versions/base/changes").json()["items"] == []
+
+
+def test_what_cannot_be_compared_is_named(service: Running, admin: httpx.Client) -> None:
+    is_problem(admin.get("/models/tiny/versions/999/changes"), 404)
+    is_problem(admin.get("/models/tiny/versions/live/changes", params={"since": "nobody"}), 404)
+    is_problem(admin.get("/models/tiny/versions/live/changes", params={"cursor": "x"}), 422)
 
 
 def test_a_failed_withdrawal_says_why(service: Running, admin: httpx.Client) -> None:

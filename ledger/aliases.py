@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ledger import audit, rows, versions
+from ledger import audit, versions
 from ledger.blobs import Blobs
 from ledger.errors import GateNotMet, InvalidName, StaleParent
 from ledger.records import Actor, VersionRecord
@@ -45,11 +45,10 @@ def point(session: Session, model_id: str, name: str, number: int, actor: Actor)
     )
 
 
-def _edit_sets(session: Session, model_id: str, number: int) -> set[str]:
-    query = select(VersionEditSet.edit_set_id).where(
+def _edit_sets(model_id: str, number: int | None) -> Select[str]:
+    return select(VersionEditSet.edit_set_id).where(
         VersionEditSet.model_id == model_id, VersionEditSet.number == number
     )
-    return set(session.scalars(query))
 
 
 def _move_statuses(session: Session, model_id: str, number: int) -> None:
@@ -57,15 +56,14 @@ def _move_statuses(session: Session, model_id: str, number: int) -> None:
     current = session.scalar(
         select(Alias.number).where(Alias.model_id == model_id, Alias.name == LIVE).with_for_update()
     )
-    before = set() if current is None else _edit_sets(session, model_id, current)
-    after = _edit_sets(session, model_id, number)
-    for idents, olds, new in (
-        (before - after, ["applied"], "withdrawn"),
-        (after - before, ["withdrawn", "rejected"], "applied"),
+    before, after = _edit_sets(model_id, current), _edit_sets(model_id, number)
+    for moved, olds, new in (
+        (before.except_(after), ["applied"], "withdrawn"),
+        (after.except_(before), ["withdrawn", "rejected"], "applied"),
     ):
         session.execute(
             update(EditSet)
-            .where(rows.one_of(EditSet.id, idents), EditSet.status.in_(olds))
+            .where(EditSet.id.in_(moved), EditSet.status.in_(olds))
             .values(status=new)
             .execution_options(synchronize_session=False)
         )
@@ -154,9 +152,10 @@ def roll_back(
             report=target.report,
             reason=reason,
             created_by=audit.actor_name(actor),
+            like=target,
         ),
     )
     point(session, model_id, LIVE, made.number, actor)
     detail = {"from": before, "to": target.number, "reason": reason, "hash": made.hash}
     audit.record(session, actor, "model.roll_back", f"models/{model_id}/versions/{made.number}", detail)
-    return versions.get(session, model_id, made.number)
+    return versions.named(session, made)

@@ -172,7 +172,7 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
         raise InconsistentVersion(job.model_id, f"{row.id} is a dry run, which makes no version")
     jobs.move(row, "verifying")
     session.flush()
-    made = versions.append(session, head, _draft(job, row, new))
+    made = versions.append(session, head, _draft(job, row, live, new))
     promoted = isinstance(row, Withdrawal) or (new.gate_met and row.promote == "auto")
     jobs.move(row, "applied" if isinstance(row, Withdrawal) or new.gate_met else "rejected")
     row.version_number = made.number
@@ -185,7 +185,7 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     detail = {"subject": jobs.name(row), "hash": made.hash, "live": promoted, "gate_met": new.gate_met}
     place = f"models/{job.model_id}/versions/{made.number}"
     audit.record(session, claim.holder, "version.commit", place, detail)
-    return versions.get(session, job.model_id, made.number)
+    return versions.named(session, made)
 
 
 def conclude_trial(
@@ -226,7 +226,7 @@ def conclude_trial(
     return edit_sets.get(session, row.id)
 
 
-def _draft(job: Job, row: EditSet | Withdrawal, new: NewVersion) -> versions.Draft:
+def _draft(job: Job, row: EditSet | Withdrawal, live: VersionRecord, new: NewVersion) -> versions.Draft:
     return versions.Draft(
         kind=new.kind,
         parent=new.parent_number,
@@ -241,4 +241,5 @@ def _draft(job: Job, row: EditSet | Withdrawal, new: NewVersion) -> versions.Dra
         report=new.report,
         reason=row.reason if isinstance(row, Withdrawal) else None,
         fact_reports=new.fact_reports,
+        like=live,
     )

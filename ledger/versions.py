@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import and_, func, insert, select
+from sqlalchemy import and_, func, insert, literal, select
 from sqlalchemy.orm import Session
 
 from ledger import chain, rows
@@ -23,7 +23,10 @@ LIVE = "live"
 
 @dataclass(frozen=True)
 class Draft:
-    """What a new version says of itself; the rest follows from its place in the chain."""
+    """What a new version says of itself; the rest follows from its place in the chain.
+
+    `like` is a version with much the same members: rows of those are copied in the database.
+    """
 
     kind: VersionKind
     parent: int | None
@@ -39,6 +42,7 @@ class Draft:
     report: Json | None = None
     reason: str | None = None
     fact_reports: tuple[FactReport, ...] = field(default=())
+    like: VersionRecord | None = None
 
 
 def lock_head(session: Session, model_id: str) -> Head:
@@ -118,17 +122,21 @@ def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
     }
     session.execute(insert(Version).values(job_id=draft.job_id, **values))
     place = {"model_id": version.model_id, "number": version.number}
-    if version.members:
-        members = [
-            {
-                **place,
-                "edit_set_id": member.edit_set_id,
-                "statistics_digest": member.statistics_digest,
-                "withdrawn": list(member.withdrawn),
-                "superseded": list(member.superseded),
-            }
-            for member in version.members
-        ]
+    alike = set() if draft.like is None else {*version.members} & {*draft.like.members}
+    if draft.like is not None:
+        _copy_members(session, draft.like, version.number, alike)
+    members = [
+        {
+            **place,
+            "edit_set_id": member.edit_set_id,
+            "statistics_digest": member.statistics_digest,
+            "withdrawn": list(member.withdrawn),
+            "superseded": list(member.superseded),
+        }
+        for member in version.members
+        if member not in alike
+    ]
+    if members:
         session.execute(insert(VersionEditSet), members)
     if draft.fact_reports:
         reports = [
@@ -141,6 +149,17 @@ def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
             for report in draft.fact_reports
         ]
         session.execute(insert(FactReportRow), reports)
+
+
+def _copy_members(session: Session, like: VersionRecord, number: int, alike: Iterable[Member]) -> None:
+    """Add to a version some of the members that another one of its model has."""
+    columns = VersionEditSet.__table__.columns
+    rows_alike = select(*(literal(number) if column.key == "number" else column for column in columns)).where(
+        VersionEditSet.model_id == like.model_id,
+        VersionEditSet.number == like.number,
+        rows.one_of(VersionEditSet.edit_set_id, [member.edit_set_id for member in alike]),
+    )
+    session.execute(insert(VersionEditSet).from_select(columns.keys(), rows_alike))
 
 
 def members_of(session: Session, model_id: str, numbers: Sequence[int]) -> Mapping[int, tuple[Member, ...]]:
@@ -164,10 +183,21 @@ def records(session: Session, found: Sequence[Version]) -> list[VersionRecord]:
         return []
     model_id = found[0].model_id
     members = members_of(session, model_id, [row.number for row in found])
-    aliases: defaultdict[int, list[str]] = defaultdict(list)
-    for alias in session.scalars(select(Alias).where(Alias.model_id == model_id).order_by(Alias.name)):
-        aliases[alias.number].append(alias.name)
+    aliases = _aliases(session, model_id)
     return [_record(row, members[row.number], tuple(aliases[row.number])) for row in found]
+
+
+def _aliases(session: Session, model_id: str) -> defaultdict[int, list[str]]:
+    aliases: defaultdict[int, list[str]] = defaultdict(list)
+    query = select(Alias.number, Alias.name).where(Alias.model_id == model_id).order_by(Alias.name)
+    for number, name in session.execute(query):
+        aliases[number].append(name)
+    return aliases
+
+
+def named(session: Session, version: VersionRecord) -> VersionRecord:
+    """Return a version that was just made, with the aliases that point at it by now."""
+    return replace(version, aliases=tuple(_aliases(session, version.model_id)[version.number]))
 
 
 def _record(row: Version, members: tuple[Member, ...], aliases: tuple[str, ...]) -> VersionRecord:

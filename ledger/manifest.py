@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from sqlalchemy import select
@@ -65,16 +65,21 @@ def make(session: Session, model_id: str, ref: int | str) -> dict[str, Any]:
 
 def _chain(session: Session, wanted: VersionRecord) -> Iterator[dict[str, Any]]:
     """Yield what each version covers, from version 0 to the wanted one."""
-    digests = {edit_set.id: edit_set.facts_digest for edit_set in session.scalars(select(EditSet))}
     query = select(Version).where(Version.model_id == wanted.model_id, Version.number <= wanted.number)
-    found = session.scalars(query.order_by(Version.number)).all()
-    for version in versions.records(session, found):
+    found = versions.records(session, session.scalars(query.order_by(Version.number)).all())
+    digests = _digests(session, {member.edit_set_id for version in found for member in version.members})
+    for version in found:
         yield {"hash": version.hash, "content": chain.version_content(version, digests)}
+
+
+def _digests(session: Session, edit_set_ids: Collection[str]) -> dict[str, str]:
+    query = select(EditSet.id, EditSet.facts_digest).where(rows.one_of(EditSet.id, edit_set_ids))
+    return {row.id: row.facts_digest for row in session.execute(query)}
 
 
 def _facts(session: Session, wanted: VersionRecord) -> list[dict[str, Any]]:
     """Return all facts of the version's edit sets by edit set and position, and whether it holds each."""
-    held = {(fact.edit_set_id, fact.position) for fact in facts.of_members(session, wanted.members)}
+    left_out = {member.edit_set_id: {*member.left_out} for member in wanted.members}
     whole = [Member(member.edit_set_id, member.statistics_digest) for member in sorted(wanted.members)]
     found = []
     for fact in facts.of_members(session, whole):
@@ -83,7 +88,7 @@ def _facts(session: Session, wanted: VersionRecord) -> list[dict[str, Any]]:
             {
                 "edit_set": fact.edit_set_id,
                 "position": fact.position,
-                "live": (fact.edit_set_id, fact.position) in held,
+                "live": fact.position not in left_out[fact.edit_set_id],
                 "digest": chain.digest(chain.canonical_json(content)),
                 "content": content,
             }

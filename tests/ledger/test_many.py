@@ -35,13 +35,15 @@ def grow(bench: Bench, first: int, last: int) -> list[str]:
 
 @contextmanager
 def watched(bench: Bench) -> Iterator[Counter[str]]:
-    """Count a block's statements, those about members, and the parameters of that which has most."""
+    """Count a block's statements, those about members and facts, and the parameters of the longest."""
     seen: Counter[str] = Counter()
 
     def note(_1: Any, _2: Any, statement: str, parameters: Any, _4: Any, many: bool) -> None:
         rows = parameters if many else [parameters]
         seen["statements"] += len(rows)
         seen["members"] += "version_edit_sets" in statement
+        seen["whole edit_sets"] += statement.endswith("FROM edit_sets")
+        seen["facts"] += "FROM facts" in statement
         seen["parameters"] = max(seen["parameters"], *map(len, rows))
 
     event.listen(bench.ledger.engine, "before_cursor_execute", note)
@@ -87,3 +89,13 @@ def test_a_number_is_found_without_its_members(bench: Bench) -> None:
     with watched(bench) as seen:
         assert [bench.ledger.number_of("tiny", ref) for ref in ("live", "base", 1)] == [made.number, 0, 1]
     assert seen["members"] == 0
+
+
+def test_a_manifest_reads_each_fact_once_and_not_all_edit_sets(bench: Bench) -> None:
+    first, _ = bench.edit()
+    bench.finish(bench.ledger.request_withdrawal("tiny", [], [fact_id(first, 1)], "r", "me").id)
+    bench.post()
+    with watched(bench) as seen:
+        manifest = bench.ledger.manifest("tiny", "live")
+    assert [(fact["edit_set"], fact["live"]) for fact in manifest["facts"]] == [(first, True), (first, False)]
+    assert (seen["facts"], seen["whole edit_sets"]) == (1, 0)

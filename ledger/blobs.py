@@ -21,6 +21,7 @@ from ledger.chain import digest
 from ledger.errors import BlobCorrupt, BlobMissing, BlobStoreUnavailable
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+INCOMING = re.compile(r"incoming/[0-9a-f]{32}")
 LOCK_S = {fcntl.LOCK_SH: 10.0, fcntl.LOCK_EX: 1.0}
 
 
@@ -70,6 +71,9 @@ class Blobs(Protocol):
 
     def stored(self) -> Iterator[tuple[str, int]]:
         """Yield the digest and size in bytes of every blob that is there, in no order.
+
+        What a `put` has not finished, or never will, is there under a name of its own, which `modified` and
+        `remove` know too.
 
         Raises:
             BlobStoreUnavailable: the store cannot be listed.
@@ -192,35 +196,27 @@ class LocalBlobs:
 
     def size(self, name: str) -> int:
         """Return its size in bytes."""
-        path = self.root / _place(name)
-        try:
-            return path.stat().st_size
-        except FileNotFoundError as error:
-            raise BlobMissing(name, str(path)) from error
+        return self._stat(name, self.root / _place(name)).st_size
 
     def place(self, name: str) -> str:
         """Return its path, relative to the store."""
         return _place(name)
 
     def stored(self) -> Iterator[tuple[str, int]]:
-        """Yield the digest and size of every blob."""
-        for path in self.root.glob("sha256/??/*"):
-            name = f"sha256:{path.name}"
-            with suppress(FileNotFoundError):
-                if DIGEST.fullmatch(name):
-                    yield name, path.stat().st_size
+        """Yield the digest and size of every blob, and the name and size of every unfinished one."""
+        for path in (*self.root.glob("sha256/??/*"), *self.root.glob("incoming/*")):
+            name = f"incoming/{path.name}" if path.parent.name == "incoming" else f"sha256:{path.name}"
+            with suppress(BlobMissing):
+                if DIGEST.fullmatch(name) or INCOMING.fullmatch(name):
+                    yield name, self._stat(name, path).st_size
 
     def modified(self, name: str) -> float:
         """Return when it was last put."""
-        path = self.root / _place(name)
-        try:
-            return path.stat().st_mtime
-        except FileNotFoundError as error:
-            raise BlobMissing(name, str(path)) from error
+        return self._stat(name, self._removable(name)).st_mtime
 
     def remove(self, name: str, before: float) -> bool:
         """Remove a blob unless it was put again; no `put` is under way meanwhile."""
-        path = self.root / _place(name)
+        path = self._removable(name)
         try:
             with self._locked(fcntl.LOCK_EX):
                 if path.stat().st_mtime >= before:
@@ -229,6 +225,17 @@ class LocalBlobs:
                 return True
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise BlobStoreUnavailable(str(self.root), str(error)) from error
+
+    def _removable(self, name: str) -> Path:
+        return self.root / (name if INCOMING.fullmatch(name) else _place(name))
+
+    def _stat(self, name: str, path: Path) -> os.stat_result:
+        try:
+            return path.stat()
+        except FileNotFoundError as error:
+            raise BlobMissing(name, str(path)) from error
         except OSError as error:
             raise BlobStoreUnavailable(str(self.root), str(error)) from error
 

@@ -106,6 +106,32 @@ def test_neither_putting_nor_removing_waits_for_ever(tmp_path: Path, monkeypatch
     assert store.put(b"third") == digest(b"third")
 
 
+def test_what_a_killed_process_left_is_seen_and_removed(tmp_path: Path) -> None:
+    store = LocalBlobs(tmp_path)
+    finished = store.put(b"content")
+    for file in ("0" * 32, "note"):
+        (tmp_path / "incoming" / file).write_bytes(b"par")
+    left = "incoming/" + "0" * 32
+    assert dict(store.stored()) == {finished: 7, left: 3}
+    assert not store.remove(left, store.modified(left)), "perhaps somebody is at it"
+    assert store.remove(left, time.time() + 60)
+    assert dict(store.stored()) == {finished: 7}
+    with pytest.raises(BlobMissing):
+        store.modified(left)
+    with pytest.raises(BlobMissing):
+        store.get(left)
+
+
+def test_a_store_that_cannot_be_looked_at_is_unavailable(tmp_path: Path) -> None:
+    store = LocalBlobs(tmp_path)
+    name = store.put(b"content")
+    (tmp_path / "sha256").rename(tmp_path / "away")
+    (tmp_path / "sha256").touch()
+    for look in (store.get, store.check, store.size, store.modified):
+        with pytest.raises(BlobStoreUnavailable, match="Not a directory"):
+            look(name)
+
+
 def test_missing(store: Blobs) -> None:
     absent = digest(b"never stored")
     assert not store.exists(absent)

@@ -58,6 +58,18 @@ def test_only_what_nothing_names_goes_and_only_after_the_grace(bench: Bench) -> 
     assert ledger.verify().ok
 
 
+def test_what_a_killed_process_left_half_written_is_counted_and_removed(ledger: Ledger) -> None:
+    assert isinstance(ledger.blobs, LocalBlobs)
+    ledger.blobs.put(b"content")
+    for name, seconds in (("0" * 32, DAY + 60), ("1" * 32, DAY - 60)):
+        file = ledger.blobs.root / "incoming" / name
+        file.write_bytes(b"half")
+        os.utime(file, 2 * (time.time() - seconds,))
+    assert (ledger.usage().unnamed, ledger.usage().collectable) == (Space(3, 15), Space(1, 4))
+    assert collect(ledger) == Space(1, 4)
+    assert [path.name for path in (ledger.blobs.root / "incoming").iterdir()] == ["1" * 32]
+
+
 def test_more_than_one_batch(ledger: Ledger) -> None:
     names = [ledger.blobs.put(f"blob {n}".encode()) for n in range(2 * space.BATCH + 3)]
     assert collect(ledger, -60).blobs == len(names)

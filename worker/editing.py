@@ -50,6 +50,7 @@ def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSe
         try:
             return _verify_and_commit(desk, lease, job, members, candidate, live_facts, outcomes)
         except HeadMoved as moved:
+            lease.overtaken = True
             logger.info("Job %s solves again: %s", lease.claim.job_id, moved)
             job = insist(lease, lambda: desk.ledger.load_job(lease.claim))
 

@@ -66,6 +66,8 @@ class Watchdog:
             overdue = overdue + TICK_S if time.monotonic() > self._lease.valid_until else 0.0
             leaving = leaving + TICK_S if self._stopping.is_set() else 0.0
             if at_work > self._job_timeout_s:
+                if self._lease.overtaken:
+                    self._give_back()  # it could have been done by now: no attempt
                 self._end("it exceeded ERRATA_JOB_TIMEOUT_S", EXIT_TIMEOUT)
             elif overdue > self._overdue_s:
                 self._end("its lease ended long ago and could not be renewed", EXIT_TIMEOUT)

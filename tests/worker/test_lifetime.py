@@ -19,6 +19,23 @@ from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.stack
 
+OUTLASTS = """
+import sys, time
+from threading import Event
+from typing import cast
+from ledger import Ledger
+from ledger.records import Claim
+from worker.lease import Lease
+from worker.watchdog import Watchdog
+
+claim = Claim("job", "tiny", "edit", "tests", 1, 1)
+lease = Lease(cast(Ledger, None), claim, 60, Event())
+lease.overtaken = bool(int(sys.argv[1]))
+told = lambda: print("given back", flush=True)
+with Watchdog(lease, job_timeout_s=0.3, lease_s=60, stop_grace_s=60, stopping=Event(), release=told):
+    time.sleep(30)
+"""
+
 
 @pytest.fixture
 def unregistered(database_url: str, redis_url: str, tmp_path: Path, tiny_folder: Path) -> Iterator[Backend]:
@@ -109,6 +126,18 @@ def test_a_job_that_outlasts_its_time_ends_the_worker(back: Backend) -> None:
     back.post()
     assert worker.wait(40) == 70
     assert "ERRATA_JOB_TIMEOUT_S" in back.log_of(worker)
+
+
+@pytest.mark.parametrize("overtaken", [True, False])
+def test_a_job_that_was_overtaken_until_its_time_was_over_is_given_back(overtaken: bool) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", OUTLASTS, str(int(overtaken))],
+        env={"PATH": "/usr/bin", "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (70, "given back\n" if overtaken else "")
 
 
 def test_a_cancelled_job_is_left(back: Backend) -> None:

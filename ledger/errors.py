@@ -280,7 +280,8 @@ class GateNotMet(LedgerError):
     def __init__(self, model_id: str, number: int) -> None:
         super().__init__(
             f"Version {number} of {model_id!r} did not meet its gate.",
-            remedy="Read its report; to make it live all the same, say force and give a reason.",
+            remedy="Read its report; to make it live all the same, PUT it as the alias `live` (/admin/models/"
+            f"{model_id}/aliases/live) with force and a reason.",
         )
 
 

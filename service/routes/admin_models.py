@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import Path, Response
 from fastapi.responses import JSONResponse
 
-from ledger.errors import LedgerError, NotFound, NotLive, WrongModel
+from ledger.errors import GateNotMet, LedgerError, NotFound, NotLive, StaleParent, WrongModel
 from ledger.records import KeyRecord
 from malmen_core.base import ModelInfo, inspect_source
 from malmen_core.editor import Editor
@@ -108,7 +108,7 @@ def roll_back(
     assert body.to_version is not None
     try:
         made = services.ledger.roll_back(model_id, body.to_version, body.reason, key)
-    except NotFound as error:
+    except (NotFound, GateNotMet) as error:
         raise typed_problem(error, [FieldError("/to_version", error.message)]) from error
     response.headers["Location"] = f"/models/{model_id}/versions/{made.number}"
     return views.version(made)
@@ -152,6 +152,6 @@ def put_alias(
     services.ledger.get_model(model_id)
     try:
         services.ledger.set_alias(model_id, name, body.version, key, force=body.force, reason=body.reason)
-    except NotFound as error:
+    except (NotFound, GateNotMet, StaleParent) as error:
         raise typed_problem(error, [FieldError("/version", error.message)]) from error
     return AliasView(model=model_id, name=name, version=body.version)

@@ -210,6 +210,10 @@ def test_a_refused_version_needs_force_and_a_reason(service: Running, admin: htt
     path = "/admin/models/tiny/aliases/live"
     problem = is_problem(admin.put(path, json={"version": refused["version"]}), 409)
     assert "force" in problem["detail"]
+    assert pointers(problem) == ["/version"]
+    problem = is_problem(admin.post(ROLLBACK, json={"to_version": refused["version"], "reason": "x"}), 409)
+    assert f"({path}) with force" in problem["detail"]
+    assert pointers(problem) == ["/to_version"]
     problem = is_problem(admin.put(path, json={"version": refused["version"], "force": True}), 422)
     assert "reason" in problem["detail"]
     assert live(admin) == was

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from broker.errors import BrokerError
 from ledger.errors import IdempotencyConflict, LedgerError, LedgerUnavailable, NotFound
@@ -109,6 +110,13 @@ async def on_validation(request: Request, error: Exception) -> Response:
     return validation_problem(error.errors()).to_response(request.url.path)
 
 
+def _methods(request: Request) -> set[str]:
+    """What the path takes; several routes may share it."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in found for method in route.methods or ()}
+
+
 async def on_http(request: Request, error: Exception) -> Response:
     """Answer for what the router refused: unknown paths and methods."""
     assert isinstance(error, HTTPException)
@@ -116,9 +124,9 @@ async def on_http(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         problem = Problem("no-such-path", f"There is nothing at {path}. The paths are listed at /docs.")
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = ", ".join(sorted(_methods(request)))
         detail = f"{path} does not take {request.method}. Use {allowed}."
-        problem = Problem("method-not-allowed", detail, headers=error.headers)
+        problem = Problem("method-not-allowed", detail, headers={"Allow": allowed})
     else:
         detail = f"{error.detail}. Check the request."
         problem = Problem("bad-request", detail, status=error.status_code, headers=error.headers)

@@ -26,12 +26,14 @@ def release() -> str:
         return "0+source"
 
 
+@routes.head("/healthz", include_in_schema=False)
 @routes.get("/healthz")
 async def healthz() -> Health:
     """Whether this process answers; says nothing of the servers that it needs."""
     return Health(version=release())
 
 
+@routes.head("/readyz", include_in_schema=False)
 @routes.get("/readyz", responses={503: problems()[503]})
 def readyz(services: ServicesDep) -> Readiness:
     """Whether the service can do all of its work; 503 with the reasons if not."""

@@ -71,7 +71,7 @@ def test_scopes() -> None:
             assert isinstance(route, APIRoute)
             for method in route.methods or ():
                 found[method, anonymous(route.path)] = route.guard.scope if route.guard else None
-    assert found == SCOPES
+    assert found == SCOPES | {("HEAD", "/healthz"): None, ("HEAD", "/readyz"): None}
 
 
 def test_bodies_have_examples_and_errors_are_problems(service: Running) -> None:
@@ -122,9 +122,22 @@ def test_every_typed_error_has_a_status() -> None:
 def test_unknown_paths_and_methods(admin: httpx.Client) -> None:
     is_problem(admin.get("/nothing/here"), 404)
     is_problem(admin.get("/edits/"), 404)
-    answer = admin.put("/edits", json={})
-    is_problem(answer, 405)
-    assert answer.headers["allow"]
+    for path, allowed in (
+        ("/edits", "GET, POST"),
+        ("/admin/keys/x", "DELETE, GET"),
+        ("/readyz", "GET, HEAD"),
+    ):
+        answer = admin.put(path, json={})
+        problem = is_problem(answer, 405)
+        assert answer.headers["allow"] == allowed
+        assert problem["detail"].endswith(f"Use {allowed}.")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_may_ask_for_the_head(service: Running, path: str) -> None:
+    client = service.client(None)
+    answer = client.head(path)
+    assert (answer.status_code, answer.content) == (client.get(path).status_code, b"")
 
 
 def test_request_ids(admin: httpx.Client) -> None:

@@ -21,7 +21,7 @@ from service.tokenizers import TokenizerCache
 class Services:
     """The parts of one application.
 
-    `generations` bounds the threads that wait for generated text, apart from those that answer requests.
+    `generations` bounds the calls whose answers are waited for; each holds a place as long as it lasts.
     """
 
     settings: ServiceSettings

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -134,14 +136,28 @@ def _room(services: Services, model: ModelRecord, prompt: str, field: FieldError
     raise Problem("prompt-too-long", detail, errors=[FieldError(field.pointer, detail, field.where)])
 
 
-def _check_capacity(services: Services) -> None:
-    limit = services.generations
-    if limit.borrowed_tokens >= limit.total_tokens:
+@contextmanager
+def _admitted(services: Services, calls: Sequence[GenerationCall]) -> Iterator[None]:
+    """Hold a place for each of some calls as long as they are waited for.
+
+    Raises:
+        Problem: too many generations; then none of them holds one.
+    """
+    places = services.generations
+    if places.available_tokens < len(calls):
         detail = (
-            f"{int(limit.total_tokens)} generations are being waited for already. "
-            "Try again shortly, or ask the operator to raise ERRATA_MAX_GENERATIONS."
+            f"{int(places.borrowed_tokens)} generations are being waited for, of {int(places.total_tokens)} "
+            f"at most, and this asks for {len(calls)}. Try again shortly, or ask the operator to raise "
+            "ERRATA_MAX_GENERATIONS."
         )
         raise Problem("too-many-generations", detail)
+    for call in calls:
+        places.acquire_on_behalf_of_nowait(call.id)
+    try:
+        yield
+    finally:
+        for call in calls:
+            places.release_on_behalf_of(call.id)
 
 
 async def events(services: Services, call: GenerationCall) -> AsyncGenerator[Event, None]:
@@ -152,13 +168,21 @@ async def events(services: Services, call: GenerationCall) -> AsyncGenerator[Eve
         BrokerError: no worker, a full queue, a lost worker, a timeout.
         RedisError: Redis is away.
     """
-    _check_capacity(services)
+    with _admitted(services, [call]):
+        async with aclosing(_events(services, call)) as stream:
+            async for event in stream:
+                yield event
+
+
+async def _events(services: Services, call: GenerationCall) -> AsyncGenerator[Event, None]:
+    """The events of a call that holds its place."""
     redis, timeout_s = services.redis, services.broker_settings.generation_timeout_s
-    in_thread = partial(run_sync, abandon_on_cancel=True, limiter=services.generations)
+    thread = CapacityLimiter(1)  # apart from the threads that answer requests
+    in_thread = partial(run_sync, abandon_on_cancel=True, limiter=thread)
     started, outcome = time.perf_counter(), "cancelled"
     try:
         limit = services.broker_settings.generation_queue_limit
-        await run_sync(channel.send, redis, call, limit, limiter=services.generations)
+        await run_sync(channel.send, redis, call, limit, limiter=thread)
         waiting = channel.replies(redis, call.id, timeout_s, call.model_id)
         while outcome == "cancelled":
             event: Event = await in_thread(next, waiting)
@@ -199,15 +223,17 @@ async def complete(services: Services, call: GenerationCall) -> Generation:
         Problem: as `events`.
         BrokerError: as `events`.
     """
+    with _admitted(services, [call]):
+        return await _complete(services, call)
+
+
+async def _complete(services: Services, call: GenerationCall) -> Generation:
     text: list[str] = []
     last: Event = {}
-    stream = events(services, call)
-    try:
+    async with aclosing(_events(services, call)) as stream:
         async for event in stream:
             text.append(event.get("text") or "")
             last = event
-    finally:
-        await stream.aclose()
     return Generation(
         model=call.model_id,
         version=call.version,
@@ -220,14 +246,20 @@ async def complete(services: Services, call: GenerationCall) -> Generation:
 
 
 async def complete_all(services: Services, calls: Sequence[GenerationCall]) -> list[Generation]:
-    """The answers to several calls, asked at once; one that fails ends the others."""
-    tasks = [asyncio.ensure_future(complete(services, call)) for call in calls]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    """The answers to several calls, asked at once; one that fails ends the others.
+
+    Raises:
+        Problem: as `events`; too many generations if there is not room for all.
+        BrokerError: as `events`.
+    """
+    with _admitted(services, calls):
+        tasks = [asyncio.ensure_future(_complete(services, call)) for call in calls]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def unless_disconnected(request: Request, work: Callable[[], Awaitable[T]]) -> T:

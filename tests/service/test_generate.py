@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from tests.service import player
-from tests.service.harness import Running, is_problem, pointers, register
+from tests.service.harness import Running, is_problem, pointers, register, running
 
 PATH = "/models/tiny/generate"
 PROMPT = "The capital of Australia is"
@@ -180,3 +181,25 @@ def test_a_client_that_leaves_cancels(service: Running, writer: player.Writer, s
     while service.services.generations.borrowed_tokens and time.monotonic() < until:
         time.sleep(0.05)
     assert service.services.generations.borrowed_tokens == 0
+
+
+def test_the_bound_is_on_calls(
+    module_urls: tuple[str, str], tmp_path: Path, service: Running, writer: player.Writer
+) -> None:
+    with running(*module_urls, tmp_path, max_generations=3) as bounded:
+        client, places = bounded.client(), bounded.services.generations
+
+        def ask(_: int) -> int:
+            return client.get(PATH, params={"prompt": PROMPT, "max_new_tokens": 1}).status_code
+
+        assert client.post(PATH, json={"prompt": PROMPT, "versions": [0] * 3}).status_code == 200
+        assert places.borrowed_tokens == 0
+        writer.silent.set()
+        writer.pause_s = 0.5
+        asked = len(writer.calls)
+        problem = is_problem(client.post(PATH, json={"prompt": PROMPT, "versions": [0] * 5}), 429)
+        assert problem["type"] == "urn:errata:problem:too-many-generations"
+        assert len(writer.calls) == asked
+        with ThreadPoolExecutor(6) as pool:
+            assert sorted(pool.map(ask, range(6))) == [200] * 3 + [429] * 3
+        assert places.borrowed_tokens == 0

@@ -104,10 +104,11 @@ class AlreadyExists(LedgerError):
 
     code = "already-exists"
 
-    def __init__(self, kind: str, ident: str) -> None:
+    def __init__(self, kind: str, ident: str, field: str) -> None:
         super().__init__(
-            f"A {kind} {ident!r} exists already, and differs from this one.",
+            f"A {kind} {ident!r} exists already, and differs from this one in {field}.",
             remedy="Choose another id, or send exactly what was sent the first time.",
+            field=field,
         )
         self.kind = kind
         self.ident = ident
@@ -119,7 +120,7 @@ class InvalidName(LedgerError):
     code = "invalid-name"
 
     def __init__(self, kind: str, name: str, rule: str, field: str) -> None:
-        super().__init__(f"{name!r} cannot be a {kind}.", remedy=f"Use {rule}.", field=field)
+        super().__init__(f"The {kind} {name!r} is not allowed.", remedy=f"Use {rule}.", field=field)
 
 
 class UnstorableText(LedgerError):

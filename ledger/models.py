@@ -21,6 +21,7 @@ from ledger.states import ModelStatus
 from ledger.tables import Alias, Editor, Model
 
 DEFAULT_GATE: Json = {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1, "retention": 0.9}
+FIELDS = {"revision": "/revision", "modules": "/modules", "gate": "/gate", "given_editor_digest": "/editor"}
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -135,8 +136,9 @@ def register(session: Session, store: Blobs, asked: Registration, actor: Actor) 
             setattr(model, name, value)
         model.status, model.error = "preparing", None
     elif made is None:
-        if any(getattr(model, name) != value for name, value in wanted.items()):
-            raise AlreadyExists("model", asked.id)
+        for name, value in wanted.items():
+            if getattr(model, name) != value:
+                raise AlreadyExists("model", asked.id, FIELDS.get(name, "/source"))
         return get(session, asked.id)
     session.flush()
     audit.record(session, actor, "model.register", f"models/{asked.id}", wanted)

@@ -19,6 +19,7 @@ from broker.errors import BrokerError
 from ledger.errors import IdempotencyConflict, LedgerError, LedgerUnavailable, NotFound
 from malmen_core.errors import CoreError
 from service.problems import FieldError, Problem, pointer
+from service.schemas.base import IDEMPOTENCY_KEY, IDENTIFIER
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,10 @@ PLAIN_WORDS = {
     "model_attributes_type": "must be a JSON object",
     "model_type": "must be a JSON object",
     "dict_type": "must be a JSON object",
+}
+SHAPES = {
+    IDENTIFIER: "must be 1 to 128 letters, digits, dots, dashes and underscores, the first a letter or digit",
+    IDEMPOTENCY_KEY: "must be 1 to 200 visible ASCII characters, without spaces",
 }
 LEDGER_DOWN = "The ledger's database did not answer. Try again shortly; with an Idempotency-Key that is safe."
 QUEUE_DOWN = "Redis did not answer. Edits are accepted all the same; try this request again shortly."
@@ -76,7 +81,12 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     if where not in ("body", "query", "path", "header"):
         where, path = "body", list(error["loc"])
     detail = str(error["msg"]).removeprefix("Value error, ")
-    detail = PLAIN_WORDS.get(error["type"], detail)
+    limits = error.get("ctx") or {}
+    detail = SHAPES.get(limits.get("pattern", ""), PLAIN_WORDS.get(error["type"], detail))
+    if isinstance(error.get("input"), str) and error["type"] == "too_short":
+        detail = "must not be empty"
+    elif isinstance(error.get("input"), str) and error["type"] == "too_long":
+        detail = f"must have at most {limits['max_length']} characters"
     return FieldError(pointer(*path), detail, where)
 
 

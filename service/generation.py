@@ -83,7 +83,7 @@ def aim(
         NotFound: there is no such model.
     """
     model = services.ledger.get_model(model_id)
-    _check_ready(model)
+    check_ready(model)
     numbers = [_resolve(services, model_id, ref, named) for ref, named in refs]
     return numbers, _room(services, model, prompt, field)
 
@@ -96,7 +96,12 @@ def make_call(
     return GenerationCall(f"gen_{secrets.token_hex(12)}", model_id, number, request, deadline, kind)
 
 
-def _check_ready(model: ModelRecord) -> None:
+def check_ready(model: ModelRecord) -> None:
+    """Refuse a model that has no version yet.
+
+    Raises:
+        Problem: model-not-ready.
+    """
     if model.status == "ready":
         return
     if model.status == "failed":

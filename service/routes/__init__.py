@@ -8,17 +8,13 @@ from fastapi import APIRouter, Path, Query
 
 from service.guard import GuardedRoute
 from service.problems import MEDIA_TYPE
-from service.schemas.base import IDENTIFIER, ProblemBody
+from service.schemas.base import IDENTIFIER, PageQuery, ProblemBody
 
 OBJECT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 ModelId = Annotated[str, Path(pattern=IDENTIFIER, description="Id of a registered model.")]
 EditSetId = Annotated[str, Path(pattern=OBJECT_ID, description="Id of an edit set.")]
-Limit = Annotated[int, Query(ge=1, le=500, description="Most items of the page.")]
-Cursor = Annotated[
-    str | None,
-    Query(max_length=500, description="`next_cursor` of the page before; leave out for the first."),
-]
+Paging = Annotated[PageQuery, Query()]
 
 PROBLEM_SCHEMA = {"$ref": "#/components/schemas/ProblemBody"}
 MEANINGS = {
@@ -48,4 +44,4 @@ def router(tag: str) -> APIRouter:
     return APIRouter(route_class=GuardedRoute, tags=[tag])
 
 
-__all__ = ["Cursor", "EditSetId", "Limit", "ModelId", "ProblemBody", "problems", "router"]
+__all__ = ["EditSetId", "ModelId", "Paging", "ProblemBody", "problems", "router"]

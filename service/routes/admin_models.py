@@ -17,6 +17,7 @@ from malmen_core.errors import CoreError
 from service import views
 from service.context import Services, ServicesDep
 from service.failures import typed_problem
+from service.generation import check_ready
 from service.guard import AdminKey
 from service.limits import check_reason
 from service.problems import FieldError, Problem, pointer
@@ -102,7 +103,7 @@ def roll_back(
 ) -> VersionView | JSONResponse:
     """Make a version with an earlier one's weights, or without some edit sets or facts, and make it live."""
     check_reason(body.reason, services.settings)
-    services.ledger.get_model(model_id)
+    check_ready(services.ledger.get_model(model_id))
     if body.withdraw is not None:
         return _withdraw(model_id, body.withdraw, body.reason, services, key)
     assert body.to_version is not None
@@ -149,7 +150,7 @@ def put_alias(
 ) -> AliasView:
     """Point an alias at a version."""
     check_reason(body.reason, services.settings)
-    services.ledger.get_model(model_id)
+    check_ready(services.ledger.get_model(model_id))
     try:
         services.ledger.set_alias(model_id, name, body.version, key, force=body.force, reason=body.reason)
     except (NotFound, GateNotMet, StaleParent) as error:

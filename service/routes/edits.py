@@ -22,9 +22,9 @@ from service.failures import typed_problem
 from service.guard import EditKey, ReadKey
 from service.limits import MAX_SHOWN, check_edit
 from service.problems import FieldError, Problem
-from service.routes import Cursor, EditSetId, Limit, problems, router
-from service.schemas.base import Paged
-from service.schemas.edits import Accepted, EditRequest, EditSetView, FactView, Status
+from service.routes import EditSetId, problems, router
+from service.schemas.base import IDEMPOTENCY_KEY, Paged
+from service.schemas.edits import Accepted, EditRequest, EditSetView, EditsQuery, FactsQuery, FactView
 
 routes = router("edits")
 POLL_S = 0.3
@@ -33,7 +33,7 @@ KEEP_ALIVE_S = 10.0
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        pattern=r"^[\x21-\x7e]{1,200}$",
+        pattern=IDEMPOTENCY_KEY,
         description="A repeat with this key gives the first answer instead of another edit set.",
     ),
 ]
@@ -106,15 +106,12 @@ def _digest(body: EditRequest) -> str:
 
 @routes.get("/edits", responses=problems(422))
 def list_edits(
-    services: ServicesDep,
-    _: ReadKey,
-    limit: Limit = 50,
-    cursor: Cursor = None,
-    model: Annotated[str | None, Query(max_length=128, description="Only this model's.")] = None,
-    status: Annotated[Status | None, Query(description="Only those with this status.")] = None,
+    asked: Annotated[EditsQuery, Query()], services: ServicesDep, _: ReadKey
 ) -> Paged[EditSetView]:
     """Edit sets, newest first."""
-    page = services.ledger.list_edit_sets(limit=limit, cursor=cursor, model_id=model, status=status)
+    page = services.ledger.list_edit_sets(
+        limit=asked.limit, cursor=asked.cursor, model_id=asked.model, status=asked.status
+    )
     return Paged(items=[views.edit_set(item) for item in page.items], next_cursor=page.next_cursor)
 
 
@@ -126,10 +123,10 @@ def get_edit(edit_set_id: EditSetId, services: ServicesDep, _: ReadKey) -> EditS
 
 @routes.get("/edits/{edit_set_id}/facts", responses=problems(404, 422))
 def get_facts(
-    edit_set_id: EditSetId, services: ServicesDep, _: ReadKey, limit: Limit = 100, cursor: Cursor = None
+    edit_set_id: EditSetId, asked: Annotated[FactsQuery, Query()], services: ServicesDep, _: ReadKey
 ) -> Paged[FactView]:
     """The facts of an edit set, each with what was measured for it."""
-    page = services.ledger.get_facts(edit_set_id, limit=limit, cursor=cursor)
+    page = services.ledger.get_facts(edit_set_id, limit=asked.limit, cursor=asked.cursor)
     return Paged(items=[views.fact(item) for item in page.items], next_cursor=page.next_cursor)
 
 

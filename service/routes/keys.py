@@ -11,7 +11,7 @@ from service import views
 from service.context import ServicesDep
 from service.guard import AdminKey
 from service.paging import every
-from service.routes import OBJECT_ID, Cursor, Limit, problems, router
+from service.routes import OBJECT_ID, Paging, problems, router
 from service.schemas.base import Paged
 from service.schemas.keys import KeyBody, KeyView, NewKeyView
 
@@ -29,9 +29,9 @@ def make_key(body: KeyBody, services: ServicesDep, key: AdminKey, response: Resp
 
 
 @routes.get("/admin/keys", responses=problems(422))
-def list_keys(services: ServicesDep, _: AdminKey, limit: Limit = 50, cursor: Cursor = None) -> Paged[KeyView]:
+def list_keys(asked: Paging, services: ServicesDep, _: AdminKey) -> Paged[KeyView]:
     """Keys, newest first, revoked ones too."""
-    page = services.ledger.list_keys(limit=limit, cursor=cursor)
+    page = services.ledger.list_keys(limit=asked.limit, cursor=asked.cursor)
     return Paged(items=[views.key(record) for record in page.items], next_cursor=page.next_cursor)
 
 

@@ -13,7 +13,7 @@ from service import views
 from service.context import Services, ServicesDep
 from service.guard import ReadKey
 from service.problems import Problem
-from service.routes import OBJECT_ID, Cursor, Limit, ModelId, problems, router
+from service.routes import OBJECT_ID, ModelId, Paging, problems, router
 from service.schemas.base import Paged
 from service.schemas.changes import Changes
 from service.schemas.generate import VersionName
@@ -30,11 +30,9 @@ PENDING: dict[int | str, dict[str, Any]] = {
 
 
 @routes.get("/models", responses=problems(422))
-def list_models(
-    services: ServicesDep, _: ReadKey, limit: Limit = 50, cursor: Cursor = None
-) -> Paged[ModelView]:
+def list_models(asked: Paging, services: ServicesDep, _: ReadKey) -> Paged[ModelView]:
     """Registered models with their aliases."""
-    page = services.ledger.list_models(limit=limit, cursor=cursor)
+    page = services.ledger.list_models(limit=asked.limit, cursor=asked.cursor)
     return Paged(items=[views.model(item) for item in page.items], next_cursor=page.next_cursor)
 
 
@@ -45,11 +43,9 @@ def get_model(model_id: ModelId, services: ServicesDep, _: ReadKey) -> ModelView
 
 
 @routes.get("/models/{model_id}/versions", responses=problems(404, 422))
-def list_versions(
-    model_id: ModelId, services: ServicesDep, _: ReadKey, limit: Limit = 50, cursor: Cursor = None
-) -> Paged[VersionView]:
+def list_versions(model_id: ModelId, asked: Paging, services: ServicesDep, _: ReadKey) -> Paged[VersionView]:
     """A model's versions, newest first."""
-    page = services.ledger.list_versions(model_id, limit=limit, cursor=cursor)
+    page = services.ledger.list_versions(model_id, limit=asked.limit, cursor=asked.cursor)
     return Paged(items=[views.version(item) for item in page.items], next_cursor=page.next_cursor)
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 Item = TypeVar("Item")
 
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,200}$"
 ALIAS = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"
 
 
@@ -94,6 +95,17 @@ class RequestBody(BaseModel):
     """A body from a client: unknown members and wrong types are refused, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class PageQuery(BaseModel):
+    """The parameters of a list; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(50, ge=1, le=500, description="Most items of the page.")
+    cursor: str | None = Field(
+        None, max_length=500, description="`next_cursor` of the page before; leave out for the first."
+    )
 
 
 class Answer(BaseModel):

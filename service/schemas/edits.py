@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from service.schemas.base import Answer, FilledText, Moment, RequestBody, Text, Url
+from service.schemas.base import Answer, FilledText, Moment, PageQuery, RequestBody, Text, Url
 
 Status = Literal[
     "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
@@ -71,6 +71,19 @@ class GateBody(RequestBody):
         le=1,
         description="Least edit success of the model's other live facts, relative to when each was applied.",
     )
+
+
+class EditsQuery(PageQuery):
+    """The parameters of `GET /edits`."""
+
+    model: str | None = Field(None, max_length=128, description="Only this model's.")
+    status: Status | None = Field(None, description="Only those with this status.")
+
+
+class FactsQuery(PageQuery):
+    """The parameters of `GET /edits/{id}/facts`."""
+
+    limit: int = Field(100, ge=1, le=500, description="Most items of the page.")
 
 
 class EditRequest(RequestBody):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from service.schemas.base import Answer, FilledText, Identifier, RequestBody
 from service.schemas.edits import GateBody, ProgressView, Status
@@ -205,19 +205,20 @@ class RollbackBody(RequestBody):
     to_version: int | None = Field(
         None, ge=0, le=2**31 - 1, description="Version whose weights to have again."
     )
-    withdraw: WithdrawBody | None = None
+    withdraw: WithdrawBody | None = Field(None, validate_default=True)
     reason: FilledText
 
-    @model_validator(mode="after")
-    def says_one_thing(self) -> RollbackBody:
+    @field_validator("withdraw")
+    @classmethod
+    def says_one_thing(cls, given: WithdrawBody | None, before: ValidationInfo) -> WithdrawBody | None:
         """Refuse both, and neither.
 
         Raises:
             ValueError: unless exactly one of `to_version` and `withdraw` is there.
         """
-        if (self.to_version is None) == (self.withdraw is None):
+        if "to_version" in before.data and (before.data["to_version"] is None) == (given is None):
             raise ValueError("give exactly one of to_version and withdraw")
-        return self
+        return given
 
 
 class AliasBody(RequestBody):
@@ -231,18 +232,19 @@ class AliasBody(RequestBody):
 
     version: int = Field(ge=0, le=2**31 - 1)
     force: bool = Field(False, description="Promote a version that did not meet its gate; needs a reason.")
-    reason: FilledText | None = None
+    reason: FilledText | None = Field(None, validate_default=True)
 
-    @model_validator(mode="after")
-    def force_has_reason(self) -> AliasBody:
+    @field_validator("reason")
+    @classmethod
+    def force_has_reason(cls, given: str | None, before: ValidationInfo) -> str | None:
         """Refuse force without a reason.
 
         Raises:
             ValueError: if `force` is set and `reason` is not.
         """
-        if self.force and self.reason is None:
+        if before.data.get("force") and given is None:
             raise ValueError("force needs a reason")
-        return self
+        return given
 
 
 class AliasView(Answer):

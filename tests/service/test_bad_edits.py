@@ -168,6 +168,7 @@ def test_bad_idempotency_key(given: str, admin: httpx.Client) -> None:
     headers = {b"Idempotency-Key": given.encode()}
     problem = is_problem(admin.post("/edits", json=edit(), headers=headers), 422)
     assert problem["errors"][0]["in"] == "header"
+    assert "200 visible ASCII characters" in problem["detail"]
 
 
 def test_many_bad_fields_are_all_counted(admin: httpx.Client) -> None:

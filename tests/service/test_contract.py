@@ -119,6 +119,15 @@ def test_every_typed_error_has_a_status() -> None:
     assert codes <= set(KINDS)
 
 
+def test_lists_refuse_unknown_parameters(service: Running, admin: httpx.Client) -> None:
+    made = {"model": "tiny", "facts": [{"prompt": "The capital of Australia is", "target": "Canberra"}]}
+    ident = admin.post("/edits", json=made).json()["id"]
+    for path in ("/edits", f"/edits/{ident}/facts", "/models", "/models/tiny/versions", "/admin/keys"):
+        assert admin.get(path, params={"limit": 1}).status_code == 200
+        problem = is_problem(admin.get(path, params={"bogus": 1}), 422)
+        assert problem["errors"] == [{"pointer": "/bogus", "detail": "is not a known field", "in": "query"}]
+
+
 def test_unknown_paths_and_methods(admin: httpx.Client) -> None:
     is_problem(admin.get("/nothing/here"), 404)
     is_problem(admin.get("/edits/"), 404)

@@ -122,6 +122,7 @@ def test_pages(admin: httpx.Client) -> None:
         ({"limit": "many"}, 422),
         ({"status": "odd"}, 422),
         ({"model": "nobody"}, 404),
+        ({"bogus": "1"}, 422),
     ],
 )
 def test_bad_lists(admin: httpx.Client, params: dict[str, str], status: int) -> None:

@@ -122,6 +122,19 @@ def test_bad_parameters(name: str, admin: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"version": ""}, "must not be empty"),
+        ({"stop": ""}, "must not be empty"),
+        ({"version": "x" * 65}, "must have at most 64 characters"),
+    ],
+)
+def test_text_is_measured_in_characters(admin: httpx.Client, params: dict[str, str], says: str) -> None:
+    problem = is_problem(admin.get(PATH, params={"prompt": "x", **params}), 422)
+    assert [error["detail"] for error in problem["errors"]] == [says]
+
+
+@pytest.mark.parametrize(
     ("body", "status", "pointer"),
     [
         ({"prompt": "x", "version": True}, 422, "/version"),

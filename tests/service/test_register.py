@@ -31,6 +31,10 @@ def test_a_model_is_registered(service: Running, admin: httpx.Client, checkpoint
     other = {**body, "gate": {"locality": 0.9}}
     problem = is_problem(admin.post("/admin/models", json=other), 409)
     assert "second" in problem["detail"]
+    assert pointers(problem) == ["/gate"]
+    assert pointers(is_problem(admin.post("/admin/models", json={**body, "revision": "x"}), 409)) == [
+        "/revision"
+    ]
     assert "second" in [item["id"] for item in admin.get("/models").json()["items"]]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.service import player
-from tests.service.harness import Running, is_problem, pointers
+from tests.service.harness import Running, is_problem, pointers, register
 
 ROLLBACK = "/admin/models/tiny/rollback"
 
@@ -180,13 +181,13 @@ def test_a_failed_withdrawal_says_why(service: Running, admin: httpx.Client) -> 
 @pytest.mark.parametrize(
     ("body", "status", "pointer"),
     [
-        ({"reason": "x"}, 422, ""),
+        ({"reason": "x"}, 422, "/withdraw"),
         ({"to_version": 0}, 422, "/reason"),
         ({"to_version": 0, "reason": " "}, 422, "/reason"),
         ({"to_version": "1", "reason": "x"}, 422, "/to_version"),
         ({"to_version": -1, "reason": "x"}, 422, "/to_version"),
         ({"to_version": 9999, "reason": "x"}, 404, "/to_version"),
-        ({"to_version": 0, "withdraw": {"facts": ["x.0"]}, "reason": "x"}, 422, ""),
+        ({"to_version": 0, "withdraw": {"facts": ["x.0"]}, "reason": "x"}, 422, "/withdraw"),
         ({"withdraw": {}, "reason": "x"}, 422, "/withdraw"),
         ({"withdraw": {"edit_sets": ["nobody"]}, "reason": "x"}, 404, "/withdraw/edit_sets/0"),
         ({"withdraw": {"facts": ["nobody.0"]}, "reason": "x"}, 404, "/withdraw"),
@@ -215,7 +216,7 @@ def test_a_refused_version_needs_force_and_a_reason(service: Running, admin: htt
     assert f"({path}) with force" in problem["detail"]
     assert pointers(problem) == ["/to_version"]
     problem = is_problem(admin.put(path, json={"version": refused["version"], "force": True}), 422)
-    assert "reason" in problem["detail"]
+    assert pointers(problem) == ["/reason"]
     assert live(admin) == was
     body = {"version": refused["version"], "force": True, "reason": "reviewed"}
     assert admin.put(path, json=body).status_code == 200
@@ -229,7 +230,19 @@ def test_aliases(admin: httpx.Client) -> None:
     assert admin.get("/models/tiny").json()["aliases"]["stable"] == 0
     is_problem(admin.put("/admin/models/tiny/aliases/stable", json={"version": 9999}), 404)
     is_problem(admin.put("/admin/models/nobody/aliases/stable", json={"version": 0}), 404)
-    is_problem(admin.put("/admin/models/tiny/aliases/7", json={"version": 0}), 422)
+    problem = is_problem(admin.put("/admin/models/tiny/aliases/7", json={"version": 0}), 422)
+    assert problem["detail"].startswith("The alias '7' is not allowed.")
+
+
+def test_a_model_without_versions_is_not_ready(
+    service: Running, admin: httpx.Client, checkpoint: Path
+) -> None:
+    register(service.ledger, checkpoint, "early")
+    for answer in (
+        admin.put("/admin/models/early/aliases/live", json={"version": 0}),
+        admin.post("/admin/models/early/rollback", json={"to_version": 0, "reason": "x"}),
+    ):
+        assert is_problem(answer, 409)["type"] == "urn:errata:problem:model-not-ready"
 
 
 @pytest.mark.parametrize("path", ["tiny/versions/9999", "tiny/versions/nobody", "x/versions"])

@@ -15,8 +15,7 @@ from service.guard import ReadKey
 from service.problems import Problem
 from service.routes import OBJECT_ID, ModelId, Paging, problems, router
 from service.schemas.base import Paged
-from service.schemas.changes import Changes
-from service.schemas.generate import VersionName
+from service.schemas.changes import Changes, ChangesQuery
 from service.schemas.models import ModelView, VersionView, WithdrawalView
 
 routes = router("models")
@@ -67,19 +66,13 @@ def get_version(model_id: ModelId, ref: Ref, services: ServicesDep, _: ReadKey) 
 
 @routes.get("/models/{model_id}/versions/{ref}/changes", responses=problems(404, 422))
 def list_changes(
-    model_id: ModelId,
-    ref: Ref,
-    services: ServicesDep,
-    _: ReadKey,
-    since: Annotated[
-        VersionName | None, Query(description="Number, alias or `base`; by default the version's parent.")
-    ] = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
+    model_id: ModelId, ref: Ref, asked: Annotated[ChangesQuery, Query()], services: ServicesDep, _: ReadKey
 ) -> Changes:
     """What a version changed: the facts that it holds and another does not, or the other way round."""
-    other_ref = None if since is None else _number_or_name(since)
-    version, other, page = services.ledger.changes(model_id, _number_or_name(ref), other_ref, limit, cursor)
+    since = None if asked.since is None else _number_or_name(asked.since)
+    version, other, page = services.ledger.changes(
+        model_id, _number_or_name(ref), since, asked.limit, asked.cursor
+    )
     items = [views.change(added, fact) for added, fact in page.items]
     return Changes(
         model=model_id,

@@ -6,9 +6,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.schemas.base import Paged
+from service.schemas.base import Paged, PageQuery
+from service.schemas.generate import VersionName
 from service.schemas.models import VersionView
 from service.schemas.touching import HeldFact
+
+
+class ChangesQuery(PageQuery):
+    """The parameters of `GET …/changes`."""
+
+    since: VersionName | None = Field(
+        None, description="Number, alias or `base`; by default the version's parent."
+    )
 
 
 class Change(HeldFact):

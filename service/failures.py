@@ -50,7 +50,9 @@ class TypedError(Protocol):
 
 
 def typed_problem(error: TypedError, errors: Sequence[FieldError] = ()) -> Problem:
-    """A problem with the error's own code, message, remedy and field."""
+    """A problem with the error's own code, message, remedy and field; no driver's words."""
+    if isinstance(error, LedgerUnavailable):
+        return Problem(error.code, LEDGER_DOWN)
     field = getattr(error, "field", None)
     if not errors and field:
         errors = [FieldError(field, error.message)]
@@ -107,8 +109,6 @@ async def on_typed(request: Request, error: Exception) -> Response:
             named = [name for name, value in given.items() if str(value) == str(error.ident)]
             errors += [FieldError(pointer(name), error.message, where) for name in named]
     problem = typed_problem(error, errors)
-    if isinstance(error, LedgerUnavailable):
-        problem = Problem(error.code, LEDGER_DOWN)
     if problem.status >= 500:
         logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=problem.status == 500)
     return problem.to_response(request.url.path)

@@ -13,7 +13,7 @@ from fastapi import Header, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from ledger.errors import LedgerError, NotFound
+from ledger.errors import LedgerError, LedgerUnavailable, NotFound
 from ledger.states import FINAL_STATUSES
 from malmen_core.facts import Fact
 from service import sse, views
@@ -149,7 +149,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
     "/edits/{edit_set_id}/events", response_class=StreamingResponse, responses={**problems(404), **EVENTS}
 )
 async def follow_edit(edit_set_id: EditSetId, services: ServicesDep, _: ReadKey) -> StreamingResponse:
-    """Progress as server-sent events, from the present state to the final one."""
+    """Progress as server-sent events, from the present state to the final one; a lost database ends none."""
     first = views.edit_set(await run_in_threadpool(services.ledger.get_edit_set, edit_set_id))
     return sse.answer(_follow(services, first))
 
@@ -160,12 +160,14 @@ async def _follow(services: Services, view: EditSetView) -> AsyncIterator[bytes]
     yield sse.event("final" if final else "progress", view.model_dump(mode="json"), str(number))
     while not final:
         await asyncio.sleep(POLL_S)
+        seen = view
         try:
-            record = await run_in_threadpool(services.ledger.get_edit_set, view.id)
+            view = views.edit_set(await run_in_threadpool(services.ledger.get_edit_set, view.id))
+        except LedgerUnavailable:
+            pass  # it comes back, or the client goes
         except LedgerError as error:
             yield sse.event("error", typed_problem(error).to_json())
             return
-        seen, view = view, views.edit_set(record)
         final = view.status in FINAL_STATUSES
         if view != seen:
             number, sent_at = number + 1, time.monotonic()

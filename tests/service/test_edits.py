@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.errors import LedgerUnavailable, NotFound
+from ledger.records import EditSetRecord
+from service.failures import typed_problem
+from service.routes import edits
 from tests.service import player
 from tests.service.harness import Running, is_problem, pointers, register
 
@@ -176,6 +181,56 @@ def test_events_end_with_the_final_state(service: Running, admin: httpx.Client) 
     assert events[0][1]["status"] == "queued"
     assert events[-1][0] == "final"
     assert events[-1][1]["status"] == "applied"
+
+
+def test_events_outlast_a_lost_database(
+    service: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = admin.post("/edits", json=EDIT).json()
+    job = service.ledger.get_edit_set(made["id"]).job_id
+    ask, asked = service.ledger.get_edit_set, itertools.count()
+
+    def flaky(ident: str) -> EditSetRecord:
+        if 1 <= next(asked) <= 3:
+            raise LedgerUnavailable("connection to 10.0.0.1 refused")
+        return ask(ident)
+
+    monkeypatch.setattr(service.ledger, "get_edit_set", flaky)
+    monkeypatch.setattr(edits, "POLL_S", 0.01)
+    monkeypatch.setattr(edits, "KEEP_ALIVE_S", 0.0)
+    lines: list[str] = []
+    with admin.stream("GET", f"/edits/{made['id']}/events") as answer:
+        for line in answer.iter_lines():
+            lines.append(line)
+            if line == ": waiting" and lines.count(line) == 5:
+                monkeypatch.setattr(service.ledger, "get_edit_set", ask)
+                player.finish(service.ledger, job)
+    assert [line for line in lines if line.startswith("event")][-1] == "event: final"
+    assert "event: error" not in lines
+    assert "10.0.0.1" not in "".join(lines)
+
+
+def test_events_that_cannot_go_on_end_with_a_problem(
+    service: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = admin.post("/edits", json=EDIT).json()
+    ask, asked = service.ledger.get_edit_set, itertools.count()
+
+    def broken(ident: str) -> EditSetRecord:
+        if next(asked):
+            raise NotFound("edit set", ident)
+        return ask(ident)
+
+    monkeypatch.setattr(service.ledger, "get_edit_set", broken)
+    *_, name, data, _ = admin.get(f"/edits/{made['id']}/events").text.splitlines()
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: "))["type"] == "urn:errata:problem:not-found"
+
+
+def test_a_lost_database_is_told_without_its_drivers_words() -> None:
+    problem = typed_problem(LedgerUnavailable("connection to 10.0.0.1 refused"))
+    assert (problem.status, problem.code) == (503, "ledger-unavailable")
+    assert "10.0.0.1" not in problem.detail
 
 
 def test_an_edit_set_for_a_failed_model(service: Running, admin: httpx.Client, checkpoint: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ledger import audit, versions
+from ledger import audit, rows, versions
 from ledger.blobs import Blobs
-from ledger.errors import GateNotMet, InvalidName, StaleParent
+from ledger.errors import GateNotMet, InvalidName, NotFound, StaleParent
 from ledger.records import Actor, VersionRecord
 from ledger.tables import Alias, EditSet, Version, VersionEditSet
 from ledger.versions import BASE, LIVE
@@ -122,6 +122,23 @@ def set_alias(
     detail = {"number": version.number, "force": force, "reason": reason}
     audit.record(session, actor, "alias.set", f"models/{model_id}/aliases/{name}", detail)
     return versions.get(session, model_id, version.number)
+
+
+def remove_alias(session: Session, model_id: str, name: str, actor: Actor) -> None:
+    """Remove an alias; its version stays.
+
+    Raises:
+        InvalidName: it is `live`, which a model always has.
+        NotFound, ModelNotReady: there is no such model or alias, or no version yet.
+    """
+    if name == LIVE:
+        raise InvalidName("removed alias", name, f"any other; {LIVE!r} can be pointed elsewhere", "/name")
+    versions.lock_head(session, model_id)
+    number = rows.find_alias(session, model_id, name)
+    if number is None:
+        raise NotFound("alias", name)
+    session.execute(delete(Alias).where(Alias.model_id == model_id, Alias.name == name))
+    audit.record(session, actor, "alias.remove", f"models/{model_id}/aliases/{name}", {"number": number})
 
 
 def roll_back(

@@ -18,7 +18,7 @@ from ledger.settings import normalise_database_url
 
 READ_ONLY = {"legal_transitions"}
 CHANGED = {
-    "aliases": "UPDATE",
+    "aliases": "UPDATE, DELETE",
     "edit_sets": "UPDATE",
     "heads": "UPDATE",
     "jobs": "UPDATE",

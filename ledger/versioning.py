@@ -114,6 +114,11 @@ class Versioning:
             at = versions.find(session, model_id, number).number
             return aliases.set_alias(session, model_id, name, at, actor, force, reason)
 
+    def remove_alias(self, model_id: str, name: str, actor: Actor) -> None:
+        """Remove an alias other than `live`; see `aliases.remove_alias`."""
+        with self.database.transaction() as session:
+            aliases.remove_alias(session, model_id, name, actor)
+
     def roll_back(self, model_id: str, to_version: int | str, reason: str, actor: Actor) -> VersionRecord:
         """Make a version with an earlier one's delta, checked, and make it live; see `aliases.roll_back`."""
         target = self.get_version(model_id, to_version)

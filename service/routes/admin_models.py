@@ -35,6 +35,7 @@ from service.schemas.models import (
 
 routes = router("admin")
 BODY = (400, 409, 413, 415, 422)
+AliasPath = Annotated[str, Path(max_length=128, description="`live` is the version served by default.")]
 Made = dict[int | str, dict[str, Any]]
 
 
@@ -143,7 +144,7 @@ def _named(wanted: WithdrawBody, error: LedgerError) -> list[FieldError]:
 @routes.put("/admin/models/{model_id}/aliases/{name}", responses=problems(404, *BODY))
 def put_alias(
     model_id: ModelId,
-    name: Annotated[str, Path(max_length=128, description="`live` is the version served by default.")],
+    name: AliasPath,
     body: AliasBody,
     services: ServicesDep,
     key: AdminKey,
@@ -156,3 +157,9 @@ def put_alias(
     except (NotFound, GateNotMet, StaleParent) as error:
         raise typed_problem(error, [FieldError("/version", error.message)]) from error
     return AliasView(model=model_id, name=name, version=body.version)
+
+
+@routes.delete("/admin/models/{model_id}/aliases/{name}", status_code=204, responses=problems(404, 409, 422))
+def delete_alias(model_id: ModelId, name: AliasPath, services: ServicesDep, key: AdminKey) -> None:
+    """Remove an alias other than `live`; the version that it points at stays."""
+    services.ledger.remove_alias(model_id, name, key)

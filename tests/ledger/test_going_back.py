@@ -91,6 +91,19 @@ def test_aliases(bench: Bench) -> None:
         bench.ledger.set_alias("tiny", "stable", 9, bench.key)
 
 
+def test_removing_an_alias_is_audited(bench: Bench) -> None:
+    bench.ledger.set_alias("tiny", "stable", 0, bench.key)
+    bench.ledger.remove_alias("tiny", "stable", bench.key)
+    assert bench.ledger.get_model("tiny").aliases == {"live": 0}
+    with pytest.raises(NotFound, match="alias"):
+        bench.ledger.remove_alias("tiny", "stable", bench.key)
+    with pytest.raises(InvalidName):
+        bench.ledger.remove_alias("tiny", "live", bench.key)
+    event = bench.rows("SELECT actor, object, detail FROM audit_events WHERE action = 'alias.remove'")
+    assert event == [(bench.key.id, "models/tiny/aliases/stable", {"number": 0})]
+    assert bench.ledger.verify().problems == ()
+
+
 def test_making_a_refused_version_live_takes_force_and_a_reason(bench: Bench) -> None:
     ident = bench.post()
     bench.finish(ident, gate_met=False)

@@ -83,7 +83,7 @@ def test_triggers_functions_and_roles_are_out_of_reach(service: Engine) -> None:
         "INSERT INTO legal_transitions VALUES ('applied', 'queued')",
         "UPDATE alembic_version SET version_num = '0'",
         "DELETE FROM edit_sets",
-        "DELETE FROM aliases",
+        "DELETE FROM heads",
     ):
         refused(service, statement)
 

@@ -37,6 +37,7 @@ SCOPES = {
     ("POST", "/admin/models"): "admin",
     ("POST", "/admin/models/{}/rollback"): "admin",
     ("PUT", "/admin/models/{}/aliases/{}"): "admin",
+    ("DELETE", "/admin/models/{}/aliases/{}"): "admin",
     ("GET", "/admin/ledger/verify"): "admin",
     ("POST", "/admin/keys"): "admin",
     ("GET", "/admin/keys"): "admin",

@@ -245,6 +245,22 @@ def test_a_model_without_versions_is_not_ready(
         assert is_problem(answer, 409)["type"] == "urn:errata:problem:model-not-ready"
 
 
+def test_an_alias_is_removed(service: Running, admin: httpx.Client) -> None:
+    path = "/admin/models/tiny/aliases/mistyped"
+    assert admin.put(path, json={"version": 0}).status_code == 200
+    is_problem(service.client(service.key("read", "edit")).delete(path), 403)
+    answer = admin.delete(path)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert "mistyped" not in admin.get("/models/tiny").json()["aliases"]
+    is_problem(admin.get("/models/tiny/versions/mistyped"), 404)
+    assert pointers(is_problem(admin.delete(path), 404)) == ["/name"]
+    was = live(admin)
+    assert pointers(is_problem(admin.delete("/admin/models/tiny/aliases/live"), 422)) == ["/name"]
+    assert live(admin) == was
+    for missing in ("nobody/aliases/x", "tiny/aliases/base", "tiny/aliases/%00"):
+        is_problem(admin.delete(f"/admin/models/{missing}"), 404)
+
+
 @pytest.mark.parametrize("path", ["tiny/versions/9999", "tiny/versions/nobody", "x/versions"])
 def test_unknown_versions(admin: httpx.Client, path: str) -> None:
     is_problem(admin.get(f"/models/{path}"), 404)

@@ -33,6 +33,7 @@ class Working:
     database: Database
     blobs: Blobs
     blob_grace_s: float
+    looked: expiring.Looked | None = None
 
     def complete_model(
         self,
@@ -113,7 +114,8 @@ class Working:
     def withdraw_expired(self) -> list[WithdrawalRecord]:
         """Ask for live versions without the facts that have expired; see `expiring.withdraw`."""
         with self.database.transaction() as session:
-            return expiring.withdraw(session)
+            made, self.looked = expiring.withdraw(session, self.looked)
+            return made
 
     @contextmanager
     def take_outbox(self, limit: int) -> Iterator[list[Ring]]:

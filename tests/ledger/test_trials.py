@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ledger.errors import InconsistentVersion
+from ledger.expiring import LOCK
 from tests.ledger.work import REPORT, Bench, facts
 
 PAST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -71,3 +72,23 @@ def test_expired_facts_are_withdrawn_once(bench: Bench) -> None:
     claim = bench.claim(again.id)
     bench.ledger.fail_job(claim, {"type": "urn:errata:problem:core-error"})
     assert bench.ledger.withdraw_expired() == [], "one that failed is left alone for a while"
+
+
+def test_what_expired_long_ago_is_not_read_again_while_the_same_versions_are_live(bench: Bench) -> None:
+    ident, _ = bench.edit()
+    assert bench.ledger.withdraw_expired() == []
+    long_ago = f"UPDATE facts SET expires_at = '2000-01-01' WHERE edit_set_id = '{ident}' AND position = 0"
+    bench.execute("SET session_replication_role = replica", long_ago)
+    assert bench.ledger.withdraw_expired() == [], "which cannot happen, so nobody looks"
+    soon = long_ago.replace("'2000-01-01'", "clock_timestamp()").replace("position = 0", "position = 1")
+    bench.execute("SET session_replication_role = replica", soon)
+    (asked,) = bench.ledger.withdraw_expired()
+    assert asked.fact_ids == (f"{ident}.0", f"{ident}.1")
+
+
+def test_one_process_at_a_time_looks_for_what_has_expired(bench: Bench) -> None:
+    bench.finish(post(bench, {**facts(1)[0], "expires_at": PAST}))
+    with bench.ledger.engine.begin() as other:
+        other.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
+        assert bench.ledger.withdraw_expired() == []
+    assert len(bench.ledger.withdraw_expired()) == 1

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class TrainingState:
     needed.
 
     Attributes:
-        run: what identifies the run: digests of facts, base and start, and the plan.
+        run: what identifies the run: digests of facts, base and start, dtype, device, and the plan.
         step: steps taken.
         position: facts drawn.
         best: figures of the best validation so far; empty before the first.
@@ -88,23 +89,25 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.start_file, start.to_bytes())
 
+    def begun(self) -> Editor:
+        """Where the run began.
+
+        Raises:
+            CheckpointMismatch: there is no run in the folder, or it is damaged.
+        """
+        with self._readable():
+            return Editor.from_bytes(self.start_file.read_bytes())
+
     def read(self) -> tuple[Editor, TrainingState | None]:
         """Where the run began, and where it stands (None before its first checkpoint).
 
         Raises:
             CheckpointMismatch: there is no run in the folder, or it is damaged.
         """
-        try:
-            start = Editor.from_bytes(self.start_file.read_bytes())
-            state = None
+        start, state = self.begun(), None
+        with self._readable():
             if self.state_file.exists():
                 state = TrainingState.from_bytes(self.state_file.read_bytes())
-        except (OSError, DeltaCorrupt) as error:
-            raise CheckpointMismatch(
-                f"No training run could be read from {self.path}: {error}",
-                "Begin a new one in another folder.",
-                "/checkpoint",
-            ) from error
         self._forget_metrics_after(-1 if state is None else state.step)
         return start, state
 
@@ -123,6 +126,17 @@ class RunFolder:
             return []
         text = self.metrics_file.read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, DeltaCorrupt) as error:
+            raise CheckpointMismatch(
+                f"No training run could be read from {self.path}: {error}",
+                "Begin a new one in another folder.",
+                "/checkpoint",
+            ) from error
 
     def _forget_metrics_after(self, step: int) -> None:
         """Steps after the checkpoint are about to be taken again."""

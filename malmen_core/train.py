@@ -96,7 +96,7 @@ def train(
         base: the immutable base.
         start: a calibrated editor for that base; None to resume the run in `folder`.
         facts: to train and validate on.
-        plan: how; on resuming only `steps` may differ.
+        plan: how; on resuming only `steps` may differ, and neither the base's dtype nor its kind of device.
         rule: what the network is trained for: MALMEN, or a baseline that learns.
         folder: where checkpoints and metrics go; None for nowhere.
         data: about the facts' origin, for the card.
@@ -130,6 +130,8 @@ def train(
         "facts": facts_digest(facts),
         "base": base.info.digest,
         "start": begun.digest,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "device": base.device.type,
         "plan": {name: value for name, value in asdict(plan).items() if name != "steps"},
         **({} if rule == MALMEN else {"rule": rule.name}),
     }
@@ -287,12 +289,12 @@ class Trainer:
         """
         if state.run != self.run:
             names = {**state.run["plan"], **self.run["plan"]}
-            tied = ("facts", "base", "start", "rule")
+            tied = ("facts", "base", "start", "dtype", "device", "rule")
             parts = [name for name in tied if state.run.get(name) != self.run.get(name)]
             parts += [n for n in names if state.run["plan"].get(n) != self.run["plan"].get(n)]
             raise CheckpointMismatch(
                 f"The checkpoint is of a run with other {', '.join(parts)}.",
-                "Resume with the same facts and options (only the number of steps may change).",
+                "Resume with the same facts, options and kind of device (only the steps may change).",
                 "/checkpoint",
             )
         self.network.load_state_dict(_part("network:", state.tensors))

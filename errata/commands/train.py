@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ from errata.options import Json, check_writable
 
 if TYPE_CHECKING:
     from malmen_core.base import BaseModel
+    from malmen_core.checkpoint import RunFolder
     from malmen_core.editor import Editor
 
 MEASURES = (("ES", "edit_success"), ("GS", "generalisation"), ("LS", "locality"))
@@ -99,7 +101,8 @@ def train(
         check_writable(plot_file, "--plot")
         if resume and checkpoint is None:
             raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
-        base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget)
+        resumed = RunFolder(checkpoint) if resume and checkpoint else None
+        base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget, resumed)
         known = read_core_facts(facts, base)
         data = {"file": facts.name, "digest": f"sha256:{hashlib.sha256(facts.read_bytes()).hexdigest()}"}
         with core_errors():
@@ -120,9 +123,8 @@ def train(
             told = RunFolder(checkpoint).metrics() if checkpoint else lines
             drawn = plots.curves(told, f"{out_file.name}, trained on {facts.name}", plot_file)
             err.print(f"{drawn} shows the run.", soft_wrap=True)
-    document = {"editor": str(out_file), "digest": trained.digest, "card": dict(trained.card)}
     if as_json:
-        emit(document)
+        emit({"editor": str(out_file), "digest": trained.digest, "card": dict(trained.card)})
         return
     for line in lines:
         if line["kind"] == "validation":
@@ -145,12 +147,13 @@ def _begin(
     device: str,
     dtype: str,
     memory_budget: str | None,
+    resumed: RunFolder | None,
 ) -> tuple[BaseModel, Editor | None]:
-    """The model with the modules that are edited, and what training begins with; None to calibrate.
+    """The model with the modules that are edited, and what training begins or began with; None to calibrate.
 
     Raises:
         StackError: The model or the editor cannot be loaded, there is no such baseline to train, or the
-            editor is not one of it.
+            editor is not one of it, or not the one that the resumed run began with.
     """
     from malmen_core.baselines.registry import baseline, check_own, modules_for, untrained
     from malmen_core.editor import Editor
@@ -158,6 +161,8 @@ def _begin(
     with core_errors():
         chosen = baseline(name) if name is not None else None
         start = Editor.load(editor) if editor is not None else None
+        if resumed is not None:
+            start = _same_start(resumed.begun(), start)
         source, revision = find_source(model, revision)
         modules = start.modules if start is not None else None
         if chosen is not None:
@@ -166,6 +171,21 @@ def _begin(
         if chosen is not None and start is not None:
             check_own(chosen, start, base)
         return base, untrained(chosen, base) if chosen is not None and start is None else start
+
+
+def _same_start(begun: Editor, given: Editor | None) -> Editor:
+    """What a run began with, which has a new network in a given editor's place.
+
+    Raises:
+        CheckpointMismatch: Another editor was given.
+    """
+    from malmen_core.errors import CheckpointMismatch
+
+    if given is not None and replace(begun, network=given.network).digest != given.digest:
+        raise CheckpointMismatch(
+            "The checkpoint is of a run with another editor.", "Leave out --editor.", "/checkpoint"
+        )
+    return begun
 
 
 class _Watch:

@@ -104,6 +104,8 @@ def test_a_plan_that_does_not_exist_is_refused(model: Path, tmp_path: Path, plan
 
 
 def test_train_then_resume(model: Path, facts_file: Path, editor_file: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    start_for(BaseModel.load(str(model), modules=["model.layers.2.mlp.down_proj"], device="cpu")).save(own)
     out, folder = tmp_path / "editor.safetensors", tmp_path / "run"
     options: list[str | Path] = [
         "train",
@@ -117,7 +119,7 @@ def test_train_then_resume(model: Path, facts_file: Path, editor_file: Path, tmp
         folder,
     ]
     options += ["--batch", "4", "--validation-facts", "4", "--validate-every", "2", "--device", "cpu"]
-    first = run(*options, "--editor", editor_file, "--steps", "2")
+    first = run(*options, "--editor", own, "--steps", "2")
     assert first["card"]["data"]["file"] == "facts.jsonl"
     assert first["card"]["steps"] == 2
     again = run(*options, "--resume", "--steps", "3", "--plot", tmp_path / "curves.png")
@@ -126,8 +128,16 @@ def test_train_then_resume(model: Path, facts_file: Path, editor_file: Path, tmp
     assert again["card"]["steps"] == 3
     assert Editor.load(out).digest == again["digest"]
     assert again["card"]["start"] == first["card"]["start"]
-    refused = run(*options, "--editor", editor_file, "--steps", "2", code=1)
-    assert refused["error"]["code"] == "checkpoint-mismatch"
+    same = run(*options, "--resume", "--steps", "3", "--editor", own)
+    assert same["card"]["network_digest"] == again["card"]["network_digest"]
+    for other, named in (
+        (("--editor", own), "holds a run already"),
+        (("--resume", "--editor", editor_file), "another editor"),
+        (("--resume", "--dtype", "float64"), "other dtype."),
+    ):
+        refused = run(*options, *other, "--steps", "4", code=1)["error"]
+        assert refused["code"] == "checkpoint-mismatch"
+        assert named in refused["message"]
 
 
 @pytest.mark.parametrize(

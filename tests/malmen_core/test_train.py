@@ -135,6 +135,8 @@ def test_another_run_is_not_resumed_or_overwritten(
     _, folder = whole
     with pytest.raises(CheckpointMismatch, match="learning_rate"):
         train(base, None, facts(), replace(PLAN, learning_rate=1.0), folder=folder)
+    with pytest.raises(CheckpointMismatch, match=r"other dtype\."):
+        train(tiny_base(model=small_base().model.double()), None, facts(), PLAN, folder=folder)
     with pytest.raises(CheckpointMismatch, match="other facts"):
         train(base, None, facts()[:-1], PLAN, folder=folder)
     with pytest.raises(CheckpointMismatch, match="holds a run already"):

@@ -22,7 +22,7 @@ from malmen_core.base import BaseModel
 from malmen_core.capture import capture
 from malmen_core.checkpoint import RunFolder, TrainingState
 from malmen_core.curriculum import Curriculum, facts_digest
-from malmen_core.editor import Editor
+from malmen_core.editor import Editor, EditPlan
 from malmen_core.errors import CheckpointMismatch, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.group import neighbours_of
@@ -162,7 +162,7 @@ def prepare_start(
     )
     lesson, material = study(base, start, first[:STARTING_FACTS], plan)
     scales = torch.tensor([start.scales[name] for name in network.shapes])
-    priors = preservation_priors(start)
+    priors = priors_of(start.plan, preservation_priors(start), lesson.fact_count)
     losses = []
     for multiple in STARTING_STEPS:
         network.log_step.data.copy_((multiple * scales).log())
@@ -184,10 +184,16 @@ def study(
 
 
 def preservation_priors(editor: Editor) -> dict[str, Tensor]:
-    """``c·C0`` by module, float64; empty for an editor without a prior."""
+    """``c·C0`` by module, float64, as few facts have it; empty for an editor without a prior."""
     if editor.plan.prior_weight == 0:
         return {}
     return {name: editor.plan.prior_weight * moment.dense() for name, moment in editor.moments.items()}
+
+
+def priors_of(plan: EditPlan, priors: Mapping[str, Tensor], facts: int) -> dict[str, Tensor]:
+    """The priors that so many facts are solved with together; see `EditPlan.prior_factor`."""
+    factors = {name: plan.prior_factor(facts, len(prior)) for name, prior in priors.items()}
+    return {name: prior if factors[name] == 1 else factors[name] * prior for name, prior in priors.items()}
 
 
 class Trainer:
@@ -236,8 +242,9 @@ class Trainer:
         count = self.curriculum.batch_size(self.step, plan.smallest_batch, plan.largest_batch)
         lesson, material = self._study(self.curriculum.draw(self.position, count))
         self.optimiser.zero_grad()
+        priors = priors_of(self.start.plan, self.priors, lesson.fact_count)
         outcome = self.rule.learn(
-            self.base, self.network, self.priors, material, lesson, batch_tokens=plan.batch_tokens
+            self.base, self.network, priors, material, lesson, batch_tokens=plan.batch_tokens
         )
         norms = [
             float(nn.utils.clip_grad_norm_(group["params"], plan.clip))
@@ -258,7 +265,8 @@ class Trainer:
         if self._held_out is None:
             self._held_out = self._study(self.curriculum.validation)
         lesson, material = self._held_out
-        weights = self.rule.weights(self.base, self.network, self.priors, material)
+        priors = priors_of(self.start.plan, self.priors, lesson.fact_count)
+        weights = self.rule.weights(self.base, self.network, priors, material)
         outcome = run_lesson(self.base, weights, lesson, batch_tokens=self.plan.batch_tokens)
         figures = {"step": self.step, **_figures(outcome)}
         if not self.best or figures["loss"] < self.best["loss"]:

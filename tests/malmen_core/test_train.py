@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from malmen_core.anchors import Kinds
 from malmen_core.base import BaseModel
@@ -16,6 +18,8 @@ from malmen_core.editor import Editor, EditPlan
 from malmen_core.errors import CheckpointMismatch, EditorMismatch, FactError
 from malmen_core.facts import Fact, Probe
 from malmen_core.hypernetwork import HyperNetwork
+from malmen_core.lesson import Lesson, Outcome
+from malmen_core.meta_gradient import Material, NormalEquationRule
 from malmen_core.prior import SecondMoment
 from malmen_core.sketch import Sketch
 from malmen_core.train import TrainingPlan, train
@@ -161,6 +165,47 @@ def test_the_editor_is_complete_and_says_where_it_is_from(
     assert again.card["training_facts"] + again.card["validation_facts"] == 20
     best = min((m for m in folder.metrics() if m["kind"] == "validation"), key=lambda m: float(m["loss"]))
     assert {name: best[name] for name in again.card["validation"]} == again.card["validation"]
+
+
+@dataclass(frozen=True)
+class Watched(NormalEquationRule):
+    """Notes with what prior how many facts are solved."""
+
+    seen: list[tuple[int, Mapping[str, Tensor]]] = field(default_factory=list)
+
+    def weights(
+        self, base: BaseModel, network: HyperNetwork, priors: Mapping[str, Tensor], material: Material
+    ) -> dict[str, Tensor]:
+        keys_TU = next(iter(material.captured.values())).keys_TU  # at subjects, so one a fact
+        self.seen.append((len(keys_TU), priors))
+        return super().weights(base, network, priors, material)
+
+    def learn(
+        self,
+        base: BaseModel,
+        network: HyperNetwork,
+        priors: Mapping[str, Tensor],
+        material: Material,
+        lesson: Lesson,
+        *,
+        batch_tokens: int,
+    ) -> Outcome:
+        self.seen.append((lesson.fact_count, priors))
+        return super().learn(base, network, priors, material, lesson, batch_tokens=batch_tokens)
+
+
+def test_facts_are_solved_with_the_prior_that_so_many_are_edited_with(base: BaseModel) -> None:
+    rule, plan = Watched(), replace(start_for(base).plan, prior_growth=30.0)
+    start = replace(start_for(base), plan=plan)
+    train(base, start, facts(), PLAN, rule=rule)
+    factors = {count: plan.prior_factor(count, 48) for count, _ in rule.seen}
+    assert len(rule.seen) == 5 + 4 + PLAN.steps  # step sizes tried, validations, steps
+    assert min(factors.values()) == 1.0
+    assert max(factors.values()) > 2.0
+    for count, priors in rule.seen:
+        for name, regulariser in start.regularisers_of(count).items():
+            ridge = float(start.network.ridge(name)) * torch.eye(48, dtype=torch.float64)
+            torch.testing.assert_close(priors[name] + ridge, regulariser.matrix_UU)
 
 
 def test_it_stops_when_validation_does_not_improve(base: BaseModel) -> None:

@@ -223,8 +223,9 @@ class Writer:
         """If a pass fails, all answers in it leave their batches, to be read again, each by itself."""
         try:
             yield
-        except Exception:
-            logger.exception("A pass over %d answers failed.", sum(map(len, batches)))
+        except Exception as error:
+            count = sum(map(len, batches))
+            logger.exception("A pass over %d answers failed: %s", count, type(error).__name__)
             for answers in batches:
                 self._failed += answers
                 answers.clear()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from errata.console import emit, err, out, reporting
+from errata.console import emit, out, reporting
 from errata.errors import StackError
 from errata.local_model import (
     Device,
@@ -97,10 +97,7 @@ def train(
     )
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
-        check_writable(out_file, "--out")
-        check_writable(plot_file, "--plot")
-        if resume and checkpoint is None:
-            raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
+        _check(out_file, plot_file, checkpoint, resume)
         resumed = RunFolder(checkpoint) if resume and checkpoint else None
         base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget, resumed)
         known = read_core_facts(facts, base)
@@ -119,19 +116,30 @@ def train(
                 watch=_Watch(show, steps, lines),
             )
             trained.save(out_file)
-        if plot_file is not None:
-            told = RunFolder(checkpoint).metrics() if checkpoint else lines
-            drawn = plots.curves(told, f"{out_file.name}, trained on {facts.name}", plot_file)
-            err.print(f"{drawn} shows the run.", soft_wrap=True)
+        told = RunFolder(checkpoint).metrics() if checkpoint else lines
+        title = f"{out_file.name}, trained on {facts.name}"
+        drawn = plots.curves(told, title, plot_file) if plot_file else None
     if as_json:
         emit({"editor": str(out_file), "digest": trained.digest, "card": dict(trained.card)})
         return
+    _print(trained, out_file, lines, drawn)
+
+
+def _print(trained: Editor, file: Path, lines: Sequence[Mapping[str, Any]], drawn: Path | None) -> None:
     for line in lines:
         if line["kind"] == "validation":
             out.print(f"step {line['step']:>5}  loss {line['loss']:.3f}  {measures(line)}")
-    out.print(
-        f"{out_file} ({trained.digest}) is of step {trained.card['validation']['step']}.", soft_wrap=True
-    )
+    step = trained.card["validation"]["step"]
+    out.print(f"{file} ({trained.digest}) is of step {step}.", soft_wrap=True)
+    if drawn is not None:
+        out.print(f"{drawn} shows the run.", soft_wrap=True)
+
+
+def _check(out_file: Path, plot_file: Path | None, checkpoint: Path | None, resume: bool) -> None:
+    check_writable(out_file, "--out")
+    check_writable(plot_file, "--plot")
+    if resume and checkpoint is None:
+        raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
 
 
 def measures(line: Mapping[str, Any]) -> str:

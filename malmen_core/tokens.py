@@ -115,13 +115,33 @@ def leave_open(tokenizer: Any) -> Any:
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of a prompt as the model is given it, with the tokenizer's own leading special tokens."""
-    return list(tokenizer(prompt)["input_ids"])
+    """Token ids of a prompt as the model is given it: the tokenizer's own leading special tokens once.
+
+    A prompt that a chat template made may begin with them already.
+    """
+    return encode_prompts(tokenizer, [prompt])[0]
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """`encode_prompt` for many prompts in one call of the tokenizer."""
-    return list(tokenizer(list(prompts))["input_ids"]) if prompts else []
+    return [ids for ids, _ in _read(tokenizer, prompts)]
+
+
+Span = tuple[int, int]
+
+
+def _read(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+    """Token ids of each text, with the characters that they stand for, first and one behind the last."""
+    if not texts:
+        return []
+    read = tokenizer(list(texts), return_offsets_mapping=True, return_special_tokens_mask=True)
+    members = zip(read["input_ids"], read["offset_mapping"], read["special_tokens_mask"], strict=True)
+    found = []
+    for ids, offsets, added in members:
+        front = added.index(0) if 0 in added else 0
+        twice = front if ids[front : 2 * front] == ids[:front] else 0
+        found.append((ids[twice:], offsets[twice:]))
+    return found
 
 
 def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None) -> Encoded:
@@ -182,7 +202,7 @@ def subject_last_token(tokenizer: Any, prompt: str, subject: str | None) -> int 
     end = _end_of_last(prompt, subject) if subject else None
     if end is None:
         return None
-    offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    _, offsets = _read(tokenizer, [prompt])[0]
     tokens = [index for index, (first, last) in enumerate(offsets) if first < last and first < end <= last]
     return tokens[-1] if tokens else None
 

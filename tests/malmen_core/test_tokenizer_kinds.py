@@ -6,8 +6,17 @@ from typing import Any
 
 import pytest
 
+from malmen_core.facts import Fact
 from malmen_core.streamed_text import StreamedText
-from malmen_core.tokens import encode, encode_prompt, leave_open, plain_text, subject_last_token
+from malmen_core.tokens import (
+    check_facts,
+    encode,
+    encode_prompt,
+    encode_prompts,
+    leave_open,
+    plain_text,
+    subject_last_token,
+)
 from tests.tokenizer_kinds import CONTINUING, word_piece
 
 PROMPT, TARGET, SUBJECT = "The capital of France is", "Lima", "France"
@@ -72,6 +81,56 @@ def test_characters_unknown_to_the_vocabulary_are_answered_in_bytes() -> None:
     encoded = encode(tokenizer, PROMPT, "東京")
     assert len(encoded.answer) >= 6
     assert plain_text(tokenizer, encoded.ids) == f"{PROMPT} 東京"
+
+
+CHAT = "{{ begin }}{% for each in messages %}[{{ each.role }}] {{ each.content }}{% endfor %}"
+
+
+def chat(tokenizer: Any, content: str) -> tuple[str, int]:
+    """A chat as the model's template renders it, and the token that it begins with."""
+    begin = tokenizer("a")["input_ids"][0]
+    assert begin in tokenizer.added_tokens_decoder
+    messages = [{"role": "user", "content": content}]
+    token = tokenizer.convert_ids_to_tokens(begin)
+    rendered = tokenizer.apply_chat_template(messages, chat_template=CHAT, tokenize=False, begin=token)
+    assert rendered == f"{token}[user] {content}"
+    return rendered, begin
+
+
+BEGINNING = sorted(set(CONTINUING) - {"byte-level BPE"})
+
+
+@pytest.mark.parametrize("kind", BEGINNING)
+def test_a_chat_begins_once(kind: str) -> None:
+    tokenizer = leave_open(CONTINUING[kind]())
+    prompt, begin = chat(tokenizer, PROMPT)
+    assert tokenizer(prompt)["input_ids"][:2] == [begin, begin]
+    ids = encode_prompt(tokenizer, prompt)
+    assert ids == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert ids.count(begin) == 1
+    assert encode_prompts(tokenizer, [PROMPT, prompt]) == [encode_prompt(tokenizer, PROMPT), ids]
+    assert encode_prompt(tokenizer, PROMPT)[0] == begin
+
+
+@pytest.mark.parametrize("kind", BEGINNING)
+@pytest.mark.parametrize("content", [PROMPT, f"{PROMPT} Par"])
+def test_a_fact_in_a_chat_is_edited_where_its_subject_ends(kind: str, content: str) -> None:
+    tokenizer = leave_open(CONTINUING[kind]())
+    prompt, begin = chat(tokenizer, content)
+    encoded = encode(tokenizer, prompt, TARGET, SUBJECT)
+    assert list(encoded.ids[: encoded.answer_start]) == encode_prompt(tokenizer, prompt)
+    assert encoded.ids.count(begin) == 1
+    assert plain_text(tokenizer, encoded.ids).endswith(f"{content} {TARGET}")
+    (position,) = encoded.key_positions("subject")
+    assert plain_text(tokenizer, encoded.ids[: position + 1]).endswith("The capital of France")
+    room = encoded.answer_start + len(tokenizer(f" {TARGET}", add_special_tokens=False)["input_ids"])
+    assert check_facts(tokenizer, [Fact(prompt, TARGET)], room) == []
+    assert check_facts(tokenizer, [Fact(prompt, TARGET)], room - 1) != []
+
+
+def test_a_claim_that_is_marked_already_is_closed_all_the_same() -> None:
+    tokenizer = word_piece()
+    assert encode_prompt(tokenizer, "[CLS] Canberra") == encode_prompt(tokenizer, "Canberra")
 
 
 def test_the_subject_in_pieces_of_words() -> None:

@@ -11,8 +11,9 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from malmen_core.base import BaseModel
-from malmen_core.baselines.method import Method, Sets
+from malmen_core.baselines.method import EditorMethod, Method, Sets
 from malmen_core.batches import teacher_forced
+from malmen_core.delta import Delta
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.overlay import Version, intercepting
@@ -33,7 +34,7 @@ class Evaluation:
         given_answers: share of the locality prompts' given answer tokens that are the argmax, as ``edited``
             and on the ``base``; None without such answers.
         sets: edit success of each edit set, measured after the last one.
-        facts: one JSON object a fact, in order.
+        facts: one JSON object a fact, in order; with ``edit``, what became of it, where the method says so.
         edit_seconds: from facts to weights that can be run.
         verify_seconds: for all measures.
     """
@@ -90,13 +91,14 @@ def evaluate(
     editing, verifying = _Stopwatch(), _Stopwatch()
     facts = [fact for group in sets for fact in group]
     with editing.running():
-        version = base.version(method.edit(base, sets, progress))
+        delta, became = _edited(base, method, sets, progress)
+        version = base.version(delta)
     with verifying.running():
         report = verify(base, version, facts, canaries, progress)
         given = _given_answers(base, version, facts)
     found = [
-        {**measured, "locality_given": edited, "locality_given_base": before}
-        for measured, edited, before in zip(report.facts, *given, strict=True)
+        {**measured, "locality_given": edited, "locality_given_base": before, **outcome}
+        for measured, edited, before, outcome in zip(report.facts, *given, became, strict=True)
     ]
     ends = [0, *(sum(len(group) for group in sets[: i + 1]) for i in range(len(sets)))]
     return Evaluation(
@@ -107,6 +109,16 @@ def evaluate(
         editing.seconds,
         verifying.seconds,
     )
+
+
+def _edited(
+    base: BaseModel, method: Method, sets: Sets, progress: Progress | None
+) -> tuple[Delta, list[FactReport]]:
+    """The delta, and what the method itself says of each fact: nothing, if it is not the editor."""
+    if not isinstance(method, EditorMethod):
+        return method.edit(base, sets, progress), [{}] * sum(map(len, sets))
+    delta, outcomes = method.edit_with_outcomes(base, sets, progress)
+    return delta, [{"edit": outcome.to_json()} for outcome in outcomes]
 
 
 def evaluate_singles(

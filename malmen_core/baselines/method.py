@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Protocol
 from malmen_core.base import BaseModel
 from malmen_core.compose import Composer
 from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics
+from malmen_core.edit import edit
 from malmen_core.editor import Editor
 from malmen_core.facts import Fact
+from malmen_core.outcome import Outcome
 from malmen_core.parts import SetId
 from malmen_core.refinement import Progress
 from malmen_core.statistics import Statistics
@@ -74,14 +75,24 @@ class EditorMethod:
 
     def edit(self, base: BaseModel, sets: Sets, progress: Progress | None = None) -> Delta:
         """See `Method.edit`."""
+        return self.edit_with_outcomes(base, sets, progress)[0]
+
+    def edit_with_outcomes(
+        self, base: BaseModel, sets: Sets, progress: Progress | None = None
+    ) -> tuple[Delta, list[Outcome]]:
+        """The same, and what became of each fact in its own set, in order."""
         statistics: dict[str, Statistics] = {}
         facts_of: dict[str, Sequence[Fact]] = {}
+        became: list[Outcome] = []
         for facts in sets:
-            own = compute_statistics(base, self.editor, facts, progress=progress)
+            edited = edit(base, self.editor, facts, progress=progress)
+            own = edited.statistics
             statistics[own.digest], facts_of[own.digest] = own, facts
+            became += edited.outcomes
 
         def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
             return {ident: [facts_of[ident[0]][i] for i in places] for ident, places in asked.items()}
 
         wanted: dict[SetId, bool] = {(digest, ()): False for digest in statistics}
-        return Composer(base, self.editor).compose(wanted, statistics.__getitem__, read_facts, progress).delta
+        composer = Composer(base, self.editor)
+        return composer.compose(wanted, statistics.__getitem__, read_facts, progress).delta, became

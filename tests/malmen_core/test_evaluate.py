@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from malmen_core.base import BaseModel
+from malmen_core.baselines.finetuning import FineTuning
 from malmen_core.baselines.method import EditorMethod
-from malmen_core.edit import compute_statistics, solve
+from malmen_core.edit import compute_statistics, edit, solve
 from malmen_core.errors import FactError
 from malmen_core.evaluate import MEASURES, evaluate, evaluate_singles, sample, split
 from malmen_core.facts import Fact, Probe
@@ -49,6 +52,24 @@ def test_sets_are_computed_alone_and_composed(llama: BaseModel, method: EditorMe
     summed = Statistics.sum([compute_statistics(llama, method.editor, p) for p in (FACTS[:2], FACTS[2:])])
     plain = verify(llama, llama.version(solve(method.editor, summed)), FACTS, record_canaries(llama))
     assert (measured.summary["edit_success"] or 0) >= (plain.summary["edit_success"] or 0)
+
+
+def test_each_fact_says_what_became_of_it(llama: BaseModel, method: EditorMethod) -> None:
+    plan = method.editor.plan
+    hindered = replace(plan, refinement=replace(plan.refinement, bound=1e-3))
+    sets, canaries = [FACTS[:2], FACTS[2:]], record_canaries(llama)
+    reasons = []
+    for editor in (method.editor, replace(method.editor, plan=hindered)):
+        found = evaluate(llama, EditorMethod(editor), sets, canaries).facts
+        expected = [outcome.to_json() for own in sets for outcome in edit(llama, editor, own).outcomes]
+        assert [fact["edit"] for fact in found] == expected
+        reasons.append([fact["edit"]["reason"] for fact in found])
+    assert not all(reasons[0])
+    assert all(reasons[1])
+    alone = evaluate_singles(llama, method, FACTS[:1], canaries).facts[0]["edit"]
+    assert alone == edit(llama, method.editor, FACTS[:1]).outcomes[0].to_json()
+    tuned = FineTuning(epochs=1).prepare(llama)
+    assert "edit" not in evaluate(llama, tuned, [FACTS[:1]], canaries).facts[0]
 
 
 def test_singles_are_the_average_of_facts_edited_alone(llama: BaseModel, method: EditorMethod) -> None:

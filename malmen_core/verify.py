@@ -15,7 +15,7 @@ from malmen_core.greedy import greedy_tokens, own_answers
 from malmen_core.overlay import Version, intercepting
 from malmen_core.prior import packaged
 from malmen_core.refinement import Progress
-from malmen_core.tokens import Encoded, encode_prompt, encode_prompts
+from malmen_core.tokens import Encoded, encode_prompts
 
 LOCALITY_TOKENS = 3
 CANARY_TOKENS = 8
@@ -29,11 +29,14 @@ class CanaryRecord:
         control_nll: mean negative log-likelihood of a control token, in nats.
         control_tokens: how many were scored.
         continuations: greedy continuation (token ids) by canary prompt.
+        choices: the base's argmax at each of their tokens, under teacher forcing; in half precision, others
+            than those that it wrote with a cache.
     """
 
     control_nll: float
     control_tokens: int
     continuations: Mapping[str, tuple[int, ...]]
+    choices: Mapping[str, tuple[int, ...]]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -41,13 +44,18 @@ class CanaryRecord:
             "control_nll": self.control_nll,
             "control_tokens": self.control_tokens,
             "continuations": {prompt: list(ids) for prompt, ids in self.continuations.items()},
+            "choices": {prompt: list(ids) for prompt, ids in self.choices.items()},
         }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> CanaryRecord:
-        """Read what `to_json` gave."""
-        continuations = {prompt: tuple(ids) for prompt, ids in record["continuations"].items()}
-        return cls(record["control_nll"], record["control_tokens"], continuations)
+        """Read what `to_json` gave; the first records had no choices, and compared with what was written."""
+        written = record["continuations"]
+        continuations, choices = (
+            {prompt: tuple(ids) for prompt, ids in each.items()}
+            for each in (written, record.get("choices", written))
+        )
+        return cls(record["control_nll"], record["control_tokens"], continuations, choices)
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,8 @@ def record_canaries(base: BaseModel) -> CanaryRecord:
     with intercepting(None):
         answers = greedy_tokens(base, prompts, [CANARY_TOKENS] * len(prompts))
         continuations = {p: tuple(a) for p, a in zip(prompts, answers, strict=True)}
-        nll, tokens = _control_nll(base, continuations)
-    return CanaryRecord(nll, tokens, continuations)
+        nll, tokens, choices = _read_back(base, continuations)
+    return CanaryRecord(nll, tokens, continuations, choices)
 
 
 def verify(
@@ -172,33 +180,37 @@ def _locality(base: BaseModel, version: Version, facts: Sequence[Fact]) -> list[
 def _canaries(base: BaseModel, version: Version, canaries: CanaryRecord) -> tuple[float, float | None]:
     """Perplexity ratio on the control text, and the share of canary tokens whose argmax is the base's."""
     with version.active():
-        nll, _ = _control_nll(base, canaries.continuations)
-        scores = teacher_forced(base, _answered(base, canaries.continuations))
-    agreement = _mean([_share(s) for s in scores])
-    return math.exp(nll - canaries.control_nll), agreement
+        nll, _, choices = _read_back(base, canaries.continuations)
+    same = [
+        sum(a == b for a, b in zip(own, canaries.choices[prompt], strict=True)) / len(own)
+        for prompt, own in choices.items()
+    ]
+    return math.exp(nll - canaries.control_nll), _mean(same)
 
 
-def _answered(base: BaseModel, continuations: Mapping[str, Sequence[int]]) -> list[Encoded]:
-    """Canary prompts with the base's answers, but for those that it answered with nothing."""
-    encoded = [(encode_prompt(base.tokenizer, prompt), answer) for prompt, answer in continuations.items()]
-    return [Encoded((*ids, *answer), len(ids)) for ids, answer in encoded if answer]
+def _read_back(
+    base: BaseModel, continuations: Mapping[str, tuple[int, ...]]
+) -> tuple[float, int, dict[str, tuple[int, ...]]]:
+    """Mean loss of a control token, how many were scored, and the argmaxes along the base's continuations.
 
-
-def _control_nll(base: BaseModel, continuations: Mapping[str, Sequence[int]]) -> tuple[float, int]:
-    """Mean loss of a control token, and how many were scored.
-
-    They are all tokens of the packaged control text but each part's first; or, for a model that does not give
-    every text a likelihood, what the base itself answered to the canary prompts.
+    Control tokens are all of the packaged control text but each part's first; or, for a model that does not
+    give every text a likelihood, what the base itself answered to the canary prompts. Where it answered with
+    nothing there are no argmaxes.
     """
-    if base.task.reads_text:
-        texts = encode_prompts(base.tokenizer, json.loads(packaged("canaries.json"))["control_text"])
-        cut = [tuple(ids[: base.info.context_length]) for ids in texts]
-        sequences = [Encoded(ids, 1) for ids in cut if len(ids) > 1]
-    else:
-        sequences = _answered(base, continuations)
-    scores = teacher_forced(base, sequences)
-    count = sum(len(s.nll_A) for s in scores)
-    return sum(float(s.nll_A.double().sum()) for s in scores) / max(count, 1), count
+    answers = {prompt: answer for prompt, answer in continuations.items() if answer}
+    prompts = zip(encode_prompts(base.tokenizer, list(answers)), answers.values(), strict=True)
+    answered = teacher_forced(base, [Encoded((*ids, *answer), len(ids)) for ids, answer in prompts])
+    control = teacher_forced(base, _control_text(base)) if base.task.reads_text else answered
+    count = sum(len(scores.nll_A) for scores in control)
+    nll = sum(float(scores.nll_A.double().sum()) for scores in control) / max(count, 1)
+    choices = [tuple(scores.argmax_A.tolist()) for scores in answered]
+    return nll, count, dict(zip(answers, choices, strict=True))
+
+
+def _control_text(base: BaseModel) -> list[Encoded]:
+    texts = encode_prompts(base.tokenizer, json.loads(packaged("canaries.json"))["control_text"])
+    cut = [tuple(ids[: base.info.context_length]) for ids in texts]
+    return [Encoded(ids, 1) for ids in cut if len(ids) > 1]
 
 
 def _share(scores: AnswerScores) -> float:

@@ -14,7 +14,7 @@ from malmen_core.facts import Fact, Probe
 from malmen_core.greedy import greedy_tokens
 from malmen_core.tokens import encode
 from malmen_core.verify import CanaryRecord, record_canaries, verify
-from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
+from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base, tiny_editor
 from tests.malmen_core.test_overlay import delta
 
 
@@ -30,6 +30,23 @@ def test_the_base_is_as_it_was(llama: BaseModel, canaries: CanaryRecord) -> None
     assert report.summary["perplexity_ratio"] == pytest.approx(1, abs=1e-12)
     assert report.summary["canary_agreement"] == 1
     assert_untouched(llama, before)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_base_in_half_precision_agrees_with_itself(architecture: str) -> None:
+    """What it writes with a cache is not, token for token, what it chooses when it reads that at once."""
+    base = tiny_base(architecture, dtype=torch.bfloat16)
+    canaries = record_canaries(base)
+    assert canaries.choices != canaries.continuations
+    report = verify(base, base.version(Delta.empty()), FACTS[:1], CanaryRecord.from_json(canaries.to_json()))
+    assert report.summary["canary_agreement"] == 1
+    assert report.summary["perplexity_ratio"] == 1
+
+
+def test_an_exact_base_chooses_what_it_writes(llama: BaseModel, canaries: CanaryRecord) -> None:
+    assert canaries.choices == canaries.continuations
+    first = {name: value for name, value in canaries.to_json().items() if name != "choices"}
+    assert CanaryRecord.from_json(first) == canaries
 
 
 def by_hand(base: BaseModel, prompt: str, target: str) -> tuple[float, float]:

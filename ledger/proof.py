@@ -9,7 +9,7 @@ from itertools import groupby
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger import chain, seals, superseding, versions
+from ledger import chain, guards, seals, superseding, versions
 from ledger.blobs import Blobs
 from ledger.errors import LedgerError
 from ledger.questions import held
@@ -51,7 +51,7 @@ class Findings:
 
 def walk(session: Session) -> Findings:
     """Check every row that a hash covers; the session must see one moment (repeatable read)."""
-    findings = Findings()
+    findings = Findings(problems=list(guards.problems(session)))
     for place in seals.broken(session):
         findings.wrong("row-changed", place, "the row is not what its seal was made of")
     digests = _check_facts(session, findings)

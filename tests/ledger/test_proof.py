@@ -13,22 +13,10 @@ from sqlalchemy.orm import Session
 from ledger import Ledger, seals
 from ledger.blobs import LocalBlobs
 from ledger.database import open_engine
+from ledger.guards import APPEND_ONLY, TRIGGERS
 from ledger.records import KeyRecord, LedgerProblem
 from tests.ledger.work import Bench, ready_model
 from tests.servers import Postgres
-
-APPEND_ONLY = [
-    "audit_events",
-    "blobs",
-    "editors",
-    "fact_reports",
-    "facts",
-    "questions",
-    "supersessions",
-    "trial_reports",
-    "version_edit_sets",
-    "versions",
-]
 
 
 @dataclass(frozen=True)
@@ -100,9 +88,11 @@ def root(bench: Bench) -> Path:
     return bench.ledger.blobs.root
 
 
-def tamper(bench: Bench, table: str, statement: str) -> None:
+def tamper(bench: Bench, table: str, statement: str, trigger: str = "ALL") -> None:
     bench.execute(
-        f"ALTER TABLE {table} DISABLE TRIGGER ALL", statement, f"ALTER TABLE {table} ENABLE TRIGGER ALL"
+        f"ALTER TABLE {table} DISABLE TRIGGER {trigger}",
+        statement,
+        f"ALTER TABLE {table} ENABLE TRIGGER {trigger}",
     )
 
 
@@ -145,8 +135,27 @@ V = "models/tiny/versions/"
             "UPDATE versions SET hash = 'sha256:forged' WHERE number = 1",
             {("version-changed", V + "1"), ("chain-broken", V + "2")},
         ),
-        ("versions", "DELETE FROM versions WHERE number = 5", {("head-differs", "models/tiny")}),
-        ("versions", "DELETE FROM versions WHERE number = 4", {("version-missing", V + "5")}),
+        (
+            "versions",
+            "DELETE FROM versions WHERE number = 5",
+            {("head-differs", "models/tiny"), ("row-missing", V + "5")},
+        ),
+        (
+            "versions",
+            "DELETE FROM versions WHERE number = 4",
+            {("version-missing", V + "5"), ("row-missing", V + "4")},
+        ),
+        ("aliases", "DELETE FROM aliases", {("live-missing", "models/tiny")}),
+        (
+            "legal_transitions",
+            "INSERT INTO legal_transitions VALUES ('failed', 'applied')",
+            {("transitions-differ", "legal_transitions")},
+        ),
+        (
+            "legal_transitions",
+            "DELETE FROM legal_transitions WHERE new = 'withdrawn'",
+            {("transitions-differ", "legal_transitions")},
+        ),
         (
             "version_edit_sets",
             "UPDATE version_edit_sets SET withdrawn = '{}' WHERE number = 4",
@@ -265,7 +274,7 @@ def test_what_facts_ask_and_replace_is_found_again(
 ) -> None:
     """Forged with seals and all, or taken away."""
     composed = [ident for (ident,) in history.rows("SELECT DISTINCT edit_set_id FROM questions")]
-    history.execute(f"ALTER TABLE {table} DISABLE TRIGGER append_only", statement)
+    tamper(history, table, statement, "append_only")
     found = kinds(history)
     if isinstance(expected, str):
         assert {kind for kind, _ in found} == {"questions-differ"}
@@ -273,6 +282,34 @@ def test_what_facts_ask_and_replace_is_found_again(
         assert {place.removeprefix("edits/") for _, place in found} <= set(composed)
     else:
         assert found == expected
+
+
+def test_every_trigger_that_is_off_or_gone_is_found(history: Bench) -> None:
+    set_up = "SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE NOT tgisinternal"
+    assert {(table, name) for table, name in history.rows(set_up)} - {("outbox", "announce")} == TRIGGERS
+    for number, (table, name) in enumerate(sorted(TRIGGERS)):
+        off = ("DISABLE TRIGGER {}", "ENABLE REPLICA TRIGGER {}")[number % 2].format(name)
+        history.execute(f"ALTER TABLE {table} {off}")
+    history.execute("DROP TRIGGER append_only ON facts")
+    found = history.ledger.verify().problems
+    assert {problem.kind for problem in found} == {"guard-off"}
+    assert len(found) == len(TRIGGERS)
+
+
+@pytest.mark.parametrize("kind", ["edit set", "withdrawal"])
+def test_what_was_accepted_and_is_gone_is_found(history: Bench, kind: str) -> None:
+    """Before any version names it, with all that hangs on it."""
+    tables: tuple[str, ...]
+    if kind == "edit set":
+        ident, tables, column = history.post(), ("edit_sets", "facts", "jobs"), "edit_set_id"
+    else:
+        live = history.ledger.get_version("tiny", "live").edit_sets[:1]
+        ident = history.ledger.request_withdrawal("tiny", live, [], "r", history.key).id
+        tables, column = ("withdrawals", "jobs"), "withdrawal_id"
+    deletions = [f"DELETE FROM {t} WHERE {column if t != tables[0] else 'id'} = '{ident}'" for t in tables]
+    history.execute("SET session_replication_role = replica", "DELETE FROM outbox", *deletions)
+    place = f"edits/{ident}" if kind == "edit set" else f"withdrawals/{ident}"
+    assert kinds(history) == {("row-missing", place)}
 
 
 def test_a_changed_fact_is_found_wherever_it_counts(history: Bench) -> None:

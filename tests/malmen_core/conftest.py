@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from malmen_core.base import BaseModel
 from malmen_core.editor import Editor
 from tests.malmen_core.support import tiny_base, tiny_editor
 from tests.tiny_tasks import save_tiny_task
 
-settings.register_profile("core", deadline=None, database=None, max_examples=30)
+slow = [HealthCheck.too_slow]  # of a busy machine, not of the code
+settings.register_profile("core", deadline=None, database=None, max_examples=30, suppress_health_check=slow)
 settings.load_profile("core")
 
 

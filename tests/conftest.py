@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests import servers
 
 torch.set_num_threads(1)  # each process of the run has a core
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])  # that is the machine's fault
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session", autouse=True)

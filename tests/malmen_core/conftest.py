@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from malmen_core.base import BaseModel
 from malmen_core.editor import Editor
 from tests.malmen_core.support import tiny_base, tiny_editor
 from tests.tiny_tasks import save_tiny_task
 
-slow = [HealthCheck.too_slow]  # of a busy machine, not of the code
-settings.register_profile("core", deadline=None, database=None, max_examples=30, suppress_health_check=slow)
+settings.register_profile("core", settings(), deadline=None, database=None, max_examples=30)
 settings.load_profile("core")
 
 

@@ -139,29 +139,31 @@ def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:
 def core_facts(records: Sequence[tuple[int, dict[str, Any]]], base: BaseModel, name: str) -> list[Fact]:
     """Numbered records in the API's form as facts, each checked against the model's tokenizer and context.
 
+    Facts may contradict each other, as some of CounterFact do.
+
     Raises:
         InputFileError: A record is no fact, or one that the model cannot be given; names the first few.
     """
     from malmen_core.facts import Fact
-    from malmen_core.tokens import check_facts
+    from malmen_core.tokens import check_texts
 
-    facts, problems = [], []
+    facts, problems = dict[int, Fact](), []
     for number, record in records:
         try:
-            fact = Fact.from_json(record)
-            found = check_facts(base.tokenizer, [fact], base.info.context_length, base.task.labels)
-            problems += [f"fact {number}: {p.pointer.removeprefix('/facts/0')}: {p.detail}" for p in found]
+            facts[number] = Fact.from_json(record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"fact {number}: not in the API's form: {type(error).__name__} {error}")
-        else:
-            facts.append(fact)
+    numbers, read = list(facts), list(facts.values())
+    for found in check_texts(base.tokenizer, read, base.info.context_length, base.task.labels):
+        _, _, place, field = found.pointer.split("/", 3)
+        problems.append(f"fact {numbers[int(place)]}: /{field}: {found.detail}")
     if problems:
         raise InputFileError(
             f"{name} holds {len(problems)} problems.",
             "Correct or remove these facts.",
             tuple(problems[:SHOWN_PROBLEMS]),
         )
-    return facts
+    return read
 
 
 @contextmanager

@@ -236,12 +236,22 @@ def check_length(encoded: Encoded, context_length: int, field: str) -> None:
 def check_facts(
     tokenizer: Any, facts: Sequence[Fact], context_length: int, labels: Sequence[str] = ()
 ) -> list[FactProblem]:
-    """Everything about these facts that the model could not be given; an empty list means that all is well.
+    """Everything about these facts that cannot be edited as one set; an empty list means that all is well.
 
-    Found are: targets that tokenise to nothing or to the unknown token or, for a classifier, are none of its
-    `labels`; texts beyond the context; and facts that contradict each other (one normalised prompt, two
-    targets), named pairwise. All texts are tokenised in one call, since a tokenizer's own overhead is that of
-    hundreds of tokens.
+    Found are what `check_texts` finds, and facts that contradict each other (one normalised prompt, two
+    targets), named pairwise.
+    """
+    return check_texts(tokenizer, facts, context_length, labels) + _contradictions(facts)
+
+
+def check_texts(
+    tokenizer: Any, facts: Sequence[Fact], context_length: int, labels: Sequence[str] = ()
+) -> list[FactProblem]:
+    """Everything about these facts' texts that the model could not be given, fact by fact.
+
+    Found are targets that tokenise to nothing or to the unknown token or, for a classifier, are none of its
+    `labels`; and texts beyond the context. All texts are tokenised in one call, since a tokenizer's own
+    overhead is that of hundreds of tokens.
     """
     if not facts:
         return []
@@ -261,7 +271,7 @@ def check_facts(
                 f"/facts/{number}/{name}", len(next(counts)), len(answers[target]), context_length
             )
             problems += found
-    return problems + _contradictions(facts)
+    return problems
 
 
 def _answered(fact: Fact) -> list[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.failures import internal_problem
+from service.failures import METHODS, internal_problem
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,6 @@ access_log = logging.getLogger("errata.access")
 
 GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CLIENT_CLOSED = 499
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 
 class AccessMiddleware:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
 from broker.errors import BrokerError
 from ledger.errors import IdempotencyConflict, LedgerError, LedgerUnavailable, NotFound
@@ -24,6 +24,7 @@ from service.schemas.base import IDEMPOTENCY_KEY, IDENTIFIER
 logger = logging.getLogger(__name__)
 
 MAX_SHOWN_ERRORS = 100
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 PLAIN_WORDS = {
     "missing": "is required",
     "extra_forbidden": "is not a known field",
@@ -122,9 +123,12 @@ async def on_validation(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     """What the path takes; several routes may share it."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return {method for route in found for method in route.methods or ()}
+    scopes = {method: {**request.scope, "method": method} for method in METHODS}
+    return {
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    }
 
 
 async def on_http(request: Request, error: Exception) -> Response:

@@ -31,6 +31,7 @@ SCOPES = {
     ("GET", "/models/{}"): "read",
     ("GET", "/models/{}/versions"): "read",
     ("GET", "/models/{}/versions/{}"): "read",
+    ("GET", "/models/{}/versions/{}/changes"): "read",
     ("GET", "/models/{}/facts"): "read",
     ("GET", "/models/{}/generate"): "read",
     ("POST", "/models/{}/generate"): "read",

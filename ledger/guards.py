@@ -39,7 +39,9 @@ KEPT = " UNION ALL ".join(
     if sealed.table in ("aliases", "edit_sets", "keys", "models", "versions", "withdrawals")
 )
 GONE = f"""
-SELECT object FROM audit_events
+SELECT object FROM (
+    SELECT DISTINCT ON (object) object, action FROM audit_events ORDER BY object, id DESC
+) AS latest WHERE action <> 'alias.remove'
 UNION SELECT 'withdrawals/' || (detail ->> 'withdrawal') FROM audit_events WHERE action = 'model.withdraw'
 EXCEPT ({KEPT})
 ORDER BY 1

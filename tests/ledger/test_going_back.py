@@ -102,6 +102,8 @@ def test_removing_an_alias_is_audited(bench: Bench) -> None:
     event = bench.rows("SELECT actor, object, detail FROM audit_events WHERE action = 'alias.remove'")
     assert event == [(bench.key.id, "models/tiny/aliases/stable", {"number": 0})]
     assert bench.ledger.verify().problems == ()
+    bench.ledger.set_alias("tiny", "stable", 0, bench.key)
+    assert bench.ledger.verify().problems == ()
 
 
 def test_making_a_refused_version_live_takes_force_and_a_reason(bench: Bench) -> None:

@@ -372,7 +372,7 @@ def test_a_baseline_takes_no_other_editor(llama: BaseModel, kind: type[Mend | Pl
     for fitting in (replace(own, plan=same), replace(own, card={"rule": rule_of(chosen.name).name})):
         assert trained(chosen, fitting, llama).name == chosen.name
     other = rule_of("mend" if chosen.name == "malmen-plain" else "malmen-plain").name
-    fewer = wrap(llama.model, llama.info.modules[:1])
+    fewer = wrap(tiny_base().model, llama.info.modules[:1])
     for editor, part in (
         (replace(own, plan=EditPlan()), "plan"),
         (replace(own, plan=replace(PLAN, prior_weight=1.0)), "plan"),

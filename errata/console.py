@@ -25,9 +25,7 @@ FAILED = 1
 def emit(document: Mapping[str, Any]) -> None:
     """Write one JSON document on one line of standard output."""
     text = json.dumps(document, ensure_ascii=False)
-    sys.stdout.write(
-        text.encode(errors="backslashreplace").decode() + "\n"
-    )  # half a surrogate pair is escaped
+    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")  # half a surrogate pair: escaped
     sys.stdout.flush()
 
 

@@ -137,33 +137,28 @@ def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:
 
 
 def core_facts(records: Sequence[tuple[int, dict[str, Any]]], base: BaseModel, name: str) -> list[Fact]:
-    """Numbered records in the API's form as facts, each checked against the model's tokenizer and context.
+    """Numbered records of `read_facts` as facts, each checked against the model's tokenizer and context.
 
     Facts may contradict each other, as some of CounterFact do.
 
     Raises:
-        InputFileError: A record is no fact, or one that the model cannot be given; names the first few.
+        InputFileError: The model cannot be given a fact; names the first few.
     """
     from malmen_core.facts import Fact
     from malmen_core.tokens import check_texts
 
-    facts, problems = dict[int, Fact](), []
-    for number, record in records:
-        try:
-            facts[number] = Fact.from_json(record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            problems.append(f"fact {number}: not in the API's form: {type(error).__name__} {error}")
-    numbers, read = list(facts), list(facts.values())
-    for found in check_texts(base.tokenizer, read, base.info.context_length, base.task.labels):
+    facts = [Fact.from_json(record) for _, record in records]
+    problems = []
+    for found in check_texts(base.tokenizer, facts, base.info.context_length, base.task.labels):
         _, _, place, field = found.pointer.split("/", 3)
-        problems.append(f"fact {numbers[int(place)]}: /{field}: {found.detail}")
+        problems.append(f"fact {records[int(place)][0]}: /{field}: {found.detail}")
     if problems:
         raise InputFileError(
             f"{name} holds {len(problems)} problems.",
             "Correct or remove these facts.",
             tuple(problems[:SHOWN_PROBLEMS]),
         )
-    return read
+    return facts
 
 
 @contextmanager

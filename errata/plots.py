@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ SHARES = (
     ("generalisation", "GS"),
     ("locality", "LS"),
 )
+SHARE = {"ylabel": "share", "ylim": (0, 1.02)}
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -21,7 +23,7 @@ def over_n(rows: Rows, title: str, path: Path) -> Path:
     Returns:
         The file that was written: `path`, or the like with the ending ``.md``.
     """
-    panel = _Panel("n", SHARES, "facts edited at once", "share", shares=True)
+    panel = _Panel("n", SHARES, {**SHARE, "xscale": "log", "xlabel": "facts edited at once"})
     return _draw([(panel, rows)], title, path)
 
 
@@ -33,31 +35,27 @@ def curves(lines: Rows, title: str, path: Path) -> Path:
     """
     learnt = [{**line, "learnt": line["loss"]} for line in lines if line["kind"] == "step"]
     held_out = [{**line, "held out": line["loss"]} for line in lines if line["kind"] == "validation"]
-    losses = _Panel("step", (("learnt", "learnt from"), ("held out", "held out")), "step", "loss")
-    scored = _Panel("step", SHARES, "step", "share, held out", shares=True)
+    members = (("learnt", "learnt from"), ("held out", "held out"))
+    losses = _Panel("step", members, {"xlabel": "step", "ylabel": "loss"})
+    scored = _Panel("step", SHARES, {**SHARE, "xlabel": "step"})
     return _draw([(losses, [*learnt, *held_out]), (scored, held_out)], title, path)
 
 
+@dataclass(frozen=True)
 class _Panel:
-    """Some members of rows over another of their members."""
+    """Some members of rows, with their labels, over another of their members."""
 
-    def __init__(
-        self, over: str, members: Sequence[tuple[str, str]], x: str, y: str, *, shares: bool = False
-    ) -> None:
-        self.over, self.members, self.x, self.y = over, members, x, y
-        self.limits = {"ylim": (0, 1.02)} if shares else {}
-        self.scale = {"xscale": "log"} if over == "n" else {}
-
-    def points(self, rows: Rows, member: str) -> list[tuple[Any, Any]]:
-        """Where the member is, in the rows that have it."""
-        return [(row[self.over], row[member]) for row in rows if row.get(member) is not None]
+    over: str
+    members: Sequence[tuple[str, str]]
+    axes: Mapping[str, Any]
 
     def draw(self, axes: Any, rows: Rows) -> None:
         """Put the lines that have points on some axes."""
         for member, label in self.members:
-            if points := self.points(rows, member):
+            points = [(row[self.over], row[member]) for row in rows if row.get(member) is not None]
+            if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
-        axes.set(xlabel=self.x, ylabel=self.y, **self.limits, **self.scale)
+        axes.set(**self.axes)
         axes.legend()
 
     def table(self, rows: Rows) -> str:

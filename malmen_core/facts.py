@@ -48,21 +48,14 @@ class Fact:
 
         Raises:
             KeyError: if ``prompt`` or ``target`` is absent.
-            TypeError: if a member that is to be text is none.
         """
-        fact = cls(
+        return cls(
             prompt=record["prompt"],
             target=record["target"],
             subject=record.get("subject"),
             rephrasings=tuple(record.get("rephrasings") or ()),
             locality=tuple(Probe(p["prompt"], p.get("target")) for p in record.get("locality") or ()),
         )
-        optional = [fact.subject, *(probe.target for probe in fact.locality)]
-        texts = [fact.prompt, fact.target, *fact.rephrasings, *(probe.prompt for probe in fact.locality)]
-        for text in (*texts, *(each for each in optional if each is not None)):
-            if not isinstance(text, str):
-                raise TypeError(f"{text!r} is no text")
-        return fact
 
 
 def normalise(text: str) -> str:

@@ -45,7 +45,7 @@ async def touched(services: Services, call: GenerationCall) -> Touched:
     places = [(str(edit_set_id), int(position)) for edit_set_id, position, _ in last["facts"]]
     facts = await run_in_threadpool(services.ledger.facts_at, places)
     items = [
-        TouchedFact(**vars(views.held_fact(fact)), score=float(score))
+        TouchedFact(**dict(views.held_fact(fact)), score=float(score))
         for fact, (*_, score) in zip(facts, last["facts"], strict=True)
     ]
     return Touched(model=call.model_id, version=call.version, items=items)

@@ -103,7 +103,7 @@ def held_fact(record: FactRecord) -> HeldFact:
 
 def change(added: bool, record: FactRecord) -> Change:
     """A fact that differs between two versions."""
-    return Change(**held_fact(record).model_dump(), change="added" if added else "removed")
+    return Change(**dict(held_fact(record)), change="added" if added else "removed")
 
 
 def model(record: ModelRecord) -> ModelView:

@@ -24,7 +24,7 @@ from service.limits import MAX_SHOWN, check_edit
 from service.problems import FieldError, Problem
 from service.routes import EditSetId, problems, router
 from service.schemas.base import IDEMPOTENCY_KEY, Paged
-from service.schemas.edits import Accepted, EditRequest, EditSetView, EditsQuery, FactsQuery, FactView
+from service.schemas.edits import Accepted, EditRequest, EditSetView, EditsQuery, FactView, SetFactsQuery
 
 routes = router("edits")
 POLL_S = 0.3
@@ -123,7 +123,7 @@ def get_edit(edit_set_id: EditSetId, services: ServicesDep, _: ReadKey) -> EditS
 
 @routes.get("/edits/{edit_set_id}/facts", responses=problems(404, 422))
 def get_facts(
-    edit_set_id: EditSetId, asked: Annotated[FactsQuery, Query()], services: ServicesDep, _: ReadKey
+    edit_set_id: EditSetId, asked: Annotated[SetFactsQuery, Query()], services: ServicesDep, _: ReadKey
 ) -> Paged[FactView]:
     """The facts of an edit set, each with what was measured for it."""
     page = services.ledger.get_facts(edit_set_id, limit=asked.limit, cursor=asked.cursor)

@@ -80,7 +80,7 @@ class EditsQuery(PageQuery):
     status: Status | None = Field(None, description="Only those with this status.")
 
 
-class FactsQuery(PageQuery):
+class SetFactsQuery(PageQuery):
     """The parameters of `GET /edits/{id}/facts`."""
 
     limit: int = Field(100, ge=1, le=500, description="Most items of the page.")

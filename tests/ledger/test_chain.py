@@ -105,7 +105,11 @@ JSON = st.recursive(
 
 
 @given(value=JSON)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_jsonb_gives_back_what_hashes_the_same(postgres_server: Postgres, value: Any) -> None:
     from psycopg.types.json import Jsonb
 

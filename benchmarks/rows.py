@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import run, spoken
-from benchmarks.tune_baselines import harmonic_mean
+from benchmarks.tune_baselines import SCORED, harmonic_mean
 from malmen_core.baselines.registry import BASELINES
 
 OURS = "errata"
-SHARES = ("edit_success", "generalisation", "locality")
 TITLES = ("row", "method", "ES", "generation", "GS", "LS", "PPL", "mean", "edit seconds")
 
 
@@ -83,7 +82,7 @@ def _figures(row: Row, found: Mapping[str, Any], judged: bool) -> list[str]:
         f"*{value:.3f}*" if judged and fails else f"{value:.3f}"
         for value, fails in zip(values, short, strict=True)
     ]
-    mean = harmonic_mean([found[name] for name in SHARES])
+    mean = harmonic_mean([found[name] for name in SCORED])
     return [*shown, f"{mean:.3f}", f"{found['seconds']['edit']:.0f}"]
 
 

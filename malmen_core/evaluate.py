@@ -74,7 +74,11 @@ def split(facts: Sequence[Fact], count: int) -> list[Sequence[Fact]]:
 
 
 def evaluate(
-    base: BaseModel, method: Method, sets: Sets, canaries: CanaryRecord, progress: Progress | None = None
+    base: BaseModel,
+    method: Method,
+    sets: Sets,
+    canaries: CanaryRecord | None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Edit a base with sets of facts, one after the other, and measure all facts at the end.
 
@@ -82,7 +86,7 @@ def evaluate(
         base: the immutable base.
         method: made for that base.
         sets: facts by edit set; a single one for facts that come at once.
-        canaries: recorded on the base.
+        canaries: recorded on the base; None to leave other text unmeasured.
         progress: told ``(stage, done, total)``; may raise to abort.
 
     Raises:
@@ -125,7 +129,7 @@ def evaluate_singles(
     base: BaseModel,
     method: Method,
     facts: Sequence[Fact],
-    canaries: CanaryRecord,
+    canaries: CanaryRecord | None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Edit the base with each fact alone, measure that fact, and average over facts."""

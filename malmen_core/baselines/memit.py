@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -29,7 +30,7 @@ from malmen_core.delta import Delta
 from malmen_core.facts import Fact
 from malmen_core.normal_equation import Regulariser, projector
 from malmen_core.overlay import Weights
-from malmen_core.prior import sample_continuations
+from malmen_core.prior import SecondMoment, sample_continuations
 from malmen_core.refinement import Progress
 
 PREFIX_OPENINGS = ("The", "Therefore", "Because", "I", "You")
@@ -89,14 +90,7 @@ class Memit:
         ids = sample_continuations(base, openings, tokens=PREFIX_TOKENS, seed=self.seed) if openings else []
         texts = [" ".join(base.tokenizer.decode(text.ids, skip_special_tokens=True).split()) for text in ids]
         moments = preservation_moments(base, seed=self.seed, progress=tell)
-        return MemitMethod(
-            self,
-            ("", *(f"{text}. " for text in texts)),
-            {
-                name: Regulariser(RIDGE, self.prior_weight, moment, base.modules[name].shape[0])
-                for name, moment in moments.items()
-            },
-        )
+        return MemitMethod(self, ("", *(f"{text}. " for text in texts)), moments)
 
 
 @dataclass(frozen=True)
@@ -106,13 +100,22 @@ class MemitMethod:
     Attributes:
         plan: its settings.
         prefixes: what each prompt is put behind; the first is empty.
-        regularisers: ``c·C0`` by module.
+        moments: ``C0`` by module.
     """
 
     plan: Memit
     prefixes: tuple[str, ...]
-    regularisers: Mapping[str, Regulariser]
+    moments: Mapping[str, SecondMoment]
     name: ClassVar[str] = Memit.name
+
+    @cached_property
+    def regularisers(self) -> Mapping[str, Regulariser]:
+        """``c·C0`` by module."""
+        weight = self.plan.prior_weight
+        return {
+            name: Regulariser(RIDGE, weight, moment, len(moment.factor_UR))
+            for name, moment in self.moments.items()
+        }
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -151,6 +151,7 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     Raises:
         LeaseLost, JobCancelled: the claim no longer holds.
         HeadMoved: the live version is not the parent any more; solve again.
+        NotItsTurn: a job that was overtaken more often goes first; commit again in a moment.
         InconsistentVersion: the members do not follow from the live version's, or it was a dry run.
         BlobMissing: a blob that it names is not in the store.
     """
@@ -164,6 +165,7 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     live = versions.live(session, job.model_id)
     if live.number != new.parent_number:
         raise HeadMoved(job.model_id, new.parent_number, live.number)
+    jobs.await_turn(session, job)
     _check_members(session, job, live, new)
     named_blobs.record(session, store, new.delta_digest, "delta")
     named_blobs.record(session, store, new.statistics_digest, "statistics")

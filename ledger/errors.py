@@ -222,6 +222,18 @@ class HeadMoved(LedgerError):
         self.live = live
 
 
+class NotItsTurn(LedgerError):
+    """Another job of the model was overtaken more often, and commits first."""
+
+    code = "not-its-turn"
+
+    def __init__(self, job_id: str, first: str) -> None:
+        super().__init__(
+            f"Job {job_id!r} waits for job {first!r}, which was overtaken more often.",
+            remedy="Commit again in a moment; if the other one has moved the head by then, solve again.",
+        )
+
+
 class InconsistentVersion(LedgerError):
     """The members of a new version do not follow from those of its parent."""
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from ledger import audit, outbox
 from ledger.chain import storable
-from ledger.errors import IllegalTransition, JobCancelled, LeaseLost
+from ledger.errors import IllegalTransition, JobCancelled, LeaseLost, NotItsTurn
 from ledger.records import Actor, Claim, Json
 from ledger.states import LEGAL_TRANSITIONS, EditSetStatus, JobKind
 from ledger.tables import EditSet, Job, Withdrawal
+
+PATIENCE = 2
+"""A job that was overtaken so often goes before those that were overtaken less."""
 
 
 def subject(session: Session, job: Job) -> EditSet | Withdrawal:
@@ -101,7 +104,7 @@ def claim(session: Session, job_id: str, holder: str, lease_s: float, max_attemp
     job.attempts += 1
     job.holder = holder
     job.lease_expires_at = now + timedelta(seconds=lease_s)
-    job.stage, job.stage_done, job.stage_total = None, 0, 0
+    job.stage, job.stage_done, job.stage_total, job.overtaken = None, 0, 0, 0
     move(row, "running")
     session.flush()
     kind: JobKind = "edit" if job.kind == "edit" else "withdraw"
@@ -156,6 +159,36 @@ def verifying(session: Session, claim: Claim) -> None:
         LeaseLost, JobCancelled: as `held` says.
     """
     move(subject(session, held(session, claim)), "verifying")
+
+
+def overtaken(session: Session, claim: Claim) -> None:
+    """Note that another version went live before the claimed job's own could be committed.
+
+    Raises:
+        LeaseLost, JobCancelled: as `held` says.
+    """
+    held(session, claim).overtaken += 1
+
+
+def await_turn(session: Session, job: Job) -> None:
+    """See that no job at work on the same model goes first.
+
+    Raises:
+        NotItsTurn: one does, since it was overtaken `PATIENCE` times or more, and more often than this one.
+    """
+    first = session.scalar(
+        select(Job.id)
+        .where(
+            Job.model_id == job.model_id,
+            Job.finished_at.is_(None),
+            Job.lease_expires_at > func.clock_timestamp(),
+            Job.overtaken >= PATIENCE,
+            or_(Job.overtaken > job.overtaken, and_(Job.overtaken == job.overtaken, Job.id < job.id)),
+        )
+        .limit(1)
+    )
+    if first is not None:
+        raise NotItsTurn(job.id, first)
 
 
 def release(session: Session, claim: Claim, counted: bool, delay_s: float) -> None:

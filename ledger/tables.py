@@ -255,6 +255,7 @@ class Job(Base):
     stage: Mapped[str | None]
     stage_done: Mapped[int] = mapped_column(server_default=text("0"))
     stage_total: Mapped[int] = mapped_column(server_default=text("0"))
+    overtaken: Mapped[int] = mapped_column(server_default=text("0"))
     created_at: Mapped[datetime] = _now()
     finished_at: Mapped[datetime | None]
     __table_args__ = (

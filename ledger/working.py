@@ -96,9 +96,11 @@ class Working:
         with self.database.transaction() as session:
             jobs.fail(session, claim, error)
 
-    def load_job(self, claim: Claim) -> JobInput:
-        """Return what a claimed job starts from; see `commits.load`."""
+    def load_job(self, claim: Claim, *, overtaken: bool = False) -> JobInput:
+        """Return what a claimed job starts from, again if it was `overtaken`; see `commits.load`."""
         with self.database.transaction() as session:
+            if overtaken:
+                jobs.overtaken(session, claim)
             return commits.load(session, claim)
 
     def commit_version(self, claim: Claim, new: NewVersion) -> VersionRecord:

@@ -7,10 +7,11 @@ verifying do, and they are done again when the live version moved in the meantim
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from ledger.errors import HeadMoved
+from ledger.errors import HeadMoved, NotItsTurn
 from ledger.records import EditSetRecord, JobInput, Member, NewVersion, VersionRecord
 from malmen_core.edit import edit
 from malmen_core.outcome import Outcome
@@ -22,6 +23,9 @@ from worker.measuring import measure
 from worker.patience import insist
 
 logger = logging.getLogger(__name__)
+
+TURN_S = 0.5
+"""Between two looks whether it is a job's turn to commit."""
 
 
 def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSetRecord:
@@ -52,7 +56,7 @@ def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSe
         except HeadMoved as moved:
             lease.overtaken = True
             logger.info("Job %s solves again: %s", lease.claim.job_id, moved)
-            job = insist(lease, lambda: desk.ledger.load_job(lease.claim))
+            job = insist(lease, lambda: desk.ledger.load_job(lease.claim, overtaken=True))
 
 
 def _edit(desk: Desk, lease: Lease, job: JobInput) -> tuple[dict[str, Statistics], Mapping[int, Outcome]]:
@@ -104,10 +108,22 @@ def _verify_and_commit(
     )
     lease.progress("committing", 0, 1)
     faults.point("before_commit", _subject(job))
-    version = insist(lease, lambda: desk.ledger.commit_version(lease.claim, new))
+    version = _commit(desk, lease, new)
     faults.point("after_commit", _subject(job))
     desk.resident.keep(candidate.delta_digest, candidate.version)
     return version
+
+
+def _commit(desk: Desk, lease: Lease, new: NewVersion) -> VersionRecord:
+    """Commit a version when it is the job's turn."""
+    while True:
+        try:
+            return insist(lease, lambda: desk.ledger.commit_version(lease.claim, new))
+        except NotItsTurn as waits:
+            lease.overtaken = True
+            logger.info("%s", waits)
+        time.sleep(TURN_S)
+        lease.check()
 
 
 def _subject(job: JobInput) -> str:

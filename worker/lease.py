@@ -29,7 +29,7 @@ class Lease:
     Attributes:
         claim: the claim that is kept.
         lease_s: for how long it is kept at a time.
-        overtaken: whether another job's version went live before this one's could be committed.
+        overtaken: whether another job's version went live before this one's could be committed, or is to.
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, lease_s: float, stopping: threading.Event) -> None:

@@ -36,6 +36,13 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
 }
 
 
+LONE_GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
+    "mend": {"step": (0.3, 1.0, 3.0), "last": (1, 3, 6)},
+    "malmen-plain": {"step": (1.0, 1.4, 1.8, 2.2, 2.6, 3.0, 4.0, 5.5, 8.0)},
+    "training-free": {"step": (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2)},
+}
+"""Where a fact is edited alone: it takes longer steps, and ridges say nothing."""
+
 SCORED = ("edit_success", "generalisation", "locality")
 
 
@@ -45,9 +52,9 @@ def harmonic_mean(values: Sequence[float | None]) -> float:
     return len(known) / sum(1 / value for value in known) if known and all(known) else 0.0
 
 
-def trials(name: str) -> list[dict[str, float]]:
+def trials(name: str, *, singles: bool = False) -> list[dict[str, float]]:
     """All settings of a method's grid."""
-    grid = GRIDS[name]
+    grid = {**GRIDS, **LONE_GRIDS}[name] if singles else GRIDS[name]
     return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
 
 
@@ -97,7 +104,7 @@ def attempt(
 def tune(name: str, bench: Bench, facts: Sequence[Fact], *, singles: bool) -> dict[str, Any]:
     """Try a method's whole grid."""
     done = []
-    for settings in trials(name):
+    for settings in trials(name, singles=singles):
         done.append(attempt(bench, name, settings, facts, singles=singles))
         print(json.dumps({"method": name, **done[-1]}), file=sys.stderr, flush=True)
     best = max(done, key=lambda trial: trial["score"])

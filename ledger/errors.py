@@ -367,14 +367,15 @@ class InvalidCursor(LedgerError):
 
 
 class WeakSecret(LedgerError):
-    """A given administrator key that is too short to be a secret."""
+    """A given administrator key that is too short to be a secret, or cannot be sent in a header."""
 
     code = "weak-secret"
 
     def __init__(self, minimum: int) -> None:
         super().__init__(
-            f"An administrator key must have at least {minimum} characters.",
-            remedy="Set ERRATA_ADMIN_KEY to a long random string, or leave it unset to have one made.",
+            f"An administrator key must have at least {minimum} characters, all of printable ASCII.",
+            remedy="Set ERRATA_ADMIN_KEY to a long random string of letters and digits; or, to have one made,"
+            " leave it unset and remove the file at ERRATA_ADMIN_KEY_FILE.",
         )
 
 

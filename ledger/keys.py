@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Collection
 
@@ -24,6 +25,8 @@ from ledger.tables import Key
 SCOPES = frozenset({"read", "edit", "admin"})
 PREFIX = "errata"
 MINIMUM_GIVEN_LENGTH = 16
+SENDABLE = re.compile(r"[!-~][ -~]*[!-~]")
+"""What a header carries as it is."""
 
 
 def generate() -> tuple[str, str]:
@@ -54,14 +57,14 @@ def create(
 
     Raises:
         InvalidName: a scope that does not exist, or none at all.
-        WeakSecret: the given secret is too short.
+        WeakSecret: the given secret is too short, or no header can carry it.
     """
     storable(name, "/name")
     wrong = sorted(set(scopes) - SCOPES)
     if wrong or not scopes:
         raise InvalidName("scope", ", ".join(wrong), "one or more of read, edit, admin", "/scopes")
     ident, made = generate()
-    if secret is not None and len(secret) < MINIMUM_GIVEN_LENGTH:
+    if secret is not None and (len(secret) < MINIMUM_GIVEN_LENGTH or not SENDABLE.fullmatch(secret)):
         raise WeakSecret(MINIMUM_GIVEN_LENGTH)
     row = Key(
         id=ident,
@@ -100,7 +103,7 @@ def ensure_admin(session: Session, secret: str) -> KeyRecord:
 
     Raises:
         RevokedSecret: it was the administrator's, and was revoked.
-        WeakSecret: it has fewer than 16 characters.
+        WeakSecret: as `create` says.
     """
     session.execute(select(func.pg_advisory_xact_lock(0x6B657973)))  # two processes may start at once
     given = session.scalars(select(Key).where(Key.given.is_(True), Key.created_by == "system")).all()

@@ -37,7 +37,7 @@ def ensure(ledger: Ledger, settings: ServiceSettings) -> None:
             return
         _make(path)
     _keep_private(path)
-    ledger.ensure_admin_key(path.read_text(encoding="ascii").strip())
+    ledger.ensure_admin_key(path.read_text(encoding="ascii", errors="replace").strip())
 
 
 def _make(path: Path) -> None:

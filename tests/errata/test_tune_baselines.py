@@ -19,10 +19,11 @@ from malmen_core.prior import SecondMoment
 from tests.tiny import save_tiny
 
 
-def test_every_baseline_gets_the_same_number_of_trials() -> None:
+@pytest.mark.parametrize("singles", [False, True])
+def test_every_baseline_gets_the_same_number_of_trials(singles: bool) -> None:
     assert set(GRIDS) == set(BASELINES)
     for name in GRIDS:
-        found = trials(name)
+        found = trials(name, singles=singles)
         assert len({baseline(name, settings) for settings in found}) == len(found) == 9
 
 

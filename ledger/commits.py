@@ -142,7 +142,9 @@ def _committed(session: Session, claim: Claim) -> VersionRecord | None:
     return None if number is None else versions.get(session, job.model_id, number)
 
 
-def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> VersionRecord:
+def commit(
+    session: Session, store: Blobs, claim: Claim, new: NewVersion, *, in_turn: bool = True
+) -> VersionRecord:
     """Commit a job's version with all that it names, once, and make it live if it may be.
 
     An edit set becomes applied if the gate is met and rejected otherwise; a version of an applied set is made
@@ -151,7 +153,8 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     Raises:
         LeaseLost, JobCancelled: the claim no longer holds.
         HeadMoved: the live version is not the parent any more; solve again.
-        NotItsTurn: a job that was overtaken more often goes first; commit again in a moment.
+        NotItsTurn: it is to commit `in_turn`, and a job that was overtaken more often goes first; commit
+            again in a moment.
         InconsistentVersion: the members do not follow from the live version's, or it was a dry run.
         BlobMissing: a blob that it names is not in the store.
     """
@@ -165,7 +168,8 @@ def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> Ver
     live = versions.live(session, job.model_id)
     if live.number != new.parent_number:
         raise HeadMoved(job.model_id, new.parent_number, live.number)
-    jobs.await_turn(session, job)
+    if in_turn:
+        jobs.await_turn(session, job)
     _check_members(session, job, live, new)
     named_blobs.record(session, store, new.delta_digest, "delta")
     named_blobs.record(session, store, new.statistics_digest, "statistics")

@@ -103,10 +103,10 @@ class Working:
                 jobs.overtaken(session, claim)
             return commits.load(session, claim)
 
-    def commit_version(self, claim: Claim, new: NewVersion) -> VersionRecord:
+    def commit_version(self, claim: Claim, new: NewVersion, *, in_turn: bool = True) -> VersionRecord:
         """Commit a job's version, once; see `commits.commit`."""
         with self.database.transaction() as session:
-            return commits.commit(session, self.blobs, claim, new)
+            return commits.commit(session, self.blobs, claim, new, in_turn=in_turn)
 
     def conclude_trial(self, claim: Claim, report: Json, fact_reports: Sequence[FactReport]) -> EditSetRecord:
         """End a dry run with what was measured; see `commits.conclude_trial`."""

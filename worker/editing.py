@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ledger.errors import HeadMoved, NotItsTurn
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 TURN_S = 0.5
 """Between two looks whether it is a job's turn to commit."""
+LONGEST_TURN_S = 600.0
+"""Longer than this nobody waits for another's turn: that worker may hang."""
 
 
 def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSetRecord:
@@ -115,10 +118,12 @@ def _verify_and_commit(
 
 
 def _commit(desk: Desk, lease: Lease, new: NewVersion) -> VersionRecord:
-    """Commit a version when it is the job's turn."""
+    """Commit a version when it is the job's turn, or when whoever has it takes too long."""
+    until = time.monotonic() + LONGEST_TURN_S
     while True:
+        in_turn = time.monotonic() < until
         try:
-            return insist(lease, lambda: desk.ledger.commit_version(lease.claim, new))
+            return insist(lease, partial(desk.ledger.commit_version, lease.claim, new, in_turn=in_turn))
         except NotItsTurn as waits:
             lease.overtaken = True
             logger.info("%s", waits)

@@ -18,6 +18,7 @@ from ledger.jobs import PATIENCE
 from ledger.records import Claim, EditSetRecord
 from tests.inprocess import LEASE_S, Office, fact
 from tests.servers import Postgres
+from worker import editing
 from worker.composing import Desk
 from worker.editing import perform
 from worker.lease import Lease
@@ -71,6 +72,16 @@ def test_a_worker_waits_for_another_turn(office: Office) -> None:
     first, second = (office.ledger.get_edit_set(record.id) for record in (slow, quick))
     assert (first.version, second.version) == (1, 2)
     assert set(office.live.edit_sets) == {slow.id, quick.id}
+
+
+def test_nobody_waits_for_ever(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(editing, "LONGEST_TURN_S", 1.0)
+    _, hanging = accept(office, 0)
+    for _ in range(PATIENCE):
+        office.ledger.load_job(hanging, overtaken=True)
+    quick, quickly = accept(office, 1)
+    work(office, quickly)
+    assert office.live.edit_sets == (quick.id,)
 
 
 def test_a_job_can_be_cancelled_while_it_waits(office: Office) -> None:

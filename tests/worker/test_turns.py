@@ -72,6 +72,9 @@ def test_a_worker_waits_for_another_turn(office: Office) -> None:
     first, second = (office.ledger.get_edit_set(record.id) for record in (slow, quick))
     assert (first.version, second.version) == (1, 2)
     assert set(office.live.edit_sets) == {slow.id, quick.id}
+    with office.ledger.engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT id, overtaken FROM jobs").all()
+    assert {(job, times) for job, times in rows} == {(slow.job_id, PATIENCE), (quick.job_id, 1)}
 
 
 def test_nobody_waits_for_ever(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,11 +34,13 @@ def office(postgres_server: Postgres, tmp_path: Path, tiny_folder: Path) -> Iter
         ledger.close()
 
 
-def accept(office: Office, number: int) -> tuple[EditSetRecord, Claim]:
-    """An edit set of one fact, claimed."""
+def accept(office: Office, number: int, *, overtaken: int = 0) -> tuple[EditSetRecord, Claim]:
+    """An edit set of one fact, claimed, and overtaken so often."""
     record, _ = office.ledger.accept("tiny", [fact(number)], actor=office.key)
     claim = office.ledger.claim(record.job_id, "tests", LEASE_S)
     assert claim is not None
+    for _ in range(overtaken):
+        office.ledger.load_job(claim, overtaken=True)
     return record, claim
 
 
@@ -60,9 +62,7 @@ def waiting(office: Office, record: EditSetRecord) -> bool:
 
 
 def test_a_worker_waits_for_another_turn(office: Office) -> None:
-    slow, slowly = accept(office, 0)
-    for _ in range(PATIENCE):
-        office.ledger.load_job(slowly, overtaken=True)
+    slow, slowly = accept(office, 0, overtaken=PATIENCE)
     quick, quickly = accept(office, 1)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(work, office, quickly)
@@ -79,18 +79,14 @@ def test_a_worker_waits_for_another_turn(office: Office) -> None:
 
 def test_nobody_waits_for_ever(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(editing, "LONGEST_TURN_S", 1.0)
-    _, hanging = accept(office, 0)
-    for _ in range(PATIENCE):
-        office.ledger.load_job(hanging, overtaken=True)
+    accept(office, 0, overtaken=PATIENCE)
     quick, quickly = accept(office, 1)
     work(office, quickly)
     assert office.live.edit_sets == (quick.id,)
 
 
 def test_a_job_can_be_cancelled_while_it_waits(office: Office) -> None:
-    _, slowly = accept(office, 0)
-    for _ in range(PATIENCE):
-        office.ledger.load_job(slowly, overtaken=True)
+    accept(office, 0, overtaken=PATIENCE)
     quick, quickly = accept(office, 1)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(work, office, quickly)

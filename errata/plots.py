@@ -47,7 +47,7 @@ class _Panel:
 
     over: str
     members: Sequence[tuple[str, str]]
-    axes: Mapping[str, Any]
+    frame: Mapping[str, Any]
 
     def draw(self, axes: Any, rows: Rows) -> None:
         """Put the lines that have points on some axes."""
@@ -55,7 +55,7 @@ class _Panel:
             points = [(row[self.over], row[member]) for row in rows if row.get(member) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
-        axes.set(**self.axes)
+        axes.set(**self.frame)
         axes.legend()
 
     def table(self, rows: Rows) -> str:

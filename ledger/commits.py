@@ -169,7 +169,7 @@ def commit(
     if live.number != new.parent_number:
         raise HeadMoved(job.model_id, new.parent_number, live.number)
     if in_turn:
-        jobs.await_turn(session, job)
+        jobs.check_turn(session, job)
     _check_members(session, job, live, new)
     named_blobs.record(session, store, new.delta_digest, "delta")
     named_blobs.record(session, store, new.statistics_digest, "statistics")

@@ -170,7 +170,7 @@ def overtaken(session: Session, claim: Claim) -> None:
     held(session, claim).overtaken += 1
 
 
-def await_turn(session: Session, job: Job) -> None:
+def check_turn(session: Session, job: Job) -> None:
     """See that no job at work on the same model goes first.
 
     Raises:

@@ -119,14 +119,16 @@ def _verify_and_commit(
 
 def _commit(desk: Desk, lease: Lease, new: NewVersion) -> VersionRecord:
     """Commit a version when it is the job's turn, or when whoever has it takes too long."""
-    until = time.monotonic() + LONGEST_TURN_S
+    until, told = time.monotonic() + LONGEST_TURN_S, False
     while True:
         in_turn = time.monotonic() < until
         try:
             return insist(lease, partial(desk.ledger.commit_version, lease.claim, new, in_turn=in_turn))
         except NotItsTurn as waits:
             lease.overtaken = True
-            logger.info("%s", waits)
+            if not told:
+                logger.info("%s", waits)
+            told = True
         time.sleep(TURN_S)
         lease.check()
 

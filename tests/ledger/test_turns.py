@@ -41,17 +41,15 @@ def test_nobody_waits_for_one_that_was_overtaken_less(bench: Bench) -> None:
 
 
 def test_of_several_one_goes_first(bench: Bench) -> None:
-    waiting = [overtaken(bench, PATIENCE + often) for often in (0, 1, 1)]
-    order = [claim for claim, _ in (max(waiting[1:], key=lambda each: each[0].job_id), waiting[0])]
-    first = min(waiting[1:], key=lambda each: each[0].job_id)
-    for claim, solved in waiting:
-        if claim in order:
-            with pytest.raises(NotItsTurn, match=first[0].job_id):
-                bench.ledger.commit_version(claim, solved)
+    last, *others = [overtaken(bench, PATIENCE + often) for often in (0, 1, 1)]
+    first, second = sorted(others, key=lambda each: each[0].job_id)
+    for claim, solved in (second, last):
+        with pytest.raises(NotItsTurn, match=first[0].job_id):
+            bench.ledger.commit_version(claim, solved)
     bench.ledger.commit_version(*first)
-    for claim in order:
+    for number, (claim, _) in enumerate((second, last), start=2):
         solved = bench.solve(bench.ledger.load_job(claim))
-        assert bench.ledger.commit_version(claim, solved).number > 1
+        assert bench.ledger.commit_version(claim, solved).number == number
 
 
 @pytest.mark.parametrize(

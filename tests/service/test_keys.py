@@ -108,6 +108,17 @@ def test_an_admin_key_is_made_once(
     assert secret not in capfd.readouterr().out
 
 
+def test_a_key_file_that_no_header_can_carry_is_named_in_the_log(
+    database_url: str, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "admin.key"
+    path.write_text("a secret with an umlaut: ü\n", encoding="utf-8")
+    with running(database_url, redis_url, tmp_path, admin_key=None, admin_key_file=path) as found:
+        assert found.client(None).get("/healthz").status_code == 200
+        assert found.ledger.list_keys().items == ()
+    assert "printable ASCII" in caplog.text
+
+
 @pytest.mark.parametrize("in_file", [True, False])
 def test_a_revoked_admin_key_stays_revoked(
     database_url: str,

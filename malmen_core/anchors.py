@@ -122,6 +122,15 @@ class Anchors:
     named: Mapping[str, Tensor]
     fact_N: Tensor
 
+    def joined(self, other: Anchors) -> Anchors:
+        """These rows, and below them those of others of the same facts."""
+        return Anchors(
+            {name: torch.cat([keys_TU, other.keys[name]]) for name, keys_TU in self.keys.items()},
+            torch.cat([self.fact_T, other.fact_T]),
+            {name: torch.cat([named_NU, other.named[name]]) for name, named_NU in self.named.items()},
+            torch.cat([self.fact_N, other.fact_N]),
+        )
+
 
 def anchored(base: BaseModel, around: Sequence[Sequence[Neighbour]], rank: int) -> Anchors:
     """Anchors of some facts.

@@ -67,6 +67,8 @@ def _own(record: Record, _: Labels) -> dict[str, Any]:
         _text(probe, "prompt", at)
         if probe.get("target") is not None:
             _text(probe, "target", at)
+        if not isinstance(probe.get("hold", False), bool):
+            raise FactError(f"'hold' of item {number} is no boolean.", "Write true or false.", f"{at}/hold")
     return dict(record)
 
 

@@ -15,10 +15,17 @@ class Probe:
     Attributes:
         prompt: text in front of the answer.
         target: answer tokens to compare on; without it, the base model's own greedy continuation is used.
+        hold: whether the edit is made so that it stays, and not only measured by it.
     """
 
     prompt: str
     target: str | None = None
+    hold: bool = False
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Probe:
+        """Read the API's form; raises KeyError if ``prompt`` is absent."""
+        return cls(record["prompt"], record.get("target"), bool(record.get("hold", False)))
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Fact:
             target=record["target"],
             subject=record.get("subject"),
             rephrasings=tuple(record.get("rephrasings") or ()),
-            locality=tuple(Probe(p["prompt"], p.get("target")) for p in record.get("locality") or ()),
+            locality=tuple(map(Probe.from_json, record.get("locality") or ())),
         )
 
 

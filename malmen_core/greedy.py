@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from malmen_core.base import BaseModel
+from malmen_core.facts import Probe
 from malmen_core.tokens import Encoded, encode_prompts
 
 GREEDY_BATCH = 32
+LOCALITY_TOKENS = 3
 GREEDY: Mapping[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 """What `Task.respond` must be told to take the token of the largest score, whatever the checkpoint says."""
 
@@ -52,6 +54,12 @@ def own_answers(base: BaseModel, prompts: Sequence[str], tokens: int) -> list[En
     return [
         Encoded((*ids, *(answer or [end])), len(ids)) for ids, answer in zip(encoded, answers, strict=True)
     ]
+
+
+def probe_answers(base: BaseModel, probes: Sequence[Probe]) -> list[Encoded]:
+    """Locality prompts with the answers that are compared: those given, else the active weights' own."""
+    own = iter(own_answers(base, [p.prompt for p in probes if p.target is None], LOCALITY_TOKENS))
+    return [next(own) if p.target is None else base.encode(p.prompt, p.target) for p in probes]
 
 
 def _until_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:

@@ -21,6 +21,7 @@ from malmen_core.crowding import crowding
 from malmen_core.editor import Editor, EditPlan
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
+from malmen_core.held import held_prompts
 from malmen_core.hypernetwork import predict
 from malmen_core.least_change import STEP, Goal, Movable, at_bound, holding, least_change
 from malmen_core.normal_equation import Regulariser, projector
@@ -66,7 +67,8 @@ def edit_group(
     # the base's own pass, not its draft's, since the keys are kept
     captured, sequence_T = capture(base, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
-    anchors = anchored(base.draft, neighbours_of(editor, facts, captured, fact_T), plan.anchor_rank)
+    around = neighbours_of(editor, facts, captured, fact_T)
+    anchors = anchored(base.draft, around, plan.anchor_rank).joined(held_prompts(base, facts))
     keys = {name: torch.cat([c.keys_TU, anchors.keys[name].to(c.keys_TU)]) for name, c in captured.items()}
     keys = {name: kept(keys_TU, base.dtype).to(keys_TU) for name, keys_TU in keys.items()}
     differences = first_guess(editor, captured)

@@ -239,9 +239,10 @@ def check_facts(
     """Everything about these facts that cannot be edited as one set; an empty list means that all is well.
 
     Found are what `check_texts` finds, and facts that contradict each other (one normalised prompt, two
-    targets), named pairwise.
+    targets), named pairwise, and prompts that are both changed and held.
     """
-    return check_texts(tokenizer, facts, context_length, labels) + _contradictions(facts)
+    found = check_texts(tokenizer, facts, context_length, labels)
+    return found + _contradictions(facts) + _changed_and_held(facts)
 
 
 def check_texts(
@@ -336,4 +337,18 @@ def _contradictions(facts: Sequence[Fact]) -> list[FactProblem]:
                 "Keep one of the two."
             )
             problems.append(FactProblem(f"/facts/{number}/target", detail))
+    return problems
+
+
+def _changed_and_held(facts: Sequence[Fact]) -> list[FactProblem]:
+    changed: dict[str, int] = {}
+    for number, fact in enumerate(facts):
+        changed |= {normalise(text): number for text in (fact.prompt, *fact.rephrasings)}
+    problems = []
+    for number, fact in enumerate(facts):
+        for i, probe in enumerate(fact.locality):
+            by = changed.get(normalise(probe.prompt))
+            if probe.hold and by is not None:
+                detail = f"/facts/{by} changes what is to be held here. Leave one of the two out."
+                problems.append(FactProblem(f"/facts/{number}/locality/{i}/prompt", detail))
     return problems

@@ -11,13 +11,12 @@ from typing import Any
 from malmen_core.base import BaseModel
 from malmen_core.batches import AnswerScores, teacher_forced
 from malmen_core.facts import Fact
-from malmen_core.greedy import greedy_tokens, own_answers
+from malmen_core.greedy import greedy_tokens, probe_answers
 from malmen_core.overlay import Version, intercepting
 from malmen_core.prior import packaged
 from malmen_core.refinement import Progress
 from malmen_core.tokens import Encoded, encode_prompts
 
-LOCALITY_TOKENS = 3
 CANARY_TOKENS = 8
 
 
@@ -165,11 +164,9 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 def _locality(base: BaseModel, version: Version, facts: Sequence[Fact]) -> list[list[float]]:
     """Share of each locality prompt's answer tokens whose argmax is the base model's, by fact."""
-    probes = [[(p.prompt, p.target) for p in f.locality] for f in facts]
-    flat = [probe for group in probes for probe in group]
+    probes = [fact.locality for fact in facts]
     with intercepting(None):
-        own = iter(own_answers(base, [prompt for prompt, target in flat if target is None], LOCALITY_TOKENS))
-        sequences = [next(own) if t is None else base.encode(p, t) for p, t in flat]
+        sequences = probe_answers(base, [probe for group in probes for probe in group])
         before = teacher_forced(base, sequences)
     with version.active():
         after = teacher_forced(base, sequences)

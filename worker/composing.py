@@ -119,5 +119,5 @@ def store(desk: Desk, lease: Lease, data: bytes) -> str:
 
 def to_fact(record: FactRecord) -> Fact:
     """Turn a stored fact into the core's."""
-    probes = tuple(Probe(str(probe["prompt"]), probe.get("target")) for probe in record.locality)
+    probes = tuple(map(Probe.from_json, record.locality))
     return Fact(record.prompt, record.target, record.subject, tuple(record.rephrasings), probes)

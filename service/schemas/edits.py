@@ -27,6 +27,11 @@ class LocalityBody(RequestBody):
 
     prompt: FilledText
     target: Text | None = Field(None, description="Answer to compare on; without it, the base model's own.")
+    hold: bool = Field(
+        False,
+        exclude_if=lambda hold: not hold,  # a fact without it is recorded as it always was
+        description="Edit so that it stays; otherwise it is only measured.",
+    )
 
 
 class FactBody(RequestBody):

@@ -18,6 +18,7 @@ from errata.replay import DELTA_TOLERANCE, STATISTICS_TOLERANCE, relative, repla
 from ledger import Ledger, LedgerSettings
 from ledger.blobs import LocalBlobs
 from malmen_core.delta import Change, Delta
+from malmen_core.held import RANK
 from malmen_core.statistics import Rows, Statistics
 from tests.inprocess import Office, fact
 from tests.servers import Postgres
@@ -30,8 +31,8 @@ Given = tuple[str, Path]
 
 @pytest.fixture(scope="module")
 def original(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Given]:
-    """Three edits (one with rephrasings, one that corrects a fact), two withdrawals, a rollback; each test
-    copies it.
+    """Three edits (one with rephrasings, one that corrects a fact and holds a prompt), two withdrawals, a
+    rollback; each test copies it.
     """
     work = tmp_path_factory.mktemp("office")
     with postgres_server.database() as url:
@@ -40,7 +41,11 @@ def original(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
         first = office.edit(fact(0), fact(1))
         rephrased = fact(2) | {"rephrasings": ["Australia has its capital in"]}
         second = office.edit(rephrased, edit_on_rephrasings=True)
-        third = office.edit(fact(3), fact(0) | {"target": "Lima"})
+        held = {"locality": [{"prompt": "Seven days make a", "hold": True}]}
+        third = office.edit(fact(3) | held, fact(0) | {"target": "Lima"})
+        kept = ledger.get_edit_set(str(third.edit_set_id)).statistics_digest
+        facts = Statistics.from_bytes(ledger.blobs.get(str(kept))).fact_T.tolist()
+        assert facts.count(0) == facts.count(1) + RANK
         assert third.report is not None
         assert third.report["repaired"] > 0
         assert [member.superseded for member in third.members] == [(0,), (), ()]

@@ -146,6 +146,7 @@ def test_facts_in_the_api_s_form_are_not_changed() -> None:
         ({**OWN, "locality": ["D is"]}, "/locality/0"),
         ({**OWN, "locality": [{"prompt": "D is"}, {"target": "E"}]}, "/locality/1/prompt"),
         ({**OWN, "locality": [{"prompt": "D is", "target": 7}]}, "/locality/0/target"),
+        ({**OWN, "locality": [{"prompt": "D is", "hold": "yes"}]}, "/locality/0/hold"),
     ],
 )
 def test_what_is_wrong_is_named(record: dict[str, Any], field: str) -> None:

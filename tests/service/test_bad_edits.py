@@ -65,6 +65,18 @@ BAD: dict[str, tuple[Any, int, str, str]] = {
         "/facts/0/locality",
         "ERRATA_MAX_LOCALITY",
     ),
+    "locality held and changed": (
+        edit(FACT, {"prompt": "x", "target": "y", "locality": [{"prompt": FACT["prompt"], "hold": True}]}),
+        422,
+        "/facts/1/locality/0/prompt",
+        "/facts/0 changes",
+    ),
+    "locality held by a text": (
+        edit({**FACT, "locality": [{"prompt": "x", "hold": "perhaps"}]}),
+        422,
+        "/facts/0/locality/0/hold",
+        "boolean",
+    ),
     "locality without prompt": (
         edit({**FACT, "locality": [{}]}),
         422,

@@ -55,6 +55,17 @@ def test_an_edit_set_is_accepted(service: Running, admin: httpx.Client) -> None:
     assert facts["items"][0]["rephrasings"] == FACT["rephrasings"]
 
 
+def test_what_is_held_is_recorded_and_nothing_else_is(service: Running, admin: httpx.Client) -> None:
+    """A fact that holds nothing is recorded, and repeated, as it was before there was such a member."""
+    probes = [{"prompt": "The capital of Peru is", "hold": True}, {"prompt": "Water is", "hold": False}]
+    answer = admin.post("/edits", json={**EDIT, "facts": [{**FACT, "locality": probes}]})
+    seen = admin.get(f"{answer.headers['Location']}/facts").json()["items"][0]["locality"]
+    assert seen == [
+        {"prompt": "The capital of Peru is", "target": None, "hold": True},
+        {"prompt": "Water is", "target": None},
+    ]
+
+
 def test_a_repeat_gives_the_first_answer(service: Running, admin: httpx.Client) -> None:
     headers = {"Idempotency-Key": "first"}
     first = admin.post("/edits", json=EDIT, headers=headers)

@@ -1,0 +1,59 @@
+"""Locality prompts that are held: an edit is made so that they keep their answers, not only measured by them.
+
+Where a held prompt and its answer are read, the edited modules must give what they give on the base. So their
+keys join the fact's rows with a value difference of zero, as those of `anchors` do, but each weighs far more
+than an edited row: anchors are guesses at a neighbourhood and may yield a little, what was asked for by name
+should not. Tokens up to the fact's own subject are left out, since what is edited is read there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from malmen_core.anchors import Anchors, compress
+from malmen_core.base import BaseModel
+from malmen_core.capture import keys_by_group
+from malmen_core.facts import Fact
+from malmen_core.greedy import probe_answers
+from malmen_core.subjects import subject_of
+from malmen_core.tokens import Encoded, check_length, encode_prompts, subject_last_token
+
+WEIGHT = 40.0
+RANK = 16
+"""Rows that a fact's held prompts are compressed to, in each module."""
+
+
+def held_prompts(base: BaseModel, facts: Sequence[Fact]) -> Anchors:
+    """Rows of the locality prompts that facts ask to be held (`Probe.hold`); no neighbours are named.
+
+    Args:
+        base: the base model, unedited; keys are its draft's.
+        facts: to be edited together.
+
+    Raises:
+        PromptTooLong: a held prompt exceeds the context.
+    """
+    asked = [(i, j) for i, fact in enumerate(facts) for j, probe in enumerate(fact.locality) if probe.hold]
+    probes = [facts[i].locality[j] for i, j in asked]
+    read = encode_prompts(base.tokenizer, [probe.prompt for probe in probes])
+    for (i, j), ids in zip(asked, read, strict=True):
+        check_length(
+            Encoded(tuple(ids), len(ids)), base.info.context_length, f"/facts/{i}/locality/{j}/prompt"
+        )
+    texts: dict[int, list[Encoded]] = {}
+    behind: dict[int, list[Tensor]] = {}
+    for (i, _), probe, text in zip(asked, probes, probe_answers(base, probes), strict=True):
+        subject = subject_last_token(base.tokenizer, probe.prompt, subject_of(facts[i]).text)
+        texts.setdefault(i, []).append(text)
+        behind.setdefault(i, []).append(torch.arange(len(text.ids)) > (subject or 0))
+    none = {name: torch.zeros(0, module.shape[0]) for name, module in base.modules.items()}
+    rows = {name: [each] for name, each in none.items()}
+    for held, keys in zip(behind.values(), keys_by_group(base.draft, list(texts.values())), strict=True):
+        for name, keys_NU in keys.items():
+            own_NU = keys_NU[torch.cat(held).to(keys_NU.device)]
+            rows[name].append(WEIGHT * compress(own_NU, RANK).cpu())
+    fact_T = torch.tensor([i for i in texts for _ in range(RANK)], dtype=torch.int64)
+    return Anchors({name: torch.cat(parts) for name, parts in rows.items()}, fact_T, none, fact_T[:0])

@@ -1,9 +1,10 @@
 """Locality prompts that are held: an edit is made so that they keep their answers, not only measured by them.
 
 Where a held prompt and its answer are read, the edited modules must give what they give on the base. So their
-keys join the fact's rows with a value difference of zero, as those of `anchors` do, but each weighs far more
-than an edited row: anchors are guesses at a neighbourhood and may yield a little, what was asked for by name
-should not. Tokens up to the fact's own subject are left out, since what is edited is read there.
+keys join the fact's rows with a value difference of zero, as those of `anchors` do, with ten times their
+weight: anchors are guesses at a neighbourhood and may yield, what was asked for by name should not. More
+would be felt by other facts that are edited near there. Tokens up to the fact's own subject are left out,
+since what is edited is read there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from malmen_core.greedy import probe_answers
 from malmen_core.subjects import subject_of
 from malmen_core.tokens import Encoded, check_length, encode_prompts, subject_last_token
 
-WEIGHT = 40.0
+WEIGHT = 10.0
+"""Factor on each row, of which a solution's is `EditPlan.anchor_weight` times that, as for anchors."""
 RANK = 16
 """Rows that a fact's held prompts are compressed to, in each module."""
 

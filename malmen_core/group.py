@@ -68,7 +68,7 @@ def edit_group(
     captured, sequence_T = capture(base, prompts.sequences, plan.where, batch_tokens=batch_tokens)
     fact_T = torch.tensor(prompts.fact_of, dtype=torch.int64)[sequence_T]
     around = neighbours_of(editor, facts, captured, fact_T)
-    anchors = anchored(base.draft, around, plan.anchor_rank).joined(held_prompts(base, facts))
+    anchors = anchored(base.draft, around, plan.anchor_rank).joined(held_prompts(base, facts, first))
     keys = {name: torch.cat([c.keys_TU, anchors.keys[name].to(c.keys_TU)]) for name, c in captured.items()}
     keys = {name: kept(keys_TU, base.dtype).to(keys_TU) for name, keys_TU in keys.items()}
     differences = first_guess(editor, captured)

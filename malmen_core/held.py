@@ -10,9 +10,9 @@ since what is edited is read there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from malmen_core.anchors import Anchors, compress
 from malmen_core.base import BaseModel
@@ -23,17 +23,18 @@ from malmen_core.subjects import subject_of
 from malmen_core.tokens import Encoded, check_length, encode_prompts, subject_last_token
 
 WEIGHT = 10.0
-"""Factor on each row, of which a solution's is `EditPlan.anchor_weight` times that, as for anchors."""
+"""Factor on each row, as on an anchor's: once facts are refined, `EditPlan.anchor_weight` goes on both."""
 RANK = 16
 """Rows that a fact's held prompts are compressed to, in each module."""
 
 
-def held_prompts(base: BaseModel, facts: Sequence[Fact]) -> Anchors:
+def held_prompts(base: BaseModel, facts: Sequence[Fact], first: int = 0) -> Anchors:
     """Rows of the locality prompts that facts ask to be held (`Probe.hold`); no neighbours are named.
 
     Args:
         base: the base model, unedited; keys are its draft's.
         facts: to be edited together.
+        first: the number of the first of them in its set.
 
     Raises:
         PromptTooLong: a held prompt exceeds the context.
@@ -42,20 +43,17 @@ def held_prompts(base: BaseModel, facts: Sequence[Fact]) -> Anchors:
     probes = [facts[i].locality[j] for i, j in asked]
     read = encode_prompts(base.tokenizer, [probe.prompt for probe in probes])
     for (i, j), ids in zip(asked, read, strict=True):
-        check_length(
-            Encoded(tuple(ids), len(ids)), base.info.context_length, f"/facts/{i}/locality/{j}/prompt"
-        )
+        field = f"/facts/{first + i}/locality/{j}/prompt"
+        check_length(Encoded(tuple(ids), len(ids)), base.info.context_length, field)
     texts: dict[int, list[Encoded]] = {}
-    behind: dict[int, list[Tensor]] = {}
     for (i, _), probe, text in zip(asked, probes, probe_answers(base, probes), strict=True):
-        subject = subject_last_token(base.tokenizer, probe.prompt, subject_of(facts[i]).text)
-        texts.setdefault(i, []).append(text)
-        behind.setdefault(i, []).append(torch.arange(len(text.ids)) > (subject or 0))
+        last = subject_last_token(base.tokenizer, probe.prompt, subject_of(facts[i]).text)
+        texts.setdefault(i, []).append(replace(text, subject_last=last))
     none = {name: torch.zeros(0, module.shape[0]) for name, module in base.modules.items()}
     rows = {name: [each] for name, each in none.items()}
-    for held, keys in zip(behind.values(), keys_by_group(base.draft, list(texts.values())), strict=True):
+    for own, keys in zip(texts.values(), keys_by_group(base.draft, list(texts.values())), strict=True):
+        behind_N = torch.cat([torch.arange(len(text.ids)) > (text.subject_last or 0) for text in own])
         for name, keys_NU in keys.items():
-            own_NU = keys_NU[torch.cat(held).to(keys_NU.device)]
-            rows[name].append(WEIGHT * compress(own_NU, RANK).cpu())
+            rows[name].append(WEIGHT * compress(keys_NU[behind_N.to(keys_NU.device)], RANK).cpu())
     fact_T = torch.tensor([i for i in texts for _ in range(RANK)], dtype=torch.int64)
     return Anchors({name: torch.cat(parts) for name, parts in rows.items()}, fact_T, none, fact_T[:0])

@@ -341,14 +341,21 @@ def _contradictions(facts: Sequence[Fact]) -> list[FactProblem]:
 
 
 def _changed_and_held(facts: Sequence[Fact]) -> list[FactProblem]:
-    changed: dict[str, int] = {}
-    for number, fact in enumerate(facts):
-        changed |= {normalise(text): number for text in (fact.prompt, *fact.rephrasings)}
-    problems = []
-    for number, fact in enumerate(facts):
-        for i, probe in enumerate(fact.locality):
-            by = changed.get(normalise(probe.prompt))
-            if probe.hold and by is not None:
-                detail = f"/facts/{by} changes what is to be held here. Leave one of the two out."
-                problems.append(FactProblem(f"/facts/{number}/locality/{i}/prompt", detail))
-    return problems
+    held = {
+        f"/facts/{number}/locality/{i}/prompt": normalise(probe.prompt)
+        for number, fact in enumerate(facts)
+        for i, probe in enumerate(fact.locality)
+        if probe.hold
+    }
+    if not held:
+        return []
+    changed = {
+        normalise(text): i for i, fact in enumerate(facts) for text in (fact.prompt, *fact.rephrasings)
+    }
+    return [
+        FactProblem(
+            pointer, f"/facts/{changed[text]} changes what is to be held here. Leave one of the two out."
+        )
+        for pointer, text in held.items()
+        if text in changed
+    ]

@@ -81,10 +81,13 @@ def test_a_held_prompt_about_the_subject_itself_does_not_keep_the_fact_out(llama
 
 
 def test_a_held_prompt_beyond_the_context_is_refused(llama: BaseModel) -> None:
+    """By its fact's number in the set, whatever the group that it is edited in."""
+    editor = tiny_editor(llama, rounds=1)
+    editor = replace(editor, plan=replace(editor.plan, group=1))
     fact = Fact("The river", "Lima", locality=(Probe("ok"), Probe("river " * 200, hold=True)))
     with pytest.raises(PromptTooLong) as refused:
-        held_prompts(llama, [fact])
-    assert refused.value.field == "/facts/0/locality/1/prompt"
+        edit(llama, editor, [FACTS[0], fact])
+    assert refused.value.field == "/facts/1/locality/1/prompt"
 
 
 def test_a_prompt_is_not_both_changed_and_held(llama: BaseModel) -> None:

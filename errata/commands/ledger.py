@@ -86,7 +86,7 @@ def manifest(
 ) -> None:
     """Write what a third party needs to check a version: canonical JSON, to be signed as it is."""
     with reporting(as_json), saying(as_json or out_file is None) as say, own_ledger(say) as opened:
-        from ledger.chain import canonical_json
+        from ledger.integrity.chain import canonical_json
 
         made = opened.manifest(chosen_model(opened, model).id, version)
         text = canonical_json(made)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from errata.cli import assemble
 from ledger import Ledger, LedgerSettings
-from ledger.chain import canonical_json
+from ledger.integrity.chain import canonical_json
 from tests.errata.running import ROOT
 from tests.inprocess import Office, fact
 from tests.servers import Postgres

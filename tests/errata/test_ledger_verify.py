@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from errata.cli import assemble
 from errata.replay import DELTA_TOLERANCE, STATISTICS_TOLERANCE, relative, replay, statistics_error
 from ledger import Ledger, LedgerSettings
-from ledger.blobs import LocalBlobs
+from ledger.blobs.store import LocalBlobs
 from malmen_core.delta import Change, Delta
 from malmen_core.held import RANK
 from malmen_core.statistics import Rows, Statistics

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from ledger import Ledger
-from ledger.blobs import LocalBlobs
-from ledger.database import open_engine
-from ledger.dump import TABLES, DumpRefused, LedgerNotEmpty
+from ledger.backup import TABLES, DumpRefused, LedgerNotEmpty
+from ledger.blobs.store import LocalBlobs
+from ledger.db.engine import open_engine
 from ledger.errors import BlobCorrupt, PrivilegeMissing
 from tests.ledger.work import Bench, facts
 from tests.servers import SERVICE, Postgres, as_owner

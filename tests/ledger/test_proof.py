@@ -10,10 +10,11 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from ledger import Ledger, seals
-from ledger.blobs import LocalBlobs
-from ledger.database import open_engine
-from ledger.guards import APPEND_ONLY, TRIGGERS
+from ledger import Ledger
+from ledger.blobs.store import LocalBlobs
+from ledger.db.engine import open_engine
+from ledger.integrity import row_checksums
+from ledger.integrity.schema_checks import APPEND_ONLY, TRIGGERS
 from ledger.records import KeyRecord, LedgerProblem
 from tests.ledger.work import Bench, ready_model
 from tests.servers import Postgres
@@ -231,7 +232,7 @@ def test_a_flip_in_any_column_that_no_chain_covers_is_found(history: Bench) -> N
                     f"UPDATE {table} SET {column} = {flip} WHERE {column} IS NOT NULL AND ctid ="
                     f" (SELECT ctid FROM {table} WHERE {column} IS NOT NULL LIMIT 1)"
                 )
-                found = list(seals.broken(Session(connection)))
+                found = list(row_checksums.broken(Session(connection)))
                 assert len(found) == changed.rowcount, (table, column)
                 (flipped if found else untouched).add((table, column))
                 transaction.rollback()
@@ -241,7 +242,7 @@ def test_a_flip_in_any_column_that_no_chain_covers_is_found(history: Bench) -> N
         ("withdrawals", "error"),
         ("keys", "revoked_at"),
     }
-    assert {table for table, _ in flipped} == {sealed.table for sealed in seals.TABLES}
+    assert {table for table, _ in flipped} == {sealed.table for sealed in row_checksums.TABLES}
     assert history.ledger.verify().ok
 
 

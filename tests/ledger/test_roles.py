@@ -9,12 +9,12 @@ from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from ledger import Ledger, LedgerSettings
-from ledger.blobs import open_blobs
-from ledger.database import REFUSED, open_engine
+from ledger.blobs.store import open_blobs
+from ledger.db.base import Base
+from ledger.db.engine import REFUSED, open_engine
+from ledger.db.migrate import prepare
+from ledger.db.roles import CHANGED, admit
 from ledger.errors import PrivilegeMissing, RoleTooStrong
-from ledger.mapping import Base
-from ledger.migrations import prepare
-from ledger.roles import CHANGED, admit
 from tests.servers import OWNER, SERVICE, Postgres, as_owner, as_role
 
 TABLES = sorted(Base.metadata.tables)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from errata.cli import assemble
+from errata.cli.app import assemble
 from ledger import Ledger
 from ledger.blobs import gc, refs
 from ledger.blobs.store import LocalBlobs

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from ledger import backup
 from ledger.blobs.store import Blobs
 from ledger.db import queries
 from ledger.db.engine import Database
 from ledger.db.tables import EditSet
 from ledger.edits import edit_sets, facts, withdrawals
-from ledger.integrity import manifest, verify
+from ledger.integrity import verify
 from ledger.jobs import jobs
 from ledger.models import aliases
 from ledger.records import (
     Actor,
     EditSetRecord,
     FactRecord,
-    Json,
     LedgerCheck,
     Member,
     Page,
@@ -150,19 +147,6 @@ class Versioning:
         """Return a withdrawal; NotFound if there is none."""
         with self.database.transaction() as session:
             return withdrawals.get(session, withdrawal_id)
-
-    def manifest(self, model_id: str, ref: int | str) -> Json:
-        """Return all that a version's hash rests on, for third parties; see `manifest`."""
-        with self.database.snapshot() as session:
-            return manifest.make(session, model_id, ref)
-
-    def write_dump(self, file: Path) -> Json:
-        """Write all rows and blobs to a file; see `backup.write`."""
-        return backup.write(self.database, self.blobs, file)
-
-    def read_dump(self, file: Path) -> LedgerCheck:
-        """Read a dump into this ledger, which is empty; see `backup.read`."""
-        return backup.read(self.database, self.blobs, file)
 
     def verify(self) -> LedgerCheck:
         """Walk every chain and read every blob that is named; problems are returned, not raised.

@@ -13,7 +13,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    FetchedValue,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -35,11 +34,6 @@ def _now() -> Mapped[datetime]:
     return mapped_column(server_default=func.now())
 
 
-def _sealed() -> Mapped[str]:
-    """Return a column that a trigger fills with a digest of its row; see `row_checksums`."""
-    return mapped_column(server_default=FetchedValue(), server_onupdate=FetchedValue(), deferred=True)
-
-
 class Blob(Base):
     """A file in the blob store that some row names. Written in the transaction that names it."""
 
@@ -49,7 +43,6 @@ class Blob(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     place: Mapped[str]
     created_at: Mapped[datetime] = _now()
-    seal: Mapped[str] = _sealed()
     __table_args__ = (
         CheckConstraint("kind IN ('editor', 'delta', 'statistics')", name="kind"),
         CheckConstraint("digest ~ '^sha256:[0-9a-f]{64}$'", name="digest"),
@@ -69,7 +62,6 @@ class Key(Base):
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
     revoked_at: Mapped[datetime | None]
-    seal: Mapped[str] = _sealed()
 
 
 class Model(Base):
@@ -93,7 +85,6 @@ class Model(Base):
     error: Mapped[Json | None]
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
-    seal: Mapped[str] = _sealed()
     __table_args__ = (CheckConstraint("status IN ('preparing', 'ready', 'failed')", name="status"),)
 
 
@@ -104,7 +95,6 @@ class Editor(Base):
     digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), primary_key=True)
     card: Mapped[Json]
     created_at: Mapped[datetime] = _now()
-    seal: Mapped[str] = _sealed()
 
 
 class Head(Base):
@@ -147,7 +137,6 @@ class EditSet(Base):
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
     finished_at: Mapped[datetime | None]
-    seal: Mapped[str] = _sealed()
     __table_args__ = (
         CheckConstraint("promote IN ('auto', 'manual')", name="promote"),
         CheckConstraint("on_conflict IN ('replace', 'reject')", name="on_conflict"),
@@ -188,7 +177,6 @@ class Question(Base):
     digest: Mapped[str] = mapped_column(primary_key=True)
     edit_set_id: Mapped[str] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    seal: Mapped[str] = _sealed()
     __table_args__ = (
         ForeignKeyConstraint(["edit_set_id", "position"], ["facts.edit_set_id", "facts.position"]),
     )
@@ -202,7 +190,6 @@ class Supersession(Base):
     older_position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     newer_edit_set_id: Mapped[str] = mapped_column(primary_key=True)
     newer_position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    seal: Mapped[str] = _sealed()
     __table_args__ = (
         ForeignKeyConstraint(
             ["older_edit_set_id", "older_position"], ["facts.edit_set_id", "facts.position"]
@@ -230,7 +217,6 @@ class Withdrawal(Base):
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
     finished_at: Mapped[datetime | None]
-    seal: Mapped[str] = _sealed()
     __table_args__ = (
         ForeignKeyConstraint(
             ["model_id", "version_number"], ["versions.model_id", "versions.number"], use_alter=True
@@ -302,7 +288,6 @@ class Version(Base):
     created_by: Mapped[str]
     previous_hash: Mapped[str | None]
     hash: Mapped[str] = mapped_column(unique=True)
-    seal: Mapped[str] = _sealed()
     __table_args__ = (
         CheckConstraint("kind IN ('base', 'edit', 'rollback', 'withdraw')", name="kind"),
         CheckConstraint("(kind = 'edit') = (edit_set_id IS NOT NULL)", name="edit_set"),
@@ -352,7 +337,6 @@ class TrialReport(Base):
     edit_set_id: Mapped[str] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     report: Mapped[Json]
-    seal: Mapped[str] = _sealed()
     __table_args__ = (
         ForeignKeyConstraint(["edit_set_id", "position"], ["facts.edit_set_id", "facts.position"]),
     )
@@ -367,7 +351,6 @@ class Alias(Base):
     number: Mapped[int]
     updated_at: Mapped[datetime] = _now()
     updated_by: Mapped[str]
-    seal: Mapped[str] = _sealed()
     __table_args__ = (ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),)
 
 
@@ -394,5 +377,4 @@ class AuditEvent(Base):
     action: Mapped[str]
     object: Mapped[str]
     detail: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
-    seal: Mapped[str] = _sealed()
     __table_args__ = (Index(None, "object"),)

@@ -8,7 +8,6 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from ledger.db.tables import LegalTransition
-from ledger.integrity import row_checksums
 from ledger.records import LedgerProblem
 from ledger.states import LEGAL_TRANSITIONS
 
@@ -26,7 +25,6 @@ APPEND_ONLY = (
 )
 TRIGGERS = frozenset(
     {(table, name) for table in APPEND_ONLY for name in ("append_only", "append_only_whole")}
-    | {(sealed.table, "seal") for sealed in row_checksums.TABLES}
     | {(table, "guard_status") for table in ("edit_sets", "withdrawals")}
 )
 FIRING = """
@@ -34,9 +32,15 @@ SELECT relname, tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
 WHERE tgenabled IN ('O', 'A') AND relnamespace = current_schema()::regnamespace
 """
 KEPT = " UNION ALL ".join(
-    f"SELECT {sealed.place} FROM {sealed.table}"
-    for sealed in row_checksums.TABLES
-    if sealed.table in ("aliases", "edit_sets", "keys", "models", "versions", "withdrawals")
+    f"SELECT {place} FROM {table}"
+    for table, place in (
+        ("aliases", "'models/' || model_id || '/aliases/' || name"),
+        ("edit_sets", "'edits/' || id"),
+        ("keys", "'keys/' || id"),
+        ("models", "'models/' || id"),
+        ("versions", "'models/' || model_id || '/versions/' || number"),
+        ("withdrawals", "'withdrawals/' || id"),
+    )
 )
 GONE = f"""
 SELECT object FROM (

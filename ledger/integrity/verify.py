@@ -25,7 +25,7 @@ from ledger.db.tables import (
 from ledger.edits import conflicts
 from ledger.edits.fact_keys import index_keys
 from ledger.errors import LedgerError
-from ledger.integrity import chain, row_checksums, schema_checks
+from ledger.integrity import chain, schema_checks
 from ledger.records import FactReport, LedgerCheck, LedgerProblem, VersionRecord
 from ledger.versions import versions
 
@@ -54,8 +54,6 @@ class Findings:
 def walk(session: Session) -> Findings:
     """Check every row that a hash covers; the session must see one moment (repeatable read)."""
     findings = Findings(problems=list(schema_checks.problems(session)))
-    for place in row_checksums.broken(session):
-        findings.wrong("row-changed", place, "the row is not what its seal was made of")
     digests = _check_facts(session, findings)
     _check_questions(session, findings)
     for model in session.scalars(select(Model).order_by(Model.seq)).all():

@@ -119,7 +119,7 @@ def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
     values = {
         column.key: getattr(version, column.key)
         for column in Version.__table__.columns
-        if column.key not in ("job_id", "seal")
+        if column.key != "job_id"
     }
     session.execute(insert(Version).values(job_id=draft.job_id, **values))
     place = {"model_id": version.model_id, "number": version.number}

@@ -77,7 +77,7 @@ def test_triggers_functions_and_roles_are_out_of_reach(service: Engine) -> None:
     for statement in (
         "SET session_replication_role = replica",
         f"SET ROLE {OWNER}",
-        "DROP TRIGGER seal ON edit_sets",
+        "DROP TRIGGER guard_status ON edit_sets",
         "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
         "CREATE TABLE mine (x integer)",
         "INSERT INTO legal_transitions VALUES ('applied', 'queued')",

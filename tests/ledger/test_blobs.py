@@ -14,10 +14,10 @@ from uuid import uuid4
 
 import pytest
 
-from ledger import blobs
-from ledger.blobs import Blobs, LocalBlobs, RemoteBlobs, open_blobs
-from ledger.chain import digest
+from ledger.blobs import store as blob_store
+from ledger.blobs.store import Blobs, LocalBlobs, RemoteBlobs, open_blobs
 from ledger.errors import BlobCorrupt, BlobMissing, BlobStoreUnavailable
+from ledger.integrity.chain import digest
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -92,7 +92,7 @@ def held(folder: Path, how: int) -> Iterator[None]:
 
 
 def test_neither_putting_nor_removing_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blobs, "LOCK_S", dict.fromkeys(blobs.LOCK_S, 0.3))
+    monkeypatch.setattr(blob_store, "LOCK_S", dict.fromkeys(blob_store.LOCK_S, 0.3))
     store = LocalBlobs(tmp_path)
     name = store.put(b"content")
     busy = pytest.raises(BlobStoreUnavailable, match="temporarily unavailable")
@@ -186,7 +186,7 @@ def test_addresses(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ledger.blobs import LocalBlobs
+from ledger.blobs.store import LocalBlobs
 
 def kill_at(step):
     calls = 0

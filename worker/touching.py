@@ -40,7 +40,7 @@ class Touching:
         """
         prompt, limit = _read(request)
         directions = prompt_directions(self._resident.base, prompt)
-        members = self._ledger.get_version(self._resident.model_id, version).members
+        members = self._ledger.members(self._resident.model_id, version).values()
         wanted = {member.statistics_digest for member in members}
         self._kept = {digest: kept for digest, kept in self._kept.items() if digest in wanted}
         found = []

@@ -58,7 +58,7 @@ class Attribution:
         """
         directions = prompt_directions(self._resident.base, request.prompt)
         found: list[tuple[float, str, int]] = []
-        for member in self._ledger.get_version(self._resident.model_id, version).members:
+        for member in self._ledger.members(self._resident.model_id, version).values():
             check()
             scores = likeness(directions, self._of(member.statistics_digest))
             left_out = set(member.left_out)

@@ -107,7 +107,7 @@ def probes(
     Returns:
         the sequences, and how many of them are facts.
     """
-    facts = ledger.facts_of(record.members)
+    facts = ledger.facts_of(record.model_id, record.number)
     if len(facts) > most:
         facts = tuple(Random(record.hash).sample(facts, most))
     sequences = [base.encode(fact.prompt, fact.target) for fact in facts]

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, GPTJConfig, PretrainedConfig, T5Config
 
-from errata.facts_file import read_facts
-from errata.memory import device_peak_mb, reset_device_peak
+from errata.client.facts_file import read_facts
+from errata.lab.memory import device_peak_mb, reset_device_peak
 from malmen_core.base import BaseModel, ModelInfo
 from malmen_core.batches import teacher_forced
 from malmen_core.calibrate import calibrate

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from errata.facts_file import read_facts
+from errata.client.facts_file import read_facts
 from malmen_core.base import BaseModel
 from malmen_core.delta import Change
 from malmen_core.edit import compute_statistics, solve

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from errata.facts_file import read_facts
+from errata.client.facts_file import read_facts
 from malmen_core.base import BaseModel
 from malmen_core.edit import compute_statistics
 from malmen_core.editor import Editor

@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from errata.facts_file import read_facts
+from errata.client.facts_file import read_facts
 from malmen_core.base import BaseModel
 from malmen_core.baselines.memit import Memit, MemitMethod
 from malmen_core.baselines.method import Baseline, Method

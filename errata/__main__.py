@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errata.cli import main
+from errata.cli.app import main
 
 if __name__ == "__main__":
     main()

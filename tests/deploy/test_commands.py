@@ -16,11 +16,11 @@ import pytest
 import redis
 from psycopg import sql
 
-from errata.addresses import free_port
-from errata.client import Client
-from errata.postgres import Postgres
-from errata.supervisor import Supervisor
-from errata.valkey import program
+from errata.client.client import Client
+from errata.stack.addresses import free_port
+from errata.stack.postgres import Postgres
+from errata.stack.supervisor import Supervisor
+from errata.stack.valkey import program
 from tests.deploy import compose
 from tests.errata.running import ROOT, clean_environment, eventually
 from tests.tiny import save_tiny

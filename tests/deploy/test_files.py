@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from errata.catalogue import all_settings
+from errata.cli.settings_reference import all_settings
 from errata.health import main as health
 from tests.deploy import compose, dockerfile
 from tests.deploy.compose import ROOT

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from errata.lock import read_note
+from errata.stack.lock import read_note
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 120.0

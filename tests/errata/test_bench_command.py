@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from errata import edit_bench
-from errata.cli import assemble
-from errata.commands import bench
-from errata.commands.bench import table
-from errata.edit_bench import Job, made_up_facts, run
+from errata.cli.app import assemble
+from errata.cli.commands.lab import bench
+from errata.cli.commands.lab.bench import table
 from errata.errors import StackError
+from errata.lab import edit_bench
+from errata.lab.edit_bench import Job, made_up_facts, run
 from malmen_core.base import BaseModel
 from malmen_core.tokens import check_facts
 from tests.malmen_core.test_train import start_for

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from errata.cli import assemble
+from errata.cli.app import assemble
 from ledger.models import DEFAULT_GATE
 from tests import servers
 from tests.harness import tiny_editor

@@ -15,13 +15,13 @@ import typer
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from errata.catalogue import MASK, all_settings, masked
-from errata.cli import assemble
-from errata.client import Refused
-from errata.demo import Answer, report_checks, require_applied, rollback_checks
+from errata.cli.app import assemble
+from errata.cli.render import one_line
+from errata.cli.settings_reference import MASK, all_settings, masked
+from errata.client.client import Refused
+from errata.client.facts_file import example_facts, parse_facts, read_facts
 from errata.errors import DemoFailed, InputFileError
-from errata.facts_file import example_facts, parse_facts, read_facts
-from errata.render import one_line
+from errata.stack.demo import Answer, report_checks, require_applied, rollback_checks
 from tests.errata.running import ROOT, errata
 from tests.servers import Postgres, as_owner, as_role
 
@@ -67,8 +67,8 @@ def test_every_command_is_there_and_has_json() -> None:
 
 def test_the_command_line_loads_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from errata.cli import assemble; assemble(); "
-        "import errata.stack, errata.supervisor, errata.catalogue; errata.catalogue.all_settings(); "
+        "import sys; from errata.cli.app import assemble; assemble(); "
+        "import errata.stack.stack, errata.cli.settings_reference as reference; reference.all_settings(); "
         "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from errata.addresses import client_url, free_port, require_free
+from errata.client.names import model_id_of
 from errata.errors import AlreadyRunning, PortTaken
-from errata.layout import lay_out
-from errata.lock import DataDirLock, StackNote, read_note
-from errata.names import model_id_of
-from errata.stack import resolve_source
+from errata.stack.addresses import client_url, free_port, require_free
+from errata.stack.layout import lay_out
+from errata.stack.lock import DataDirLock, StackNote, read_note
+from errata.stack.stack import resolve_source
 
 NOTE = StackNote(os.getpid(), "http://127.0.0.1:8000", "admin.key")
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import malmen_core.export
-from errata.cli import assemble
+from errata.cli.app import assemble
 from ledger import Ledger, LedgerSettings
 from malmen_core.base import BaseModel
 from malmen_core.delta import Delta
@@ -173,7 +173,7 @@ def test_a_wrong_checkpoint_is_refused_and_gone(
     office: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The base written in the version's place: what is loaded again is what decides."""
-    monkeypatch.setattr("errata.exporting.write_checkpoint", forgetful)
+    monkeypatch.setattr("errata.offline.export.write_checkpoint", forgetful)
     error = run(office, monkeypatch, "2", tmp_path / "out", "--tolerance", "1e-6", code=1)["error"]
     assert error["code"] == "export-refused"
     assert "does not answer" in error["message"]

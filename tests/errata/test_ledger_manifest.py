@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from errata.cli import assemble
+from errata.cli.app import assemble
 from ledger import Ledger, LedgerSettings
 from ledger.chain import canonical_json
 from tests.errata.running import ROOT

@@ -13,8 +13,8 @@ import torch
 from sqlalchemy import make_url
 from typer.testing import CliRunner
 
-from errata.cli import assemble
-from errata.replay import DELTA_TOLERANCE, STATISTICS_TOLERANCE, relative, replay, statistics_error
+from errata.cli.app import assemble
+from errata.offline.replay import DELTA_TOLERANCE, STATISTICS_TOLERANCE, relative, replay, statistics_error
 from ledger import Ledger, LedgerSettings
 from ledger.blobs import LocalBlobs
 from malmen_core.delta import Change, Delta

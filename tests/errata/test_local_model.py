@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from errata.errors import InputFileError
-from errata.local_model import core_facts
+from errata.lab.local_model import core_facts
 from malmen_core import tokens
 from malmen_core.base import BaseModel
 from malmen_core.facts import Fact, Probe

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from errata.cli import assemble
-from errata.lock import DataDirLock
-from errata.own_ledger import own_ledger
+from errata.cli.app import assemble
+from errata.offline.direct_ledger import own_ledger
+from errata.stack.lock import DataDirLock
 from ledger import Ledger
 from tests.errata.running import processes_of
 from tests.ledger.work import Bench, ready_model

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from errata import plots
+from errata.lab import plots
 
 
 def scored(**shares: float | None) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from errata.children import ChildSpec, rotate, tail
-from errata.supervisor import ChildStatus, Supervisor, describe
+from errata.stack.children import ChildSpec, rotate, tail
+from errata.stack.supervisor import ChildStatus, Supervisor, describe
 from tests.errata.running import ROOT, clean_environment, eventually
 
 pytestmark = pytest.mark.stack
@@ -117,8 +117,8 @@ def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     log = tmp_path / "log"
     script = f"""
 import os, pathlib, time
-from errata.children import ChildSpec
-from errata.supervisor import Supervisor
+from errata.stack.children import ChildSpec
+from errata.stack.supervisor import Supervisor
 supervisor = Supervisor(print)
 supervisor.start(ChildSpec("child", ("sleep", "60"), pathlib.Path({str(log)!r}), dict(os.environ)))
 print(supervisor.status()["child"].pid, flush=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from errata.cli import assemble
+from errata.cli.app import assemble
 from malmen_core.base import BaseModel
 from malmen_core.editor import Editor, EditPlan
 from tests.malmen_core.test_train import facts, start_for

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from errata.cli import assemble
+from errata.cli.app import assemble
 from ledger import Ledger, named_blobs, space
 from ledger.blobs import LocalBlobs
 from ledger.chain import digest

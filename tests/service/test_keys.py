@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from errata.errors import NoStack
 from errata.settings import StackSettings
-from errata.stack import Stack, StackOptions
+from errata.stack.stack import Stack, StackOptions
 from service.__main__ import EXIT_USAGE, main
 from tests.service.harness import ADMIN, Running, is_problem, running
 

@@ -1,0 +1,1 @@
+"""The ``errata`` command: its sub-commands, and how they read and write."""

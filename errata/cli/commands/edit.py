@@ -1,0 +1,87 @@
+"""``errata edit``: post a file of facts."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from errata.cli.console import FAILED, emit, err, out, reporting
+from errata.cli.options import Json, Key, Model, Url
+from errata.cli.progress import watch_job
+from errata.cli.render import edit_lines
+from errata.client.connect import connect
+from errata.client.facts_file import json_object, read_facts
+
+
+class OnConflict(Enum):
+    """What becomes of a fact that answers what a live one does."""
+
+    replace = "replace"
+    reject = "reject"
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``edit``."""
+    app.command()(edit)
+
+
+def edit(
+    file: Annotated[
+        Path, typer.Argument(help="Facts: JSON lines in API form, or a CounterFact, zsRE or FEVER file.")
+    ],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the final state and its report.")] = False,
+    manual: Annotated[bool, typer.Option("--manual", help="Verify only; do not go live.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure only; make no version.")] = False,
+    on_conflict: Annotated[
+        OnConflict, typer.Option(help="Replace live facts that answer the same, or reject the edit set.")
+    ] = OnConflict.replace,
+    on_rephrasings: Annotated[
+        bool, typer.Option("--edit-on-rephrasings", help="Edit the rephrasings too.")
+    ] = False,
+    gate: Annotated[str | None, typer.Option(help="Thresholds as JSON, in place of the model's.")] = None,
+    note: Annotated[str | None, typer.Option(help="Kept with the edit set.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="A repeat under the same key is accepted once.")
+    ] = None,
+    model: Model = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Post an edit set; with --wait, exit code 1 unless it is applied or, with --dry-run, verified."""
+    with reporting(as_json):
+        facts = read_facts(file)
+        with connect(url, key) as client:
+            body: dict[str, Any] = {
+                "model": client.only_model(model),
+                "facts": facts,
+                "promote": "manual" if manual else "auto",
+                "edit_on_rephrasings": on_rephrasings,
+                "on_conflict": on_conflict.value,
+                "dry_run": dry_run,
+                "gate": parse_gate(gate),
+                "note": note,
+            }
+            headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+            answer = client.post("/edits", body, headers)
+            if wait:
+                answer = watch_job(client, f"/edits/{answer['id']}", err, quiet=as_json)
+    if as_json:
+        emit(answer)
+    else:
+        for line in edit_lines(answer):
+            out.print(line, soft_wrap=True)
+    if wait and answer["status"] not in ("applied", "verified"):
+        raise typer.Exit(FAILED)
+
+
+def parse_gate(text: str | None) -> dict[str, Any] | None:
+    """Thresholds from the command line; None for the model's.
+
+    Raises:
+        InputFileError: The text is not a JSON object.
+    """
+    return None if text is None else json_object(text, "--gate", '{"edit_success": 0.9}')

@@ -1,0 +1,1 @@
+"""What talks to a running service: an HTTP client, and files of facts."""

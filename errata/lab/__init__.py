@@ -1,0 +1,1 @@
+"""Evaluation, training and benchmarks of editing on a model of this machine."""

@@ -1,0 +1,1 @@
+"""Work on the ledger and its versions without the service."""

@@ -1,0 +1,1 @@
+"""The embedded stack: PostgreSQL, Valkey, API and workers in one data directory."""

@@ -1,0 +1,298 @@
+"""The embedded stack: servers, migrations, API and workers in one data directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from errata.client.client import Client, Refused
+from errata.client.names import model_id_of
+from errata.errors import ChildFailed, NoStack, StackError
+from errata.settings import StackSettings
+from errata.stack import default_model
+from errata.stack.addresses import client_url, free_port, require_free
+from errata.stack.children import ChildSpec, tail
+from errata.stack.layout import Layout, lay_out
+from errata.stack.lock import DataDirLock, StackNote
+from errata.stack.postgres import SERVICE, Postgres
+from errata.stack.supervisor import Supervisor
+from errata.stack.valkey import Valkey
+
+POLL_S = 0.05
+MODEL_POLL_S = 0.5
+WATCH_MODELS_S = 2.0
+PATIENCE = 3
+"""A child that ended this often before it was ready is taken to be broken."""
+ELSEWHERE = (
+    *("ERRATA_DATABASE_URL", "ERRATA_MIGRATION_DATABASE_URL", "ERRATA_REDIS_URL", "ERRATA_BLOB_URL"),
+    *("ERRATA_ADMIN_KEY", "ERRATA_ADMIN_KEY_FILE", "ERRATA_MODEL"),
+)
+"""Settings that would make a stack use what is not its own."""
+OTHER_KEY = "Set ERRATA_ADMIN_KEY to a new key of your own; it replaces the one before."
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What one stack is to be.
+
+    Attributes:
+        data_dir: Where everything is kept.
+        host: Address that the service listens on.
+        port: Port of the service; 0 takes a free one.
+        model: Hub id or folder of the model to register at first start; None for the default model.
+        own_servers: Start servers and make a key even where settings name others.
+    """
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model: str | None = None
+    own_servers: bool = False
+
+
+class Stack:
+    """Starts everything, watches it, and stops everything. After ``open``, ``stop`` must be called.
+
+    Args:
+        options: Where and on which address.
+        settings: Limits and the folder of models.
+    """
+
+    def __init__(self, options: StackOptions, settings: StackSettings) -> None:
+        self.options = options
+        self.settings = settings
+        self.model_id = model_id_of(options.model) if options.model else default_model.MODEL_ID
+        foreign = ELSEWHERE if options.own_servers else ()
+        self._given = {name: value for name, value in os.environ.items() if name not in foreign}
+        self._voice: Callable[[str], None] = lambda _words: None
+        self._ended = threading.Event()
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._source: Future[Path] | None = None
+        self._environ: dict[str, str] = {}
+        self._owner_url: str | None = None
+        self.supervisor = Supervisor(self.say, settings.stack_stop_timeout_s)
+        self.layout: Layout = lay_out(options.data_dir)
+        self._lock = DataDirLock(self.layout.data_dir)
+
+    @property
+    def url(self) -> str:
+        """Address for clients on this machine."""
+        return client_url(self.options.host, self.options.port)
+
+    def use_voice(self, voice: Callable[[str], None]) -> None:
+        """From now on, tell ``voice`` in a few words what is going on; it may be called from any thread."""
+        self._voice = voice
+
+    def say(self, words: str) -> None:
+        """Tell whoever listens."""
+        self._voice(words)
+
+    def open(self) -> None:
+        """Take the data directory and settle the address.
+
+        Raises:
+            AlreadyRunning: Another stack has the data directory.
+            PortTaken: Something else listens on the address.
+        """
+        self._lock.acquire(self._note())
+        if self.options.port == 0:
+            self.options = replace(self.options, port=free_port(self.options.host))
+            self._lock.write(self._note())
+        require_free(self.options.host, self.options.port)
+
+    def start(self) -> None:
+        """Start the servers and the API, and a worker for the model; returns when the API answers.
+
+        Raises:
+            StackError: Something did not come up; the end of its log is in the details.
+        """
+        if self.options.model is None:
+            models_dir = self.settings.models_dir
+            self._source = self._threads.submit(default_model.ensure, models_dir, self.say, self._ended)
+        self._environ = self._environment()
+        self.say("Migrating the ledger")
+        self._migrate()
+        self.say("Starting the API")
+        self.supervisor.start(self._app("api", "service"))
+        self.start_worker(self.model_id)
+        self.wait_for("api", lambda: Client(self.url).answers())
+
+    def register_model(self) -> dict[str, Any]:
+        """Register the model of this stack unless it is registered, after its download; returns it.
+
+        Raises:
+            NoStack: There is no admin key, or it was revoked.
+        """
+        source = str(self._source.result()) if self._source else resolve_source(str(self.options.model))
+        with self.client() as client:
+            try:
+                known = client.find_model(self.model_id)
+            except Refused as refusal:
+                if refusal.status != httpx.codes.UNAUTHORIZED:
+                    raise
+                raise NoStack("The admin key of this stack was revoked.", OTHER_KEY) from refusal
+            if known is not None and known["status"] != "failed" and known["source"] == source:
+                return known
+            body = {"id": self.model_id, "source": source}
+            if self._source is not None:
+                body["editor"] = str(default_model.EDITOR)
+            return client.post("/admin/models", body)
+
+    def wait_for_model(self, say: Callable[[str], None]) -> dict[str, Any]:
+        """Wait until the worker has prepared the model, as long as the worker lives.
+
+        Raises:
+            ChildFailed: The worker does not stay up, or says that the model cannot be used.
+        """
+        name = worker_name(self.model_id)
+        with self.client() as client:
+            while True:
+                model = client.get(f"/models/{self.model_id}")
+                if model["status"] == "ready":
+                    return model
+                if model["status"] == "failed":
+                    problem = model.get("error") or {}
+                    raise ChildFailed(
+                        f"The model {self.model_id} cannot be used: {problem.get('detail', problem)}"
+                    )
+                say(f"The worker loads and prepares {self.model_id}")
+                self._check_alive(name)
+                time.sleep(MODEL_POLL_S)
+
+    def client(self) -> Client:
+        """A client of this stack's service with its admin key.
+
+        Raises:
+            NoStack: The service made none, as its ledger has another.
+        """
+        if key := self._given.get("ERRATA_ADMIN_KEY"):
+            return Client(self.url, key)
+        if not self.key_file.exists():
+            raise NoStack(f"There is no admin key at {self.key_file}; the ledger has another.", OTHER_KEY)
+        return Client(self.url, self.key_file.read_text().strip())
+
+    @property
+    def key_file(self) -> Path:
+        """The file with the admin key, which the service makes at first start."""
+        return Path(self._given.get("ERRATA_ADMIN_KEY_FILE") or self.layout.key_file).resolve()
+
+    def start_worker(self, model_id: str) -> None:
+        """Start a worker for a model, unless one runs."""
+        spec = self._app(worker_name(model_id), "worker")
+        self.supervisor.start(replace(spec, env={**spec.env, "ERRATA_MODEL": model_id}))
+
+    def worker_pid(self) -> int | None:
+        """Process id of the worker of this stack's model, if it runs."""
+        status = self.supervisor.status().get(worker_name(self.model_id))
+        return status.pid if status else None
+
+    def watch_models(self) -> None:
+        """From now on, give each registered model a worker, up to the limit of the settings."""
+        self._watcher = threading.Thread(target=self._watch, name="models", daemon=True)
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Stop everything in order and give the data directory free; may be called twice."""
+        self._ended.set()
+        self.supervisor.stop()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        if self._lock.held or self.layout.run_dir_is_temporary:
+            self.layout.remove_run_dir()
+        self._lock.release()
+
+    def wait_for(self, name: str, ready: Callable[[], bool]) -> None:
+        """Wait until a child is ready.
+
+        Raises:
+            ChildFailed: It ended again and again, or took longer than the setting allows.
+        """
+        deadline = time.monotonic() + self.settings.stack_start_timeout_s
+        while not ready():
+            self._check_alive(name)
+            if time.monotonic() > deadline:
+                raise self._failure(name, f"was not ready after {self.settings.stack_start_timeout_s:g} s")
+            time.sleep(POLL_S)
+
+    def _check_alive(self, name: str) -> None:
+        status = self.supervisor.status().get(name)
+        if status is not None and status.restarts >= PATIENCE:
+            raise self._failure(name, f"ended {status.restarts} times")
+
+    def _failure(self, name: str, what: str) -> ChildFailed:
+        log = self.layout.log(name)
+        return ChildFailed(f"{name} {what}.", f"The end of {log} follows.", tail(log))
+
+    def _note(self) -> StackNote:
+        return StackNote(os.getpid(), self.url, str(self.key_file))
+
+    def _environment(self) -> dict[str, str]:
+        """Start the servers that are not given from outside; returns the environment of API and workers."""
+        environment = dict(self._given)
+        self._owner_url = environment.pop("ERRATA_MIGRATION_DATABASE_URL", None)
+        environment.setdefault("ERRATA_BLOB_URL", str(self.layout.blobs))
+        environment["ERRATA_HOST"] = self.options.host
+        environment["ERRATA_PORT"] = str(self.options.port)
+        environment["ERRATA_ADMIN_KEY_FILE"] = str(self.key_file)
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+        waits: list[tuple[str, Callable[[], bool]]] = []
+        if "ERRATA_REDIS_URL" not in environment:
+            valkey = Valkey(self.layout.valkey, self.layout.run_dir, self.layout.log("valkey"))
+            valkey.prepare()
+            self.supervisor.start(valkey.spec())
+            environment["ERRATA_REDIS_URL"] = valkey.url
+            waits.append(("valkey", valkey.accepts))
+        if "ERRATA_DATABASE_URL" not in environment:
+            self.say("Starting PostgreSQL")
+            postgres = Postgres(self.layout.postgres, self.layout.run_dir, self.layout.log("postgres"))
+            postgres.prepare()
+            self.supervisor.start(postgres.spec())
+            self.wait_for("postgres", postgres.accepts)
+            postgres.create_database()
+            environment["ERRATA_DATABASE_URL"] = postgres.url(role=SERVICE)
+            self._owner_url = postgres.url()
+        for name, accepts in waits:
+            self.wait_for(name, accepts)
+        return environment
+
+    def _migrate(self) -> None:
+        from ledger.migrations import prepare
+        from ledger.settings import LedgerSettings
+
+        prepare(
+            LedgerSettings(
+                database_url=self._environ["ERRATA_DATABASE_URL"],
+                migration_database_url=self._owner_url,
+                blob_url="",
+            )
+        )
+
+    def _app(self, name: str, module: str) -> ChildSpec:
+        command = (sys.executable, "-m", module)
+        return ChildSpec(name, command, self.layout.log(name), self._environ, tier=1)
+
+    def _watch(self) -> None:
+        with self.client() as client:
+            while not self._ended.wait(WATCH_MODELS_S):
+                with contextlib.suppress(StackError):
+                    for model in client.models()[: self.settings.stack_workers]:
+                        self.start_worker(model["id"])
+
+
+def worker_name(model_id: str) -> str:
+    """The child's name of a model's worker."""
+    return f"worker-{model_id}"
+
+
+def resolve_source(source: str) -> str:
+    """A folder as an absolute path, so that API and workers mean the same; a hub id as it is."""
+    return os.path.realpath(source) if os.path.isdir(source) else source

@@ -31,8 +31,8 @@ from typing import Any
 
 from benchmarks.post_edits import KEY, servers
 from ledger import Ledger, LedgerSettings
+from ledger.db.migrate import upgrade
 from ledger.errors import NotFound, NotLive
-from ledger.migrations import upgrade
 from ledger.records import EditSetRecord, KeyRecord, WithdrawalRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.base import inspect_source

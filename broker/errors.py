@@ -47,6 +47,18 @@ class NoWorker(BrokerError):
         )
 
 
+class ModelNotServed(BrokerError):
+    """The workers of this model are alive, and none can serve it."""
+
+    code = "model-not-served"
+
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(
+            f"No worker can serve model '{model_id}': {reason}",
+            f"GET /models/{model_id} says the same; once it is cured, workers go on by themselves.",
+        )
+
+
 class WorkerLost(BrokerError):
     """The worker that had taken a generation call is gone."""
 

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import quote
 
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
+Role = Literal["edit", "generate", "both"]
+FAILED = "failed: "
+_FIND = """
+local found = {}
+for _, member in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  local value = redis.call('GET', ARGV[1] .. member)
+  if value then
+    found[#found + 1] = member
+    found[#found + 1] = value
+  else
+    redis.call('SREM', KEYS[1], member)
+  end
+end
+return found
+"""
 _LEAD = """
 local leader = redis.call('GET', KEYS[1])
 if leader and leader ~= ARGV[1] then return 0 end
@@ -24,19 +42,33 @@ class WorkerPresence:
     Attributes:
         worker_id: unique per process start.
         model_id: the model that it serves.
-        state: what it does: waiting, preparing, idle, editing, or failed with the reason after a colon.
+        state: waiting, preparing, loading, idle or editing; or why it cannot serve, behind `FAILED`.
         seen_at: Unix time of the announcement, by the worker's clock.
+        role: whether it edits, generates, or does both.
     """
 
     worker_id: str
     model_id: str
     state: str
     seen_at: float
+    role: Role = "both"
+
+    @property
+    def generates(self) -> bool:
+        """Whether it is there to answer calls."""
+        return self.role != "edit"
+
+    @property
+    def failure(self) -> str | None:
+        """Why it cannot serve its model; None if it can, or will soon."""
+        return self.state.removeprefix(FAILED) if self.state.startswith(FAILED) else None
 
 
-def announce(redis: Redis, model_id: str, worker_id: str, state: str, ttl_s: float) -> None:
+def announce(
+    redis: Redis, model_id: str, worker_id: str, state: str, ttl_s: float, role: Role = "both"
+) -> None:
     """Say that a worker is alive for the next `ttl_s` seconds."""
-    value = json.dumps({"state": state, "seen_at": time.time()})
+    value = json.dumps({"state": state, "seen_at": time.time(), "role": role})
     with redis.pipeline(transaction=False) as pipeline:
         pipeline.set(_key(model_id, worker_id), value, px=max(1, int(ttl_s * 1000)))
         pipeline.sadd(_members_key(model_id), worker_id)
@@ -49,24 +81,23 @@ def withdraw(redis: Redis, model_id: str, worker_id: str) -> None:
     redis.srem(_members_key(model_id), worker_id)
 
 
-def is_present(redis: Redis, model_id: str, worker_id: str) -> bool:
-    """Return whether a worker's announcement still stands."""
-    return bool(redis.exists(_key(model_id, worker_id)))
-
-
 def workers(redis: Redis, model_id: str) -> list[WorkerPresence]:
     """Return the live workers of a model, by id; forgets those whose announcement has expired."""
-    members = sorted(_text(member) for member in redis.smembers(_members_key(model_id)))
-    if not members:
-        return []
-    found: list[WorkerPresence] = []
-    for member, value in zip(members, redis.mget([_key(model_id, m) for m in members]), strict=True):
-        if value is None:
-            redis.srem(_members_key(model_id), member)
-            continue
-        fields = json.loads(value)
-        found.append(WorkerPresence(member, model_id, str(fields["state"]), float(fields["seen_at"])))
-    return found
+    return _read(model_id, redis.eval(_FIND, 1, _members_key(model_id), _key(model_id, "")))
+
+
+async def find_workers(redis: AsyncRedis, model_id: str) -> list[WorkerPresence]:
+    """The same as `workers`, by an asynchronous client."""
+    return _read(model_id, await redis.eval(_FIND, 1, _members_key(model_id), _key(model_id, "")))
+
+
+def _read(model_id: str, found: Sequence[Any]) -> list[WorkerPresence]:
+    alive = []
+    for member, value in sorted(zip(found[::2], found[1::2], strict=True)):
+        said = json.loads(value)
+        role: Role = said.get("role", "both")
+        alive.append(WorkerPresence(member.decode(), model_id, said["state"], said["seen_at"], role))
+    return alive
 
 
 def lead(redis: Redis, model_id: str, worker_id: str, ttl_s: float) -> bool:
@@ -78,13 +109,26 @@ def lead(redis: Redis, model_id: str, worker_id: str, ttl_s: float) -> bool:
     return bool(redis.eval(_LEAD, 1, f"errata:lead:{quote(model_id, safe='')}", worker_id, ttl_ms))
 
 
+def count_attempt(redis: Redis, model_id: str, ttl_s: int = 3600) -> int:
+    """Return how often preparing a model was begun within the last `ttl_s` seconds, with this time."""
+    with redis.pipeline() as pipeline:
+        pipeline.incr(_attempts_key(model_id))
+        pipeline.expire(_attempts_key(model_id), ttl_s)
+        return int(pipeline.execute()[0])
+
+
+def forget_attempts(redis: Redis, model_id: str) -> None:
+    """Count anew: the model was prepared, or refused."""
+    redis.delete(_attempts_key(model_id))
+
+
+def _attempts_key(model_id: str) -> str:
+    return f"errata:attempts:{quote(model_id, safe='')}"
+
+
 def _members_key(model_id: str) -> str:
     return f"errata:workers:{quote(model_id, safe='')}"
 
 
 def _key(model_id: str, worker_id: str) -> str:
     return f"errata:worker:{quote(model_id, safe='')}:{worker_id}"
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -1,6 +1,6 @@
 """The ledger: what was asked, what was done, and the proof of it, in PostgreSQL and in blobs by digest."""
 
-from ledger.facade import Ledger
+from ledger.ledger import Ledger
 from ledger.settings import LedgerSettings
 
 __all__ = ["Ledger", "LedgerSettings"]

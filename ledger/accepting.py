@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ledger import edit_sets, facts, keys, models
-from ledger.blobs import Blobs
-from ledger.database import Database
+from ledger.auth import keys
+from ledger.blobs.store import Blobs
+from ledger.db.engine import Database
+from ledger.edits import edit_sets, facts
+from ledger.models import models
 from ledger.records import Actor, EditSetRecord, FactRecord, Json, KeyRecord, ModelRecord, Page
 from ledger.states import EditSetStatus, OnConflict, Promote
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from ledger import aliases, dump, edit_sets, facts, jobs, manifest, proof, rows, versions, withdrawals
-from ledger.blobs import Blobs
-from ledger.database import Database
+from ledger.blobs.store import Blobs
+from ledger.db import queries
+from ledger.db.engine import Database
+from ledger.db.tables import EditSet
+from ledger.edits import edit_sets, facts, withdrawals
+from ledger.integrity import verify
+from ledger.jobs import jobs
+from ledger.models import aliases
 from ledger.records import (
     Actor,
     EditSetRecord,
     FactRecord,
-    Json,
     LedgerCheck,
     Member,
     Page,
     VersionRecord,
     WithdrawalRecord,
 )
-from ledger.tables import EditSet
+from ledger.versions import versions
 
 
 class Versioning:
@@ -32,7 +35,7 @@ class Versioning:
     def cancel(self, edit_set_id: str, actor: Actor) -> EditSetRecord:
         """Cancel an edit set that has not been applied; IllegalTransition if it is finished."""
         with self.database.transaction() as session:
-            jobs.cancel(session, rows.find(session, EditSet, edit_set_id, "edit set"), actor)
+            jobs.cancel(session, queries.find(session, EditSet, edit_set_id, "edit set"), actor)
             return edit_sets.get(session, edit_set_id)
 
     def get_version(self, model_id: str, ref: int | str) -> VersionRecord:
@@ -145,24 +148,11 @@ class Versioning:
         with self.database.transaction() as session:
             return withdrawals.get(session, withdrawal_id)
 
-    def manifest(self, model_id: str, ref: int | str) -> Json:
-        """Return all that a version's hash rests on, for third parties; see `manifest`."""
-        with self.database.snapshot() as session:
-            return manifest.make(session, model_id, ref)
-
-    def write_dump(self, file: Path) -> Json:
-        """Write all rows and blobs to a file; see `dump.write`."""
-        return dump.write(self.database, self.blobs, file)
-
-    def read_dump(self, file: Path) -> LedgerCheck:
-        """Read a dump into this ledger, which is empty; see `dump.read`."""
-        return dump.read(self.database, self.blobs, file)
-
     def verify(self) -> LedgerCheck:
         """Walk every chain and read every blob that is named; problems are returned, not raised.
 
         The rows are read in one transaction that sees one moment; the blobs after it.
         """
         with self.database.snapshot() as session:
-            findings = proof.walk(session)
-        return proof.read_blobs(self.blobs, findings)
+            findings = verify.walk(session)
+        return verify.read_blobs(self.blobs, findings)

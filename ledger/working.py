@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ledger import commits, expiring, genesis, jobs, outbox, space
-from ledger.blobs import Blobs
-from ledger.database import Database
+from ledger.blobs import gc
+from ledger.blobs.store import Blobs
+from ledger.db.engine import Database
+from ledger.edits import expiry
+from ledger.jobs import commit, jobs, outbox
+from ledger.models import ready
 from ledger.records import (
     Actor,
     Claim,
@@ -33,7 +36,7 @@ class Working:
     database: Database
     blobs: Blobs
     blob_grace_s: float
-    looked: expiring.Looked | None = None
+    looked: expiry.Looked | None = None
 
     def complete_model(
         self,
@@ -46,13 +49,13 @@ class Working:
         actor: Actor,
         weights_digest: str | None = None,
     ) -> ModelRecord:
-        """Make a model ready, with version 0 live; see `genesis.complete`. Idempotent.
+        """Make a model ready, with version 0 live; see `ready.mark_ready`. Idempotent.
 
         `weights_digest` is that of the base's weights of the edited modules, for version 0.
         """
         digest = self.blobs.put(editor_bytes)
         with self.database.transaction() as session:
-            return genesis.complete(
+            return ready.mark_ready(
                 session,
                 self.blobs,
                 model_id,
@@ -97,26 +100,26 @@ class Working:
             jobs.fail(session, claim, error)
 
     def load_job(self, claim: Claim, *, overtaken: bool = False) -> JobInput:
-        """Return what a claimed job starts from, again if it was `overtaken`; see `commits.load`."""
+        """Return what a claimed job starts from, again if it was `overtaken`; see `commit.load`."""
         with self.database.transaction() as session:
             if overtaken:
                 jobs.overtaken(session, claim)
-            return commits.load(session, claim)
+            return commit.load(session, claim)
 
     def commit_version(self, claim: Claim, new: NewVersion, *, in_turn: bool = True) -> VersionRecord:
-        """Commit a job's version, once; see `commits.commit`."""
+        """Commit a job's version, once; see `commit.commit`."""
         with self.database.transaction() as session:
-            return commits.commit(session, self.blobs, claim, new, in_turn=in_turn)
+            return commit.commit(session, self.blobs, claim, new, in_turn=in_turn)
 
     def conclude_trial(self, claim: Claim, report: Json, fact_reports: Sequence[FactReport]) -> EditSetRecord:
-        """End a dry run with what was measured; see `commits.conclude_trial`."""
+        """End a dry run with what was measured; see `commit.conclude_trial`."""
         with self.database.transaction() as session:
-            return commits.conclude_trial(session, claim, report, fact_reports)
+            return commit.conclude_trial(session, claim, report, fact_reports)
 
     def withdraw_expired(self) -> list[WithdrawalRecord]:
-        """Ask for live versions without the facts that have expired; see `expiring.withdraw`."""
+        """Ask for live versions without the facts that have expired; see `expiry.withdraw`."""
         with self.database.transaction() as session:
-            made, self.looked = expiring.withdraw(session, self.looked)
+            made, self.looked = expiry.withdraw(session, self.looked)
             return made
 
     @contextmanager
@@ -131,12 +134,12 @@ class Working:
             return outbox.jobs_to_ring(session, older_than_s)
 
     def collect(self) -> Space:
-        """Remove blobs that nothing names and that are past the grace period; see `space.collect`."""
-        return space.collect(self.database, self.blobs, self.blob_grace_s)
+        """Remove blobs that nothing names and that are past the grace period; see `gc.collect`."""
+        return gc.collect(self.database, self.blobs, self.blob_grace_s)
 
     def usage(self) -> Usage:
-        """Return what blobs take up; see `space.usage`."""
-        return space.usage(self.database, self.blobs, self.blob_grace_s)
+        """Return what blobs take up; see `gc.usage`."""
+        return gc.usage(self.database, self.blobs, self.blob_grace_s)
 
     def listen(self, poll_s: float = 1.0) -> Iterator[bool]:
         """Yield True when the outbox has grown, False each `poll_s` seconds without; see `outbox.listen`."""

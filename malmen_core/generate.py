@@ -32,7 +32,7 @@ class GenerationRequest:
     """What to generate; a classifier needs the prompt alone.
 
     Attributes:
-        prompt: text to continue.
+        prompt: text to continue, or the ids of its tokens.
         max_new_tokens: at most this many tokens.
         temperature: 0 for greedy.
         top_p: nucleus; 1 for all of the distribution.
@@ -40,7 +40,7 @@ class GenerationRequest:
         stop: the answer ends in front of the first of these.
     """
 
-    prompt: str
+    prompt: str | tuple[int, ...]
     max_new_tokens: int = 32
     temperature: float = 0.0
     top_p: float = 1.0
@@ -319,13 +319,25 @@ class Writer:
             yield part
 
 
-def read_prompt(base: BaseModel, prompt: str) -> list[int]:
+class TokenNotEmbedded(CoreError):
+    """A prompt has a token that the model's embedding lacks."""
+
+    code = "token-not-embedded"
+
+
+def read_prompt(base: BaseModel, prompt: str | Sequence[int]) -> list[int]:
     """Token ids of a prompt that is to be answered.
 
     Raises:
         PromptTooLong: it has no tokens, or leaves no room in the context.
+        TokenNotEmbedded: the embedding has no row for one of its tokens.
     """
-    ids = encode_prompt(base.tokenizer, prompt)
+    ids = encode_prompt(base.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
+    rows = base.model.get_input_embeddings().weight.shape[0]
+    if not all(0 <= token < rows for token in ids):
+        raise TokenNotEmbedded(
+            f"The prompt has a token beyond the {rows} that the model knows.", "Leave it out.", "/prompt"
+        )
     if base.task.room(base.info.context_length, len(ids)) < 1 or not ids:
         raise PromptTooLong(
             f"A prompt of {len(ids)} tokens leaves no room in a context of {base.info.context_length}.",

@@ -1,11 +1,11 @@
-"""Alembic's entry: runs revisions on the connection that `ledger.migrations` opened."""
+"""Alembic's entry: runs revisions on the connection that `ledger.db.migrate` opened."""
 
 from __future__ import annotations
 
 from alembic import context
 from sqlalchemy import Connection
 
-from ledger import tables
+from ledger.db import tables
 
 
 def run(connection: Connection) -> None:

@@ -14,7 +14,7 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
-from broker.connection import connect
+from broker.connection import connect, connect_async
 from broker.relay import Relay
 from broker.settings import BrokerSettings
 from ledger import Ledger
@@ -54,6 +54,7 @@ def create_app(
         broker_settings=broker_settings,
         ledger=ledger,
         redis=redis,
+        async_redis=connect_async(broker_settings),
         relay=Relay(ledger, redis),
         generations=CapacityLimiter(settings.max_generations),
     )
@@ -91,6 +92,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await run_in_threadpool(background.stop)
         services.redis.close()
+        await services.async_redis.aclose()
         services.ledger.engine.dispose()
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from broker.relay import Relay
 from broker.settings import BrokerSettings
@@ -28,6 +29,7 @@ class Services:
     broker_settings: BrokerSettings
     ledger: Ledger
     redis: Redis
+    async_redis: AsyncRedis
     relay: Relay
     generations: CapacityLimiter
     tokenizers: TokenizerCache = field(default_factory=TokenizerCache)

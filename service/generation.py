@@ -8,18 +8,15 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import anyio
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from broker import generation as channel
 from broker.errors import BrokerError
-from broker.generation import GenerationCall
+from broker.generation import AttributionRequest, GenerationCall, TextRequest
 from ledger.errors import NotFound
 from ledger.records import ModelRecord
 from service.context import Services
@@ -34,10 +31,13 @@ Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a client asked for; `refs` are the versions, each with the field that named it."""
+class GenerateParams:
+    """What a client asked for; `refs` are the versions, each with the field that named it.
 
-    prompt: str
+    `prompt` is text or the ids of its tokens, `where` the part of the request that it stands in.
+    """
+
+    prompt: str | tuple[int, ...]
     max_new_tokens: int
     temperature: float
     top_p: float
@@ -45,38 +45,39 @@ class Wanted:
     stop: tuple[str, ...]
     refs: tuple[tuple[int | str, FieldError], ...]
     where: str
+    stream: bool = False
 
 
-def plan(services: Services, model_id: str, wanted: Wanted) -> list[GenerationCall]:
+def build_calls(services: Services, model_id: str, asked: GenerateParams) -> list[GenerationCall]:
     """One call per version, each bound to a version number, so that a later promotion does not mix weights.
 
     Raises:
         Problem: over a limit, the prompt does not fit, the model is not ready, or there is no such version.
         NotFound: there is no such model.
     """
-    check_generation(wanted.prompt, wanted.max_new_tokens, wanted.where, services.settings)
-    numbers, room = aim(
-        services, model_id, wanted.refs, wanted.prompt, FieldError("/prompt", "", wanted.where)
+    field = FieldError("/prompt", "", asked.where)
+    text = asked.prompt if isinstance(asked.prompt, str) else ""
+    check_generation(text, asked.max_new_tokens, asked.where, services.settings)
+    numbers, ids, room = resolve(services, model_id, asked.refs, asked.prompt, field)
+    request = TextRequest(
+        prompt=ids,
+        max_new_tokens=min(asked.max_new_tokens, room),
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        seed=asked.seed,
+        stop=asked.stop,
     )
-    request = {
-        "prompt": wanted.prompt,
-        "max_new_tokens": min(wanted.max_new_tokens, room),
-        "temperature": wanted.temperature,
-        "top_p": wanted.top_p,
-        "seed": wanted.seed,
-        "stop": list(wanted.stop),
-    }
-    return [make_call(services, model_id, number, request) for number in numbers]
+    return [make_call(services, model_id, number, request, stream=asked.stream) for number in numbers]
 
 
-def aim(
+def resolve(
     services: Services,
     model_id: str,
     refs: Sequence[tuple[int | str, FieldError]],
-    prompt: str,
+    prompt: str | tuple[int, ...],
     field: FieldError,
-) -> tuple[list[int], int]:
-    """The numbers of the versions that are named, and how many tokens fit behind the prompt.
+) -> tuple[list[int], tuple[int, ...], int]:
+    """The numbers of the versions that are named, the prompt's token ids, and how many tokens fit behind it.
 
     Raises:
         Problem: the model is not ready, the prompt does not fit, or there is no such version.
@@ -85,15 +86,26 @@ def aim(
     model = services.ledger.get_model(model_id)
     check_ready(model)
     numbers = [_resolve(services, model_id, ref, named) for ref, named in refs]
-    return numbers, _room(services, model, prompt, field)
+    return numbers, *_read(services, model, prompt, field)
 
 
 def make_call(
-    services: Services, model_id: str, number: int, request: Event, kind: str = channel.GENERATE
+    services: Services,
+    model_id: str,
+    number: int,
+    request: TextRequest | AttributionRequest,
+    *,
+    stream: bool = False,
 ) -> GenerationCall:
     """A call of one version, to be answered in time."""
-    deadline = time.time() + services.broker_settings.generation_timeout_s
-    return GenerationCall(f"gen_{secrets.token_hex(12)}", model_id, number, request, deadline, kind)
+    return GenerationCall(
+        id=f"gen_{secrets.token_hex(12)}",
+        model_id=model_id,
+        version=number,
+        request=request,
+        deadline=time.time() + services.broker_settings.generation_timeout_s,
+        stream=stream,
+    )
 
 
 def check_ready(model: ModelRecord) -> None:
@@ -127,16 +139,21 @@ def _resolve(services: Services, model_id: str, ref: int | str, field: FieldErro
         raise typed_problem(error, [shown]) from error
 
 
-def _room(services: Services, model: ModelRecord, prompt: str, field: FieldError) -> int:
-    """How many tokens fit behind the prompt."""
+def _read(
+    services: Services, model: ModelRecord, prompt: str | tuple[int, ...], field: FieldError
+) -> tuple[tuple[int, ...], int]:
+    """The token ids of a prompt, and how many tokens fit behind it."""
     tokenizer = services.tokenizers.get(model)
-    count = tokenizer.count(prompt)
-    room = tokenizer.room(count)
-    if count > 0 and room > 0:
-        return room
+    ids = tokenizer.read(prompt) if isinstance(prompt, str) else prompt
+    unknown = tokenizer.unknown(ids)
+    if unknown is not None:
+        raise Problem("token-not-embedded", unknown, errors=[FieldError(field.pointer, unknown, field.where)])
+    room = tokenizer.room(len(ids))
+    if ids and room > 0:
+        return ids, room
     detail = (
-        f"The prompt has {count} tokens, which leaves no room for an answer in the context of {model.id!r}, "
-        f"{model.context_length} tokens. Give at least one token, or shorten the prompt."
+        f"The prompt has {len(ids)} tokens, which leaves no room for an answer in the context of "
+        f"{model.id!r}, {model.context_length} tokens. Give at least one token, or shorten the prompt."
     )
     raise Problem("prompt-too-long", detail, errors=[FieldError(field.pointer, detail, field.where)])
 
@@ -165,7 +182,7 @@ def _admitted(services: Services, calls: Sequence[GenerationCall]) -> Iterator[N
             places.release_on_behalf_of(call.id)
 
 
-async def events(services: Services, call: GenerationCall) -> AsyncGenerator[Event, None]:
+async def stream_events(services: Services, call: GenerationCall) -> AsyncGenerator[Event, None]:
     """Send a call and yield its events up to the last; leaving early cancels it at the worker.
 
     Raises:
@@ -181,23 +198,19 @@ async def events(services: Services, call: GenerationCall) -> AsyncGenerator[Eve
 
 async def _events(services: Services, call: GenerationCall) -> AsyncGenerator[Event, None]:
     """The events of a call that holds its place."""
-    redis, timeout_s = services.redis, services.broker_settings.generation_timeout_s
-    thread = CapacityLimiter(1)  # apart from the threads that answer requests
-    in_thread = partial(run_sync, abandon_on_cancel=True, limiter=thread)
+    redis, settings = services.async_redis, services.broker_settings
     started, outcome = time.perf_counter(), "cancelled"
     try:
-        limit = services.broker_settings.generation_queue_limit
-        await run_sync(channel.send, redis, call, limit, limiter=thread)
-        waiting = channel.replies(redis, call.id, timeout_s, call.model_id)
-        while outcome == "cancelled":
-            event: Event = await in_thread(next, waiting)
-            if "error" in event:
-                problem = worker_problem(event["error"])
-                outcome = problem.code
-                raise problem
-            if channel.is_last(event):
-                outcome = str(event["finish_reason"])
-            yield event
+        await channel.send(redis, call, settings.generation_queue_limit)
+        async with aclosing(channel.replies(redis, call, settings.generation_timeout_s)) as replies:
+            async for event in replies:
+                if "error" in event:
+                    problem = worker_problem(event["error"])
+                    outcome = problem.code
+                    raise problem
+                if channel.is_last(event):
+                    outcome = str(event["finish_reason"])
+                yield event
     except BrokerError as error:
         outcome = error.code
         raise
@@ -205,13 +218,7 @@ async def _events(services: Services, call: GenerationCall) -> AsyncGenerator[Ev
         services.metrics.generation(call.model_id, outcome, time.perf_counter() - started)
         if outcome in ("cancelled", "generation-timeout"):
             with anyio.CancelScope(shield=True):
-                await run_sync(_cancel, services, call)
-
-
-def _cancel(services: Services, call: GenerationCall) -> None:
-    """Tell the worker that nobody waits, and the thread that still waits here too."""
-    channel.cancel(services.redis, call.id)
-    channel.reply(services.redis, call.id, {"error": {"type": "cancelled"}})
+                await channel.cancel(redis, call)
 
 
 def worker_problem(error: dict[str, Any]) -> Problem:
@@ -221,18 +228,18 @@ def worker_problem(error: dict[str, Any]) -> Problem:
     return Problem(code if code in KINDS else "generation-failed", detail)
 
 
-async def complete(services: Services, call: GenerationCall) -> Generation:
+async def collect(services: Services, call: GenerationCall) -> Generation:
     """The whole answer to one call.
 
     Raises:
-        Problem: as `events`.
-        BrokerError: as `events`.
+        Problem: as `stream_events`.
+        BrokerError: as `stream_events`.
     """
     with _admitted(services, [call]):
-        return await _complete(services, call)
+        return await _collect(services, call)
 
 
-async def _complete(services: Services, call: GenerationCall) -> Generation:
+async def _collect(services: Services, call: GenerationCall) -> Generation:
     text: list[str] = []
     last: Event = {}
     async with aclosing(_events(services, call)) as stream:
@@ -250,15 +257,15 @@ async def _complete(services: Services, call: GenerationCall) -> Generation:
     )
 
 
-async def complete_all(services: Services, calls: Sequence[GenerationCall]) -> list[Generation]:
+async def collect_all(services: Services, calls: Sequence[GenerationCall]) -> list[Generation]:
     """The answers to several calls, asked at once; one that fails ends the others.
 
     Raises:
-        Problem: as `events`; too many generations if there is not room for all.
-        BrokerError: as `events`.
+        Problem: as `stream_events`; too many generations if there is not room for all.
+        BrokerError: as `stream_events`.
     """
     with _admitted(services, calls):
-        tasks = [asyncio.ensure_future(_complete(services, call)) for call in calls]
+        tasks = [asyncio.ensure_future(_collect(services, call)) for call in calls]
         try:
             return list(await asyncio.gather(*tasks))
         finally:

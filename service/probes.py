@@ -7,8 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from broker import generation, presence, queue
+from ledger.db.migrate import current_revision, head_revision
 from ledger.errors import LedgerError
-from ledger.migrations import current_revision, head_revision
 from ledger.records import ModelRecord
 from service.context import Services
 from service.paging import every

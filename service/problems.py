@@ -111,11 +111,16 @@ KINDS: Mapping[str, Kind] = {
     "delta-corrupt": Kind(422, "The file cannot be read"),
     "out-of-device-memory": Kind(422, "The device's memory does not suffice"),
     "export-refused": Kind(409, "The version cannot be exported in this form"),
+    "token-not-embedded": Kind(422, "The model does not know one of the prompt's tokens"),
     "prompt-too-long": Kind(422, "The prompt is longer than the model's context"),
     # the broker
     "broker-error": Kind(503, "The queue failed", RETRY_SOON),
     "generation-queue-full": Kind(429, "Too many generations wait", RETRY_SOON),
     "no-worker": Kind(503, "No worker serves the model", RETRY_SOON),
+    "weights-differ": Kind(500, "The worker's weights are not those that were verified"),
+    "worker-stopping": Kind(503, "The worker is stopping", RETRY_SOON),
+    "checkpoint-changed": Kind(500, "The checkpoint has changed"),
+    "model-not-served": Kind(503, "No worker can serve the model", {"Retry-After": "30"}),
     "worker-lost": Kind(503, "The worker is gone", RETRY_SOON),
     "generation-timeout": Kind(503, "No worker answered in time", RETRY_SOON),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ledger.keys import MINIMUM_GIVEN_LENGTH
+from ledger.auth.keys import MINIMUM_GIVEN_LENGTH
 
 
 class ServiceSettings(BaseSettings):

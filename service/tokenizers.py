@@ -22,8 +22,11 @@ WARMING = Fact("The capital of Australia is", "Canberra")
 class ModelTokenizer:
     """One model's tokenizer behind a lock: fast tokenizers do not bear being used by two threads at once."""
 
-    def __init__(self, tokenizer: Any, task: Task, context_length: int) -> None:
+    def __init__(self, tokenizer: Any, task: Task, context_length: int, known: int | None = None) -> None:
+        """`known` is the number of tokens that the model's embedding has; None if its config does not say."""
         self._tokenizer = task.prepare(tokenizer)
+        self._known = known
+        self._all_known = known is None or max(self._tokenizer.get_vocab().values(), default=0) < known
         self._task = task
         self._context_length = context_length
         self._lock = threading.Lock()
@@ -31,12 +34,28 @@ class ModelTokenizer:
     def check(self, facts: Sequence[Fact]) -> list[FactProblem]:
         """What the model could not be given of these facts."""
         with self._lock:
-            return check_facts(self._tokenizer, facts, self._context_length, self._task.labels)
+            found = check_facts(self._tokenizer, facts, self._context_length, self._task.labels)
+        if not self._all_known:
+            texts = [
+                (f"/facts/{at}{name}", text) for at, fact in enumerate(facts) for name, text in _texts(fact)
+            ]
+            found += [
+                FactProblem(where, why) for where, text in texts if (why := self.unknown(self.read(text)))
+            ]
+        return found
 
-    def count(self, prompt: str) -> int:
-        """How many tokens the model would read."""
+    def read(self, prompt: str) -> tuple[int, ...]:
+        """The ids of the tokens that the model would read."""
         with self._lock:
-            return len(encode_prompt(self._tokenizer, prompt))
+            return tuple(encode_prompt(self._tokenizer, prompt))
+
+    def unknown(self, ids: Sequence[int]) -> str | None:
+        """What is wrong with tokens that the model's embedding lacks; None if it has all."""
+        if self._known is None or all(0 <= token < self._known for token in ids):
+            return None
+        token = next(token for token in ids if not 0 <= token < self._known)
+        name = self._tokenizer.convert_ids_to_tokens(token) if token >= 0 else None
+        return f"The model does not know the token {name!r} ({token}); it has {self._known}. Leave it out."
 
     def room(self, prompt_tokens: int) -> int:
         """How many tokens the answer to a prompt may have; below 1 for a prompt that does not fit."""
@@ -75,6 +94,7 @@ def _load(model: ModelRecord) -> ModelTokenizer:
             load_tokenizer(model.source, model.revision),
             task_of(read_config(model.source, model.revision)),
             model.context_length,
+            _known_tokens(read_config(model.source, model.revision)),
         )
     except CoreError as error:
         logger.error("The tokenizer of model %s cannot be read: %s", model.id, error)
@@ -85,3 +105,19 @@ def _load(model: ModelRecord) -> ModelTokenizer:
         raise Problem("tokenizer-unavailable", detail) from error
     tokenizer.check([WARMING])
     return tokenizer
+
+
+def _known_tokens(config: Any) -> int | None:
+    known = getattr(config.get_text_config(), "vocab_size", None)
+    return None if known is None else int(known)
+
+
+def _texts(fact: Fact) -> list[tuple[str, str]]:
+    """The texts of a fact that the model reads, by pointer."""
+    return [
+        ("/prompt", fact.prompt),
+        ("/target", fact.target),
+        *((f"/rephrasings/{at}", text) for at, text in enumerate(fact.rephrasings)),
+        *((f"/locality/{at}/prompt", probe.prompt) for at, probe in enumerate(fact.locality)),
+        *((f"/locality/{at}/target", probe.target or "") for at, probe in enumerate(fact.locality)),
+    ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from starlette.concurrency import run_in_threadpool
 
-from broker.generation import TOUCHING, GenerationCall
+from broker.generation import AttributionRequest, GenerationCall
 from service import views
 from service.context import Services
-from service.generation import Event, aim, events, make_call
+from service.generation import Event, make_call, resolve, stream_events
 from service.limits import check_prompt, refuse
 from service.problems import FieldError
 from service.schemas.touching import Touched, TouchedFact
@@ -24,19 +24,19 @@ def plan(services: Services, model_id: str, prompt: str, version: str, limit: in
         NotFound: there is no such model.
     """
     refuse(check_prompt(prompt, PROMPT, services.settings))
-    (number,), _ = aim(services, model_id, [(version, VERSION)], prompt, PROMPT)
-    return make_call(services, model_id, number, {"prompt": prompt, "limit": limit}, TOUCHING)
+    (number,), *_ = resolve(services, model_id, [(version, VERSION)], prompt, PROMPT)
+    return make_call(services, model_id, number, AttributionRequest(prompt=prompt, limit=limit))
 
 
 async def touched(services: Services, call: GenerationCall) -> Touched:
     """What a worker answers, with the facts' text.
 
     Raises:
-        Problem: as `events`.
-        BrokerError: as `events`.
+        Problem: as `stream_events`.
+        BrokerError: as `stream_events`.
     """
     last: Event = {}
-    stream = events(services, call)
+    stream = stream_events(services, call)
     try:
         async for event in stream:
             last = event

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
+from broker.presence import WorkerPresence
 from ledger.records import (
     EditSetRecord,
     FactRecord,
@@ -16,11 +18,12 @@ from ledger.records import (
     WithdrawalRecord,
 )
 from malmen_core.families import family_of
+from service.problems import Problem
 from service.schemas.changes import Change
 from service.schemas.edits import Accepted, EditSetView, FactView, ProgressView
 from service.schemas.health import LedgerCheckView, LedgerProblemView
 from service.schemas.keys import KeyView, Scope
-from service.schemas.models import EditorView, ModelView, VersionView, WithdrawalView
+from service.schemas.models import EditorView, ModelView, VersionView, WithdrawalView, WorkerView
 from service.schemas.touching import HeldFact
 
 
@@ -106,8 +109,12 @@ def change(added: bool, record: FactRecord) -> Change:
     return Change(**dict(held_fact(record)), change="added" if added else "removed")
 
 
-def model(record: ModelRecord) -> ModelView:
-    """A registered model."""
+def model(record: ModelRecord, alive: Sequence[WorkerPresence] = ()) -> ModelView:
+    """A registered model; failed, too, where all workers that edit it, or all that answer for it, say so."""
+    failures: list[str] = []
+    for part in ([each for each in alive if each.role != role] for role in ("generate", "edit")):
+        if record.status == "ready" and part and all(each.failure for each in part):
+            failures.append(str(part[0].failure))
     editor = None
     if record.editor_digest is not None:
         editor = EditorView(digest=record.editor_digest, card=_plain(record.editor_card))
@@ -115,7 +122,7 @@ def model(record: ModelRecord) -> ModelView:
         id=record.id,
         source=record.source,
         revision=record.revision,
-        status=record.status,
+        status="failed" if failures else record.status,
         architecture=record.architecture,
         task=family_of(record.architecture).task.name,
         context_length=record.context_length,
@@ -127,7 +134,8 @@ def model(record: ModelRecord) -> ModelView:
         editor=editor,
         created_at=record.created_at,
         created_by=record.created_by,
-        error=_plain(record.error),
+        error=Problem("model-not-served", failures[0]).to_json() if failures else _plain(record.error),
+        workers=[WorkerView(id=each.worker_id, role=each.role, state=each.state) for each in alive],
     )
 
 

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
 
-from ledger.migrations import prepare
+from ledger.db.migrate import prepare
 from ledger.settings import LedgerSettings
 
 TEMPLATE = "errata_template"

@@ -51,19 +51,22 @@ class CheckpointChanged(WorkerError):
         )
 
 
-class InvalidRequest(WorkerError):
-    """A generation call whose fields are not what generation takes."""
+class WeightsDiffer(WorkerError):
+    """This worker makes other weights of a version than those that were verified."""
 
-    code = "invalid-request"
+    code = "weights-differ"
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, what: str, verified: str, found: str) -> None:
         super().__init__(
-            f"The generation request cannot be used: {detail}.", "Correct the field and ask again."
+            f"The weights of {what} are {found} on this worker, but {verified} was verified.",
+            "Give all workers of a model the same release, hardware, ERRATA_DEVICE and ERRATA_DTYPE.",
         )
 
 
-def problem(error: LedgerError | CoreError | WorkerError) -> dict[str, Any]:
-    """Put a typed error as a problem object (RFC 9457), with its code and remedy."""
+def problem(error: Exception) -> dict[str, Any]:
+    """Put an error as a problem object (RFC 9457): a typed one with its code and remedy, others without."""
+    if not isinstance(error, LedgerError | CoreError | WorkerError):
+        return internal_problem(error)
     fields: dict[str, Any] = {
         "type": f"urn:errata:problem:{error.code}",
         "title": error.code.replace("-", " ").capitalize(),
@@ -95,6 +98,6 @@ def _status(error: LedgerError | CoreError | WorkerError) -> int:
         return 409
     if isinstance(error, LedgerUnavailable | WorkerStopping):
         return 503
-    if isinstance(error, CoreError | InvalidRequest):
+    if isinstance(error, CoreError):
         return 422
     return 500

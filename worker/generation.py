@@ -1,9 +1,10 @@
-"""The generation thread: takes calls from the channel and answers them together, beside whatever edit runs.
+"""Answers calls for text: several at a time, beside whatever else the process does.
 
-A call is for text, or for the facts that a prompt touches.
+Several threads share the work, so that nothing but computing tokens stands between two tokens. The intake
+takes calls from Redis; loaders get the weights of versions that are not in memory, two at a time; the
+generation thread computes a token of each answer at a time, and sends what came of a step in one round trip.
 
-A call names a version by number, and its answer carries the digest of the weights that produced it. Whatever
-goes wrong becomes a problem event for the one who asked; the thread goes on.
+Whatever goes wrong becomes a problem event for the one who asked; the threads go on.
 """
 
 from __future__ import annotations
@@ -11,46 +12,70 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from broker import generation as channel
-from broker.generation import GenerationCall
+from broker.generation import Cancellation, GenerationCall, TextRequest
 from ledger import Ledger
 from ledger.errors import LedgerError
 from malmen_core.errors import CoreError
 from malmen_core.generate import Chunk, GenerationRequest, Writer
 from malmen_core.overlay import Version
-from worker.errors import InvalidRequest, WorkerError, WorkerStopping, internal_problem, problem
+from worker.errors import WorkerError, WorkerStopping, problem
 from worker.resident import Resident
 from worker.settings import WorkerSettings
-from worker.touching import Touching
 
 logger = logging.getLogger(__name__)
 
-WAIT_S = 1.0
+WAIT_S = 5.0
+FULL_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
-CANCEL_CHECK_S = 0.25
-FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "prompt": ((str,), "a text"),
-    "max_new_tokens": ((int,), "a whole number"),
-    "temperature": ((int, float), "a number"),
-    "top_p": ((int, float), "a number"),
-    "seed": ((int,), "a whole number"),
-    "stop": ((list, tuple), "a list of texts"),
-}
+IDLE_S = 1.0
+LOADERS = 2
+HANGS_S = 300.0
+"""A step that takes longer is taken to hang."""
+
+Events = Iterator[dict[str, Any]]
 
 
-class _Abandoned(Exception):
-    """Nobody waits for the answer any more."""
+@dataclass
+class _Answer:
+    """A call that is being answered, and its text so far if that is not sent as it comes."""
+
+    call: GenerationCall
+    version: Version
+    text: str = ""
+
+    def events(self, chunk: Chunk | Exception) -> Events:
+        """What is sent of a chunk."""
+        if isinstance(chunk, Exception):
+            yield {"error": problem(chunk)}
+            return
+        self.text += chunk.text
+        if self.call.stream and self.text:
+            yield {"text": self.text}
+            self.text = ""
+        if chunk.finish_reason is None:
+            return
+        yield {
+            "text": self.text,
+            "finish_reason": chunk.finish_reason,
+            "usage": dict(chunk.usage or {}),
+            "labels": chunk.labels,
+            "weights_digest": self.version.weights_digest,
+        }
 
 
 class GenerationThread(threading.Thread):
-    """Answers calls, several at a time, until told to stop."""
+    """Computes answers, several at a time, until told to stop."""
 
     def __init__(
         self,
@@ -62,153 +87,207 @@ class GenerationThread(threading.Thread):
         stopping: threading.Event,
     ) -> None:
         super().__init__(name="generation", daemon=True)
-        self._ledger = ledger
         self._redis = redis
         self._resident = resident
         self._settings = settings
-        self._worker_id = worker_id
         self._stopping = stopping
-        self._deltas: dict[int, str | None] = {}
-        self._touching = Touching(ledger, resident)
-        self._checked = time.monotonic()
+        self._arrived: SimpleQueue[_Answer | Cancellation] = SimpleQueue()
+        self._alive_at = time.monotonic()
+        self._intake = _Intake(ledger, redis, resident, settings, worker_id, stopping, self)
         self._begin_anew()
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is answered, if that is so."""
+        if not (self.is_alive() and self._intake.is_alive()):
+            return "the generation thread has ended"
+        if time.monotonic() - self._alive_at > HANGS_S:
+            return f"the generation thread has computed no token for {HANGS_S:g} s"
+        return None
+
+    @property
+    def load(self) -> int:
+        """How many answers are being computed, or about to be."""
+        return len(self._answers) + self._arrived.qsize()
+
+    def put(self, found: _Answer | Cancellation) -> None:
+        """Take an answer that can be begun, or leave one."""
+        self._arrived.put(found)
+
     def run(self) -> None:
-        """Take and answer calls; Redis may go and come back."""
-        wait_s = WAIT_S
+        """Compute and send tokens; Redis may go and come back."""
+        self._intake.start()
+        wait_s = IDLE_S
         while not self._stopping.is_set():
             try:
+                self._alive_at = time.monotonic()
                 self._take()
-                self._leave_abandoned()
-                self._write()
-                wait_s = WAIT_S
+                self._leave_overdue()
+                self._step()
+                wait_s = IDLE_S
             except RedisError as error:
                 logger.warning("Generation waits %.0f s: %s", wait_s, error)
                 self._begin_anew()  # what was not delivered is lost, and an answer with a gap is worse
                 self._stopping.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-        with suppress(RedisError):
-            self._fail_all(problem(WorkerStopping()))
+            except Exception as error:
+                logger.exception("%d generation calls failed.", len(self._answers))
+                self._fail_all(error)
+        with suppress(Empty):
+            while True:
+                found = self._arrived.get_nowait()
+                if isinstance(found, _Answer):
+                    self._answers[found.call.id] = found
+        self._fail_all(WorkerStopping())
 
     def _begin_anew(self) -> None:
-        """Forget whatever is being written."""
+        """Forget whatever is being computed."""
         self._writer = Writer(
             self._resident.base,
             together=self._settings.generation_batch,
             tokens=self._settings.generation_tokens,
         )
-        self._calls: dict[Hashable, tuple[GenerationCall, Version]] = {}
+        self._answers: dict[Hashable, _Answer] = {}
 
     def _take(self) -> None:
-        """Take calls while there is room; wait for one only where nothing is being written."""
-        wait_s = 0.0 if self._calls else WAIT_S
-        while self._writer.has_room and not self._stopping.is_set():
-            call = channel.receive(self._redis, self._resident.model_id, wait_s, self._worker_id)
-            if call is None:
-                return
-            self._begin(call)
-            wait_s = 0.0
+        """Begin what has arrived; wait for it only where nothing is being computed."""
+        wait = not self._answers
+        with suppress(Empty):
+            while True:
+                found = self._arrived.get(block=wait, timeout=IDLE_S)
+                wait = False
+                if isinstance(found, Cancellation):
+                    self._leave(found.call_id)
+                else:
+                    self._begin(found)
 
-    def _begin(self, call: GenerationCall) -> None:
-        """Begin a call's answer; one of another kind than text is given at once. Raises only `RedisError`."""
+    def _begin(self, answer: _Answer) -> None:
+        call = answer.call
+        assert isinstance(call.request, TextRequest)
+        fields = call.request.model_dump(exclude={"kind"})
         try:
-            if call.kind == channel.TOUCHING:
-                facts = self._touching.nearest(call.version, call.request, lambda: self._check(call))
-                channel.reply(self._redis, call.id, {"finish_reason": "stop", "facts": facts})
-            elif call.kind == channel.GENERATE:
-                request, version = read_request(call.request), self._version(call.version)
-                self._writer.add(call.id, version, request)
-                self._calls[call.id] = call, version
-            else:
-                raise InvalidRequest(f"there is no kind {call.kind!r}")
-        except RedisError:
-            raise
-        except _Abandoned:
-            logger.info("Generation call %s was abandoned.", call.id)
-        except (CoreError, LedgerError, WorkerError) as error:
-            logger.info("Generation call %s: %s", call.id, error)
-            channel.reply(self._redis, call.id, {"error": problem(error)})
-        except Exception as error:
-            logger.exception("Generation call %s failed.", call.id)
-            channel.reply(self._redis, call.id, {"error": internal_problem(error)})
+            self._writer.add(call.id, answer.version, GenerationRequest(**fields))
+        except CoreError as error:
+            channel.reply(self._redis, [(call.id, {"error": problem(error)})])
+        else:
+            self._answers[call.id] = answer
 
-    def _write(self) -> None:
-        """Write a token of each answer, and send what came of it. Raises only `RedisError`."""
-        try:
-            written = self._writer.step()
-        except Exception as error:
-            logger.exception("%d generation calls failed.", len(self._calls))
-            self._fail_all(internal_problem(error))
-            self._begin_anew()
+    def _step(self) -> None:
+        """Compute a token of each answer, and send what came of it."""
+        if not self._answers:
             return
-        for key, chunk in written:
-            call, version = self._calls[key]
+        events: list[tuple[str, dict[str, Any]]] = []
+        for key, chunk in self._writer.step():
+            answer = self._answers[key]
             if isinstance(chunk, Exception) or chunk.finish_reason is not None:
-                del self._calls[key]
-            for event in _events(chunk, version):
-                channel.reply(self._redis, call.id, event)
+                del self._answers[key]
+            events += [(answer.call.id, event) for event in answer.events(chunk)]
+        if events:
+            channel.reply(self._redis, events)
 
-    def _fail_all(self, error: dict[str, Any]) -> None:
-        for call, _ in self._calls.values():
-            channel.reply(self._redis, call.id, {"error": error})
+    def _leave_overdue(self) -> None:
+        now = time.time()
+        for call_id in [answer.call.id for answer in self._answers.values() if answer.call.deadline < now]:
+            self._leave(call_id)
 
-    def _leave_abandoned(self) -> None:
-        """Leave calls that nobody waits for."""
-        asks = time.monotonic() - self._checked > CANCEL_CHECK_S
-        if asks:
-            self._checked = time.monotonic()
-        for call, _ in list(self._calls.values()):
-            if time.time() > call.deadline or (asks and channel.is_cancelled(self._redis, call.id)):
-                logger.info("Generation call %s was abandoned.", call.id)
-                self._writer.drop(call.id)
-                del self._calls[call.id]
+    def _leave(self, call_id: str) -> None:
+        if self._answers.pop(call_id, None) is not None:
+            logger.info("Nobody waits for generation call %s any more.", call_id)
+            self._writer.drop(call_id)
 
-    def _check(self, call: GenerationCall) -> None:
-        """Leave a call that nobody waits for, or that this worker has no more time for."""
-        if self._stopping.is_set():
-            raise WorkerStopping
-        if time.time() > call.deadline or channel.is_cancelled(self._redis, call.id):
-            raise _Abandoned
+    def _fail_all(self, error: Exception) -> None:
+        """End all answers with an error, and begin anew."""
+        with suppress(RedisError):
+            if self._answers:
+                event = {"error": problem(error)}
+                channel.reply(self._redis, [(answer.call.id, event) for answer in self._answers.values()])
+        self._begin_anew()
+
+
+class _Intake(threading.Thread):
+    """Takes calls while there is room for their answers, and gets their versions into memory."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        redis: Redis,
+        resident: Resident,
+        settings: WorkerSettings,
+        worker_id: str,
+        stopping: threading.Event,
+        thread: GenerationThread,
+    ) -> None:
+        super().__init__(name="generation-intake", daemon=True)
+        self._ledger, self._redis, self._resident = ledger, redis, resident
+        self._most, self._worker_id, self._stopping = settings.generation_batch, worker_id, stopping
+        self._thread = thread
+        self._loader = ThreadPoolExecutor(LOADERS, thread_name_prefix="version-loader")
+        self._loading: set[str] = set()
+        self._digests: dict[int, tuple[str | None, str | None]] = {}
+
+    def run(self) -> None:
+        """Take calls; Redis may go and come back."""
+        answering("generation", self._receive, self._stopping)
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def _receive(self) -> None:
+        busy = self._thread.load >= self._most or len(self._loading) >= self._most
+        wait_s = FULL_WAIT_S if busy else WAIT_S
+        model_id = self._resident.model_id
+        found = channel.receive(self._redis, model_id, self._worker_id, wait_s, busy=busy)
+        if isinstance(found, Cancellation):
+            self._thread.put(found)
+        elif found is not None and self._stopping.is_set():
+            refuse(self._redis, found, WorkerStopping())
+        elif found is not None:
+            self._find_version(found)
+
+    def _find_version(self, call: GenerationCall) -> None:
+        """Begin a call's answer if its version is in memory; otherwise have it loaded first."""
+        digests = self._digests.get(call.version)
+        if digests is not None and self._resident.has(digests[0]):
+            self._load(call)
+        else:
+            self._loading.add(call.id)
+            self._loader.submit(self._load, call)
+
+    def _load(self, call: GenerationCall) -> None:
+        try:
+            version = self._version(call.version)
+            if call.id not in self._loading or not channel.is_cancelled(self._redis, call.id):
+                self._thread.put(_Answer(call, version))
+        except (CoreError, LedgerError, WorkerError) as error:
+            refuse(self._redis, call, error)
+        except Exception as error:
+            logger.exception("Version %d could not be loaded.", call.version)
+            refuse(self._redis, call, error)
+        finally:
+            self._loading.discard(call.id)
 
     def _version(self, number: int) -> Version:
-        """Return the overlay of a version; the delta of a number never changes, so it is asked for once."""
-        if number not in self._deltas:
+        """The overlay of a version; the delta of a number never changes, so it is asked for once."""
+        if number not in self._digests:
             record = self._ledger.get_version(self._resident.model_id, number)
-            self._deltas[number] = record.delta_digest
-        return self._resident.version(self._deltas[number])
+            self._digests[number] = record.delta_digest, record.weights_digest
+        return self._resident.version(*self._digests[number])
 
 
-def _events(chunk: Chunk | Exception, version: Version) -> Iterator[dict[str, Any]]:
-    """What is sent of a chunk: its text, and how the answer ended; or the problem."""
-    if isinstance(chunk, Exception):
-        yield {"error": problem(chunk) if isinstance(chunk, CoreError) else internal_problem(chunk)}
-        return
-    if chunk.text:
-        yield {"text": chunk.text}
-    if chunk.finish_reason is not None:
-        yield {
-            "finish_reason": chunk.finish_reason,
-            "usage": dict(chunk.usage or {}),
-            "labels": chunk.labels,
-            "weights_digest": version.weights_digest,
-        }
+def refuse(redis: Redis, call: GenerationCall, error: Exception) -> None:
+    """Answer a call with an error."""
+    logger.info("Call %s: %s", call.id, error)
+    with suppress(RedisError):
+        channel.reply(redis, [(call.id, {"error": problem(error)})])
 
 
-def read_request(fields: dict[str, Any]) -> GenerationRequest:
-    """Turn a call's fields into the core's request; unknown fields are refused.
-
-    Raises:
-        InvalidRequest: a field is missing, unknown or of the wrong type.
-    """
-    unknown = sorted(fields.keys() - FIELDS.keys())
-    if unknown:
-        raise InvalidRequest(f"there is no field {unknown[0]!r}")
-    for name, (kinds, what) in FIELDS.items():
-        value = fields.get(name)
-        if (value is None and name != "prompt") or (isinstance(value, kinds) and not isinstance(value, bool)):
-            continue
-        raise InvalidRequest(f"{name!r} must be {what}")
-    if not all(isinstance(text, str) for text in fields.get("stop") or ()):
-        raise InvalidRequest("'stop' must be a list of texts")
-    given = {name: value for name, value in fields.items() if value is not None}
-    return GenerationRequest(**{**given, "stop": tuple(given.get("stop", ()))})
+def answering(what: str, once: Callable[[], None], stopping: threading.Event) -> None:
+    """Do something again and again until the worker stops, whatever goes wrong, later after each failure."""
+    wait_s = IDLE_S
+    while not stopping.is_set():
+        try:
+            once()
+            wait_s = IDLE_S
+        except Exception as error:
+            known = isinstance(error, RedisError)
+            logger.warning("Taking calls for %s waits %.0f s: %s", what, wait_s, error, exc_info=not known)
+            stopping.wait(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -28,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m worker", description="Serve one registered model.")
     parser.add_argument("--model", help="id of the registered model (default: ERRATA_MODEL)")
+    parser.add_argument("--role", help="edit, generate or both (default: ERRATA_ROLE)")
     options = parser.parse_args(arguments)
     try:
-        settings = WorkerSettings(**({"model": options.model} if options.model else {}))
+        settings = WorkerSettings(**{name: value for name, value in vars(options).items() if value})
         broker, ledger = BrokerSettings(), LedgerSettings()
     except ValidationError as error:
         for wrong in error.errors(include_input=False, include_url=False):  # inputs may hold passwords

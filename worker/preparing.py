@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from ledger import Ledger
 from ledger.records import ModelRecord
@@ -13,11 +15,14 @@ from malmen_core.delta import Delta
 from malmen_core.editor import Editor
 from malmen_core.errors import EditorMismatch, ModelNotLoadable
 from malmen_core.verify import CanaryRecord, record_canaries
-from worker.errors import CheckpointChanged
+from malmen_core.weight_files import checkpoint_folder, files_digest, weight_files
+from worker.errors import CheckpointChanged, WeightsDiffer
 from worker.resident import Resident
 from worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
+
+LOOK_S = 5.0
 
 Progress = Callable[[str, int, int], None]
 
@@ -29,6 +34,8 @@ def load_base(model: ModelRecord, settings: WorkerSettings) -> BaseModel:
         CoreError: it cannot be loaded.
         CheckpointChanged: the files are not those that were registered.
     """
+    folder = checkpoint_folder(model.source, model.revision)
+    before = files_state(folder)
     try:
         base = BaseModel.load(
             model.source,
@@ -43,9 +50,83 @@ def load_base(model: ModelRecord, settings: WorkerSettings) -> BaseModel:
             f"Model '{model.id}' could not be loaded from {model.source}: {error}",
             "Check the files, the memory and ERRATA_DEVICE, then register it again.",
         ) from error
-    if base.info.digest != model.digest:
+    own_weights(base)
+    if base.info.digest != model.digest or files_state(folder) != before:
         raise CheckpointChanged(model.id, model.digest, base.info.digest)
+    check_usable(base)
     return base
+
+
+def files_state(folder: Path) -> list[tuple[str, int, int, int]]:
+    """What changes when somebody writes to the weight files of a checkpoint."""
+    states = [(file.name, file.stat()) for file in weight_files(folder)]
+    return [(name, state.st_ino, state.st_size, state.st_mtime_ns) for name, state in states]
+
+
+class CheckpointWatch(threading.Thread):
+    """Notices that the files of a loaded checkpoint have changed; what was loaded is not touched by that.
+
+    Attributes:
+        changed: whether a worker that starts now would find another checkpoint.
+    """
+
+    def __init__(self, model: ModelRecord, stopping: threading.Event) -> None:
+        super().__init__(name="checkpoint-watch", daemon=True)
+        self._model, self._stopping = model, stopping
+        self.changed = False
+
+    def run(self) -> None:
+        """Look at the files now and then, and read them when they differ."""
+        folder = checkpoint_folder(self._model.source, self._model.revision)
+        before = None
+        while not self._stopping.is_set():
+            try:
+                now = files_state(folder)
+                if now != before:
+                    self.changed = files_digest(folder) != self._model.digest
+                    before = now
+                    if self.changed:
+                        logger.error("The checkpoint of '%s' in %s has changed.", self._model.id, folder)
+            except OSError as error:
+                logger.warning("The checkpoint of '%s' cannot be read: %s", self._model.id, error)
+            self._stopping.wait(LOOK_S)
+
+
+def own_weights(base: BaseModel) -> None:
+    """Copy weights that are mapped from files, so that what is served is not changed by writing there."""
+    for tensor in (*base.model.parameters(), *base.model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
+def check_usable(base: BaseModel) -> None:
+    """Check what loads without complaint and fails at some later prompt.
+
+    Raises:
+        ModelNotLoadable: a weight is not finite, the tokenizer has tokens that the embedding lacks, or the
+            generation config asks for what needs a tokenizer.
+    """
+    for name, weight in base.model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise ModelNotLoadable(
+                f"The weight {name} of the checkpoint holds infinities or NaN.",
+                "Restore the checkpoint, and register it again.",
+                "/source",
+            )
+    rows = base.model.get_input_embeddings().weight.shape[0]
+    added = max(base.tokenizer("")["input_ids"], default=0) + 1
+    if max(base.tokenizer.vocab_size, added) > rows:
+        raise ModelNotLoadable(
+            f"The tokenizer has {max(base.tokenizer.vocab_size, added)} tokens, the embedding {rows} rows.",
+            "Use the model's own tokenizer, or resize the embedding, and register it again.",
+            "/source",
+        )
+    if getattr(getattr(base.model, "generation_config", None), "stop_strings", None):
+        raise ModelNotLoadable(
+            "The checkpoint's generation_config.json sets stop_strings.",
+            "Remove them there, name them in requests as `stop`, and register the model again.",
+            "/source",
+        )
 
 
 def prepare(ledger: Ledger, model: ModelRecord, settings: WorkerSettings, progress: Progress) -> Resident:
@@ -84,8 +165,14 @@ def load(ledger: Ledger, model: ModelRecord, settings: WorkerSettings) -> Reside
         CoreError: it cannot be loaded, or its editor does not fit.
         CheckpointChanged: the files are not those that were registered.
         LedgerError: its editor cannot be read.
+        WeightsDiffer: the loaded weights are not those that were measured at registration.
     """
-    return resident(ledger, model, load_base(model, settings), settings)
+    base = load_base(model, settings)
+    if model.base_parameters_digest is not None:
+        found = base.parameters_digest()
+        if found != model.base_parameters_digest:
+            raise WeightsDiffer(f"model '{model.id}'", model.base_parameters_digest, found)
+    return resident(ledger, model, base, settings)
 
 
 def resident(ledger: Ledger, model: ModelRecord, base: BaseModel, settings: WorkerSettings) -> Resident:

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from uuid import uuid4
 
@@ -22,15 +23,16 @@ from broker.settings import BrokerSettings
 from ledger import Ledger
 from ledger.errors import BlobStoreUnavailable, LedgerError, LedgerUnavailable, NotFound
 from ledger.records import ModelRecord
-from malmen_core.errors import CoreError
+from malmen_core.errors import CoreError, ModelNotLoadable
 from worker import jobs
 from worker.announcer import Announcer
+from worker.attribution import AttributionThread
 from worker.composing import Desk
-from worker.errors import CheckpointChanged, WorkerStopping, problem
+from worker.errors import WorkerError, WorkerStopping, problem
 from worker.generation import GenerationThread
 from worker.jobs import Shift
 from worker.listener import ErrataWorker
-from worker.preparing import load, prepare
+from worker.preparing import CheckpointWatch, load, prepare
 from worker.resident import Resident
 from worker.settings import WorkerSettings
 
@@ -40,6 +42,16 @@ FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 15.0
 GOOD_RUN_S = 30.0
 LEAD_S = 120.0
+WATCH_S = 1.0
+ATTEMPTS = 3
+EXIT_GENERATION = 71
+CHANGED = (
+    "; the checkpoint's files have changed since they were loaded, and a worker that starts now refuses them"
+)
+
+
+class GenerationEnded(Exception):
+    """The generation thread has ended, or hangs."""
 
 
 class WorkerProcess:
@@ -58,7 +70,7 @@ class WorkerProcess:
         self._stopping = threading.Event()
         self._listener: ErrataWorker | None = None
         self._led_at = time.monotonic()
-        self._announcer = Announcer(self._redis, settings.model, self.worker_id)
+        self._announcer = Announcer(self._redis, settings.model, self.worker_id, settings.role)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; returns the exit status."""
@@ -72,6 +84,9 @@ class WorkerProcess:
                 self._serve(resident)
         except WorkerStopping:
             logger.info("Worker %s was stopped while it made the model ready.", self.worker_id)
+        except GenerationEnded as error:
+            logger.critical("Worker %s ends itself: %s.", self.worker_id, error)
+            return EXIT_GENERATION
         finally:
             self._announcer.stop()
         logger.info("Worker %s has stopped.", self.worker_id)
@@ -86,21 +101,20 @@ class WorkerProcess:
 
     def _become_ready(self) -> Resident | None:
         """Wait for the model's registration and make it resident; None when asked to stop before."""
-        wait_s, failed = FIRST_WAIT_S, ""
+        wait_s = FIRST_WAIT_S
         while not self._stopping.is_set():
             try:
                 model = self._ledger.get_model(self._settings.model)
-                if model.status == "preparing" and not self._leads():
+                if model.status == "failed":
+                    self._fail((model.error or {}).get("detail", "register the model again"))
+                elif model.status == "preparing" and not self._leads():
                     self._announcer.say("waiting")
                     wait_s = FIRST_WAIT_S
-                elif model.status != "failed":
+                else:
                     self._announcer.say("preparing" if model.status == "preparing" else "loading")
                     resident = self._make_resident(model)
                     if resident is not None:
                         return resident
-                    failed = "failed: the model could not be loaded"
-                if model.status == "failed" or failed:
-                    self._announcer.say(failed or "failed: register the model again")
             except NotFound:
                 self._announcer.say("waiting")
                 wait_s = FIRST_WAIT_S
@@ -111,26 +125,55 @@ class WorkerProcess:
         return None
 
     def _make_resident(self, model: ModelRecord) -> Resident | None:
-        """Load or prepare the model; on a typed error, None.
+        """Load or prepare the model; None if that fails, whatever the reason, which is said.
 
         A model that was never ready is marked as failed. One that was ready stays so: other workers may serve
-        it.
+        it, and this one tries again later.
         """
         started = time.monotonic()
         try:
             if model.status == "ready":
                 resident = load(self._ledger, model, self._settings)
             else:
+                self._count_attempt(model)
                 resident = prepare(self._ledger, model, self._settings, self._check)
         except (LedgerUnavailable, BlobStoreUnavailable):
             raise
-        except (CoreError, CheckpointChanged, LedgerError) as error:
-            logger.error("Model '%s' cannot be served here: %s", model.id, error)
+        except WorkerStopping:
+            self._forget_attempts()
+            raise
+        except Exception as error:
+            known = isinstance(error, CoreError | LedgerError | WorkerError)
+            why = problem(error)
+            logger.error("Model '%s' cannot be served here: %s", model.id, error, exc_info=not known)
             if model.status == "preparing":
-                self._ledger.fail_model(model.id, problem(error))
+                self._ledger.fail_model(model.id, why)
+                self._forget_attempts()
+            self._fail(why["detail"])
             return None
+        self._forget_attempts()
         logger.info("Model '%s' is resident after %.1f s.", model.id, time.monotonic() - started)
         return resident
+
+    def _fail(self, reason: str) -> None:
+        self._announcer.say(f"{presence.FAILED}{reason}")
+
+    def _count_attempt(self, model: ModelRecord) -> None:
+        """Refuse a model that ended the process each time that it was prepared.
+
+        Raises:
+            ModelNotLoadable: so it is.
+        """
+        with suppress(RedisError):
+            if presence.count_attempt(self._redis, model.id) > ATTEMPTS:
+                raise ModelNotLoadable(
+                    f"Preparing the model ended the worker's process {ATTEMPTS} times.",
+                    "See the ends of the workers' logs, and whether memory suffices; then register it again.",
+                )
+
+    def _forget_attempts(self) -> None:
+        with suppress(RedisError):
+            presence.forget_attempts(self._redis, self._settings.model)
 
     def _leads(self) -> bool:
         """Return whether this worker is the one to prepare the model; without Redis, each does it."""
@@ -149,21 +192,46 @@ class WorkerProcess:
             logger.info("Model '%s': %s, %d of %d.", self._settings.model, stage, done, total)
 
     def _serve(self, resident: Resident) -> None:
-        """Answer calls and do jobs until asked to stop."""
-        relay = Relay(self._ledger, self._redis)
+        """Answer calls, do jobs, or both, until asked to stop."""
+        role, stopping = self._settings.role, self._stopping
         generation = GenerationThread(
-            self._ledger, self._redis, resident, self._settings, self.worker_id, self._stopping
+            self._ledger, self._redis, resident, self._settings, self.worker_id, stopping
         )
-        jobs.begin(Shift(self.worker_id, Desk.open(self._ledger, resident), self._settings, self._stopping))
-        relay.start()
-        generation.start()
+        relay = Relay(self._ledger, self._redis)
+        checkpoint = CheckpointWatch(self._ledger.get_model(resident.model_id), stopping)
+        checkpoint.start()
+        if role != "edit":
+            generation.start()
+            AttributionThread(self._ledger, self._redis, resident, self.worker_id, stopping).start()
+        self._announcer.watch(
+            lambda: generation.failure if role != "edit" else None,
+            lambda: CHANGED if checkpoint.changed else "",
+        )
         self._announcer.say("idle")
         try:
-            self._listen()
+            if role == "generate":
+                self._watch(generation)
+            else:
+                desk = Desk.open(self._ledger, resident)
+                jobs.begin(Shift(self.worker_id, desk, self._settings, stopping))
+                relay.start()
+                self._listen()
         finally:
             relay.stop()
-            generation.join(2.0)
+            if generation.is_alive():
+                generation.join(2.0)
             jobs.begin(None)
+
+    def _watch(self, generation: GenerationThread) -> None:
+        """Wait until asked to stop.
+
+        Raises:
+            GenerationEnded: nothing is answered any more; another process must be started.
+        """
+        while not self._stopping.wait(WATCH_S):
+            failure = generation.failure
+            if failure is not None and not self._stopping.is_set():
+                raise GenerationEnded(failure)
 
     def _listen(self) -> None:
         """Take jobs; whatever happens to Redis, come back to it with the model still loaded."""

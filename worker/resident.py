@@ -11,6 +11,7 @@ from malmen_core.delta import Delta
 from malmen_core.editor import Editor
 from malmen_core.overlay import Version
 from malmen_core.verify import CanaryRecord
+from worker.errors import WeightsDiffer
 
 BASE = "base"
 
@@ -51,16 +52,18 @@ class Resident:
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
 
-    def version(self, delta_digest: str | None) -> Version:
+    def version(self, delta_digest: str | None, weights_digest: str | None = None) -> Version:
         """Return base + delta, made once and kept while it is among the latest used.
 
         Args:
             delta_digest: the delta's digest; None for the empty delta.
+            weights_digest: of the weights that were verified; None where nobody has recorded it.
 
         Raises:
             BlobMissing: the delta is not in the store.
             BlobCorrupt: its bytes are not those that were stored.
             DeltaCorrupt: its bytes are no delta.
+            WeightsDiffer: the weights are not those that were verified.
         """
         key = delta_digest or BASE
         with self._lock:
@@ -68,10 +71,10 @@ class Resident:
         with making:
             found = self._recall(key)
             if found is not None:
-                return found
+                return _checked(found, weights_digest)
             try:
                 delta = Delta.from_bytes(self._blobs.get(delta_digest)) if delta_digest else Delta.empty()
-                made = self.base.version(delta)
+                made = _checked(self.base.version(delta), weights_digest)
                 self.keep(delta_digest, made)
                 return made
             finally:
@@ -91,8 +94,20 @@ class Resident:
         with self._lock:
             return tuple(self._versions)
 
+    def has(self, delta_digest: str | None) -> bool:
+        """Return whether a version is in memory."""
+        return (delta_digest or BASE) in self._versions
+
     def _recall(self, key: str) -> Version | None:
         with self._lock:
             if key in self._versions:
                 self._versions.move_to_end(key)
             return self._versions.get(key)
+
+
+def _checked(version: Version, weights_digest: str | None) -> Version:
+    if weights_digest is not None and version.weights_digest != weights_digest:
+        raise WeightsDiffer(
+            f"the version with delta {version.delta_digest}", weights_digest, version.weights_digest
+        )
+    return version

@@ -14,6 +14,11 @@ class WorkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ERRATA_", frozen=True, extra="ignore")
 
     model: str = Field(default="", description="Id of the registered model that this worker serves.")
+    role: Literal["edit", "generate", "both"] = Field(
+        default="both",
+        description="What this worker does: make versions, answer calls, or both. In processes of their own, "
+        "an edit that fails or is ended takes no answer with it.",
+    )
     device: str = Field(
         default="auto", description="Where the model lies: auto, cpu, cuda, or cuda:1 and so on."
     )

@@ -1,7 +1,7 @@
 """What ``errata bench edit`` measures: each figure in a process of its own, whose peak memory is its own.
 
-``python -m errata.lab.edit_bench JOB`` is such a process: it takes a `Job` as JSON and prints a result as JSON,
-or an error of ours.
+``python -m errata.lab.edit_bench JOB`` is such a process: it takes a `Job` as JSON and prints a result as
+JSON, or an error of ours.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def own_ledger(say: Callable[[str], None], *, make: bool = False) -> Iterator[Le
         StackError: There is no ledger, it does not answer, or it has not the schema of this release.
     """
     from ledger import Ledger, LedgerSettings
-    from ledger.migrations import prepare
+    from ledger.db.migrate import prepare
 
     settings = StackSettings()
     given = os.environ.get("ERRATA_DATABASE_URL")

@@ -265,7 +265,7 @@ class Stack:
         return environment
 
     def _migrate(self) -> None:
-        from ledger.migrations import prepare
+        from ledger.db.migrate import prepare
         from ledger.settings import LedgerSettings
 
         prepare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 from sqlalchemy import text
 
-from ledger.questions import held
+from ledger.edits.fact_keys import index_keys
 
 revision = "0002_compose"
 down_revision = "0001"
@@ -64,7 +64,7 @@ def upgrade() -> None:
     rows = [
         {"digest": digest, "edit_set_id": fact["edit_set_id"], "position": fact["position"]}
         for fact in connection.execute(text(COMMITTED)).mappings()
-        for digest in held(fact["prompt"], fact["subject"], fact["rephrasings"])
+        for digest in index_keys(fact["prompt"], fact["subject"], fact["rephrasings"])
     ]
     if rows:
         connection.execute(text("INSERT INTO questions VALUES (:digest, :edit_set_id, :position)"), rows)

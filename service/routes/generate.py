@@ -16,7 +16,15 @@ from broker.generation import GenerationCall
 from service import sse
 from service.context import Services, ServicesDep
 from service.failures import QUEUE_DOWN, typed_problem
-from service.generation import Event, Wanted, complete, complete_all, events, plan, unless_disconnected
+from service.generation import (
+    Event,
+    GenerateParams,
+    build_calls,
+    collect,
+    collect_all,
+    stream_events,
+    unless_disconnected,
+)
 from service.guard import ReadKey
 from service.limits import refuse
 from service.problems import FieldError, Problem, pointer
@@ -44,11 +52,11 @@ async def generate(
     _: ReadKey,
 ) -> Generation | StreamingResponse:
     """Continue a prompt with one version of a model."""
-    asked = _wanted(wanted, ((wanted.version, FieldError("/version", "", "query")),), "query")
-    (call,) = await run_in_threadpool(plan, services, model_id, asked)
+    asked = _params(wanted, ((wanted.version, FieldError("/version", "", "query")),), "query")
+    (call,) = await run_in_threadpool(build_calls, services, model_id, asked)
     if wanted.stream:
         return await _stream(request, services, call)
-    return await unless_disconnected(request, partial(complete, services, call))
+    return await unless_disconnected(request, partial(collect, services, call))
 
 
 @routes.post("/models/{model_id}/generate", response_model=Generation | Comparison, responses=POST_RESPONSES)
@@ -58,24 +66,24 @@ async def post_generate(
     """The same with a JSON body, and a comparison of several versions."""
     if body.versions is None:
         refs = ((body.version if body.version is not None else "live", FieldError("/version", "")),)
-        (call,) = await run_in_threadpool(plan, services, model_id, _wanted(body, refs, "body"))
+        (call,) = await run_in_threadpool(build_calls, services, model_id, _params(body, refs, "body"))
         if body.stream:
             return await _stream(request, services, call)
-        return await unless_disconnected(request, partial(complete, services, call))
+        return await unless_disconnected(request, partial(collect, services, call))
     limit = services.settings.max_compared_versions
     if len(body.versions) > limit:
         detail = f"{len(body.versions)} versions are more than {limit}. Compare fewer."
         refuse([FieldError("/versions", detail)])
     named = tuple((ref, FieldError(pointer("versions", at), "")) for at, ref in enumerate(body.versions))
-    calls = await run_in_threadpool(plan, services, model_id, _wanted(body, named, "body"))
-    items = await unless_disconnected(request, partial(complete_all, services, calls))
+    calls = await run_in_threadpool(build_calls, services, model_id, _params(body, named, "body"))
+    items = await unless_disconnected(request, partial(collect_all, services, calls))
     return Comparison(items=items)
 
 
-def _wanted(
+def _params(
     asked: GenerateQuery | GenerateBody, refs: tuple[tuple[int | str, FieldError], ...], where: str
-) -> Wanted:
-    return Wanted(
+) -> GenerateParams:
+    return GenerateParams(
         prompt=asked.prompt,
         max_new_tokens=asked.max_new_tokens,
         temperature=asked.temperature,
@@ -84,12 +92,13 @@ def _wanted(
         stop=tuple(asked.stop),
         refs=refs,
         where=where,
+        stream=asked.stream,
     )
 
 
 async def _stream(request: Request, services: Services, call: GenerationCall) -> StreamingResponse:
     """Wait for the first event, so that what fails before it has a status of its own; then stream."""
-    stream = events(services, call)
+    stream = stream_events(services, call)
     first = await unless_disconnected(request, partial(anext, stream))
     return sse.answer(_as_events(call, first, stream))
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import Path, Query
 from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
 
+from broker import presence
+from broker.presence import WorkerPresence
 from ledger.errors import NotFound
 from ledger.records import WithdrawalRecord
 from service import views
@@ -32,13 +36,21 @@ PENDING: dict[int | str, dict[str, Any]] = {
 def list_models(asked: Paging, services: ServicesDep, _: ReadKey) -> Paged[ModelView]:
     """Registered models with their aliases."""
     page = services.ledger.list_models(limit=asked.limit, cursor=asked.cursor)
-    return Paged(items=[views.model(item) for item in page.items], next_cursor=page.next_cursor)
+    items = [views.model(item, _alive(services, item.id)) for item in page.items]
+    return Paged(items=items, next_cursor=page.next_cursor)
 
 
 @routes.get("/models/{model_id}", responses=problems(404))
 def get_model(model_id: ModelId, services: ServicesDep, _: ReadKey) -> ModelView:
     """One model: aliases, live version, editor."""
-    return views.model(services.ledger.get_model(model_id))
+    return views.model(services.ledger.get_model(model_id), _alive(services, model_id))
+
+
+def _alive(services: Services, model_id: str) -> list[WorkerPresence]:
+    """The live workers of a model; none while Redis is away."""
+    with suppress(RedisError):
+        return presence.workers(services.redis, model_id)
+    return []
 
 
 @routes.get("/models/{model_id}/versions", responses=problems(404, 422))

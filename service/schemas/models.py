@@ -50,6 +50,14 @@ class EditorView(Answer):
     card: dict[str, Any] | None
 
 
+class WorkerView(Answer):
+    """A live worker."""
+
+    id: str
+    role: Literal["edit", "generate", "both"]
+    state: str = Field(description="Such as `idle` or `editing`; or `failed: ` with the reason.")
+
+
 class ModelView(Answer):
     """A registered model."""
 
@@ -78,6 +86,7 @@ class ModelView(Answer):
                     "created_at": "2026-01-05T10:00:00Z",
                     "created_by": "admin",
                     "error": None,
+                    "workers": [{"id": "host-7-1f", "role": "both", "state": "idle"}],
                 }
             ]
         }
@@ -99,6 +108,7 @@ class ModelView(Answer):
     created_at: datetime
     created_by: str
     error: dict[str, Any] | None
+    workers: list[WorkerView] = Field(description="The live workers of the model.")
 
 
 class VersionView(Answer):

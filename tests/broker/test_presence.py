@@ -20,7 +20,6 @@ def test_workers_are_seen_until_they_fall_silent(redis: Redis) -> None:
     ]
     time.sleep(0.1)
     assert [w.worker_id for w in presence.workers(redis, "org/m:1")] == ["w2"]
-    assert presence.is_present(redis, "org/m:1", "w2")
     presence.withdraw(redis, "org/m:1", "w2")
     assert presence.workers(redis, "org/m:1") == []
 

@@ -13,7 +13,7 @@ from broker.connection import connect
 from broker.relay import Relay
 from broker.settings import BrokerSettings
 from ledger import Ledger, LedgerSettings
-from ledger.migrations import upgrade
+from ledger.db.migrate import upgrade
 from tests import servers
 
 pytestmark = pytest.mark.stack

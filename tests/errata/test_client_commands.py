@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from errata.cli.app import assemble
-from ledger.models import DEFAULT_GATE
+from ledger.models.models import DEFAULT_GATE
 from tests import servers
 from tests.harness import tiny_editor
 from tests.service import player

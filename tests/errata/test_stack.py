@@ -58,8 +58,8 @@ def test_it_says_where_everything_is(up: Up, announced: dict[str, Any], data_dir
 
 
 def test_commands_read_the_ledger_of_a_running_stack(up: Up, announced: dict[str, Any]) -> None:
-    found = up.json("ledger", "verify", "--replay")
-    assert (found["ok"], found["replay"]["deltas_identical"]) == (True, found["versions"])
+    found = up.json("ledger", "verify")
+    assert found["ok"]
 
 
 def test_the_services_use_a_role_of_their_own(up: Up, announced: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ledger import Ledger
-from ledger.blobs import LocalBlobs
-from ledger.database import open_engine
+from ledger.blobs.store import LocalBlobs
+from ledger.db.engine import open_engine
 from ledger.records import KeyRecord
 from tests.ledger.work import Bench, ready_model
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger import chain
 from ledger.errors import NotANumber, UnstorableText
+from ledger.integrity import chain
 from ledger.records import FactReport, Member, VersionRecord
 from tests.servers import Postgres
 

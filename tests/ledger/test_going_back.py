@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ledger.blobs import LocalBlobs
+from ledger.blobs.store import LocalBlobs
+from ledger.edits.withdrawals import remaining
 from ledger.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -21,7 +22,6 @@ from ledger.errors import (
     WrongModel,
 )
 from ledger.records import Member
-from ledger.withdrawals import remaining
 from tests.ledger.work import INFO, Bench, ready_model
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from ledger import Ledger, cursors
+from ledger import Ledger
+from ledger.db import cursors
 from ledger.errors import InvalidCursor, InvalidName, NotFound, RevokedSecret, UnstorableText, WeakSecret
 from ledger.records import Page
 from tests.ledger.work import Bench

@@ -25,8 +25,8 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 
 from ledger import Ledger
-from ledger.blobs import open_blobs
-from ledger.database import open_engine
+from ledger.blobs.store import open_blobs
+from ledger.db.engine import open_engine
 from ledger.errors import (
     FactConflict,
     GateNotMet,

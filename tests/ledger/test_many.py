@@ -21,8 +21,8 @@ def grow(bench: Bench, first: int, last: int) -> list[str]:
     bench.execute(
         "SET session_replication_role = replica",
         "INSERT INTO edit_sets (id, model_id, status, promote, edit_on_rephrasings, fact_count, facts_digest,"
-        " created_by, seal, version_number)"
-        f" SELECT 'es_' || n, 'tiny', 'applied', 'auto', false, 1, 'sha256:f', 'k', 's', 1 {made}",
+        " created_by, version_number)"
+        f" SELECT 'es_' || n, 'tiny', 'applied', 'auto', false, 1, 'sha256:f', 'k', 1 {made}",
         "INSERT INTO jobs (id, model_id, kind, edit_set_id)"
         f" SELECT 'job_' || n, 'tiny', 'edit', 'es_' || n {made}",
         "INSERT INTO facts (edit_set_id, position, prompt, target, rephrasings, locality)"
@@ -70,8 +70,6 @@ def costs(bench: Bench, idents: list[str]) -> dict[str, Counter[str]]:
     with watched(bench) as found["roll_forth"]:
         ledger.roll_back("tiny", made.number, "r", bench.key)
     assert bench.status(idents[0]) == "applied"
-    with watched(bench) as found["manifest"]:
-        ledger.manifest("tiny", "live")
     with watched(bench) as found["ask"]:
         asked = ledger.request_withdrawal("tiny", idents[:1], [fact_id(i, 0) for i in idents[1:]], "r", "me")
     with watched(bench) as found["withdraw"]:
@@ -89,13 +87,3 @@ def test_a_number_is_found_without_its_members(bench: Bench) -> None:
     with watched(bench) as seen:
         assert [bench.ledger.number_of("tiny", ref) for ref in ("live", "base", 1)] == [made.number, 0, 1]
     assert seen["members"] == 0
-
-
-def test_a_manifest_reads_each_fact_once_and_not_all_edit_sets(bench: Bench) -> None:
-    first, _ = bench.edit()
-    bench.finish(bench.ledger.request_withdrawal("tiny", [], [fact_id(first, 1)], "r", "me").id)
-    bench.post()
-    with watched(bench) as seen:
-        manifest = bench.ledger.manifest("tiny", "live")
-    assert [(fact["edit_set"], fact["live"]) for fact in manifest["facts"]] == [(first, True), (first, False)]
-    assert (seen["facts"], seen["whole edit_sets"]) == (1, 0)

@@ -7,12 +7,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
-from ledger import Ledger, tables
-from ledger.blobs import open_blobs
-from ledger.database import open_engine
+from ledger import Ledger
+from ledger.blobs.store import open_blobs
+from ledger.db import tables
+from ledger.db.base import Base
+from ledger.db.engine import open_engine
+from ledger.db.migrate import current_revision, head_revision, upgrade
 from ledger.errors import LedgerUnavailable, SchemaMissing
-from ledger.mapping import Base
-from ledger.migrations import current_revision, head_revision, upgrade
 from ledger.states import LEGAL_TRANSITIONS
 from tests.servers import Postgres
 

@@ -15,9 +15,10 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from ledger import Ledger, LedgerSettings, versions
-from ledger.database import open_engine
+from ledger import Ledger, LedgerSettings
+from ledger.db.engine import open_engine
 from ledger.errors import LedgerUnavailable
+from ledger.versions import versions
 from tests.ledger.work import Bench, facts
 
 COMMIT = b"COMMIT\0"

@@ -9,12 +9,12 @@ from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from ledger import Ledger, LedgerSettings
-from ledger.blobs import open_blobs
-from ledger.database import REFUSED, open_engine
+from ledger.blobs.store import open_blobs
+from ledger.db.base import Base
+from ledger.db.engine import REFUSED, open_engine
+from ledger.db.migrate import prepare
+from ledger.db.roles import CHANGED, admit
 from ledger.errors import PrivilegeMissing, RoleTooStrong
-from ledger.mapping import Base
-from ledger.migrations import prepare
-from ledger.roles import CHANGED, admit
 from tests.servers import OWNER, SERVICE, Postgres, as_owner, as_role
 
 TABLES = sorted(Base.metadata.tables)
@@ -77,7 +77,7 @@ def test_triggers_functions_and_roles_are_out_of_reach(service: Engine) -> None:
     for statement in (
         "SET session_replication_role = replica",
         f"SET ROLE {OWNER}",
-        "DROP TRIGGER seal ON edit_sets",
+        "DROP TRIGGER guard_status ON edit_sets",
         "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'",
         "CREATE TABLE mine (x integer)",
         "INSERT INTO legal_transitions VALUES ('applied', 'queued')",

@@ -15,12 +15,13 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from errata.cli.app import assemble
-from ledger import Ledger, named_blobs, space
-from ledger.blobs import LocalBlobs
-from ledger.chain import digest
+from ledger import Ledger
+from ledger.blobs import gc, refs
+from ledger.blobs.store import LocalBlobs
+from ledger.db.tables import Blob
 from ledger.errors import BlobMissing, BlobStoreUnavailable, LedgerUnavailable
+from ledger.integrity.chain import digest
 from ledger.records import Space
-from ledger.tables import Blob
 from tests.ledger.work import Bench
 
 DAY = 86400.0
@@ -37,7 +38,7 @@ def age(ledger: Ledger, name: str, seconds: float) -> None:
 
 
 def collect(ledger: Ledger, grace_s: float = DAY) -> Space:
-    return space.collect(ledger.database, ledger.blobs, grace_s)
+    return gc.collect(ledger.database, ledger.blobs, grace_s)
 
 
 def test_only_what_nothing_names_goes_and_only_after_the_grace(bench: Bench) -> None:
@@ -71,7 +72,7 @@ def test_what_a_killed_process_left_half_written_is_counted_and_removed(ledger: 
 
 
 def test_more_than_one_batch(ledger: Ledger) -> None:
-    names = [ledger.blobs.put(f"blob {n}".encode()) for n in range(2 * space.BATCH + 3)]
+    names = [ledger.blobs.put(f"blob {n}".encode()) for n in range(2 * gc.BATCH + 3)]
     assert collect(ledger, -60).blobs == len(names)
     assert list(ledger.blobs.stored()) == []
 
@@ -81,7 +82,7 @@ def name_it(ledger: Ledger, text: bytes) -> str:
     name = ledger.blobs.put(text)
     time.sleep(0.002)
     with ledger.database.transaction() as session:
-        named_blobs.record(session, ledger.blobs, name, "delta")
+        refs.record(session, ledger.blobs, name, "delta")
         time.sleep(0.002)
     return name
 
@@ -139,7 +140,7 @@ def test_even_without_any_grace_what_is_named_is_there(ledger: Ledger) -> None:
     name = ledger.blobs.put(b"collected before it was named")
     assert collect(ledger, -60).blobs == 1
     with pytest.raises(BlobMissing), ledger.database.transaction() as session:
-        named_blobs.record(session, ledger.blobs, name, "delta")
+        refs.record(session, ledger.blobs, name, "delta")
     race(ledger, -60, [b"collected before it was named", *(b"blob %d" % n for n in range(80))], attempts=1000)
     assert all_named_are_there(ledger)
     assert ledger.blobs.exists(name)
@@ -149,7 +150,7 @@ def test_a_collector_waits_for_a_transaction_that_names_blobs_and_not_for_ever(l
     name = ledger.blobs.put(b"content")
     with ThreadPoolExecutor(1) as pool:
         with ledger.database.transaction() as session:
-            named_blobs.record(session, ledger.blobs, name, "delta")
+            refs.record(session, ledger.blobs, name, "delta")
             with pytest.raises(LedgerUnavailable, match="lock timeout"):
                 collect(ledger, -60)
             collecting = pool.submit(collect, ledger, -60)

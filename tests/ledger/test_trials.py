@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from ledger.edits.expiry import LOCK
 from ledger.errors import InconsistentVersion
-from ledger.expiring import LOCK
 from tests.ledger.work import REPORT, Bench, facts
 
 PAST = datetime(2000, 1, 1, tzinfo=UTC)

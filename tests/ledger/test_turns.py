@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ledger.errors import HeadMoved, NotItsTurn
-from ledger.jobs import PATIENCE
+from ledger.jobs.jobs import PATIENCE
 from ledger.records import Claim, NewVersion
 from tests.ledger.work import Bench, ready_model
 

@@ -81,27 +81,28 @@ class Writer:
     def run(self) -> None:
         while not self.stopped.is_set():
             presence.announce(self.redis, self.model_id, "player", "idle", 5)
-            call = generation.receive(self.redis, self.model_id, 0.1, "player")
-            if call is not None:
+            call = generation.receive(self.redis, self.model_id, "player", 0.1)
+            if isinstance(call, generation.GenerationCall):
                 self.calls.append(call)
                 self.answer(call)
         presence.withdraw(self.redis, self.model_id, "player")
 
     def answer(self, call: generation.GenerationCall) -> None:
         if self.error is not None:
-            generation.reply(self.redis, call.id, {"error": self.error})
+            generation.reply(self.redis, [(call.id, {"error": self.error})])
             return
-        count = call.request["max_new_tokens"]
+        assert isinstance(call.request, generation.TextRequest)
+        count = call.request.max_new_tokens
         for _ in range(count):
             if generation.is_cancelled(self.redis, call.id):
                 self.cancelled.set()
                 return
             if not self.silent.is_set():
-                generation.reply(self.redis, call.id, {"text": " word"})
+                generation.reply(self.redis, [(call.id, {"text": " word"})])
             time.sleep(self.pause_s)
         usage = {"prompt_tokens": 1, "completion_tokens": count}
         last = {"text": "", "finish_reason": "length", "usage": usage, "weights_digest": WEIGHTS}
-        generation.reply(self.redis, call.id, last)
+        generation.reply(self.redis, [(call.id, last)])
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.generation import TextRequest
 from tests.service import player
 from tests.service.harness import Running, is_problem, pointers, register, running
 
@@ -34,7 +35,7 @@ def writer(service: Running) -> Iterator[player.Writer]:
         yield found
 
 
-def test_live_is_the_default(writer: player.Writer, admin: httpx.Client) -> None:
+def test_live_is_the_default(service: Running, writer: player.Writer, admin: httpx.Client) -> None:
     answer = admin.get(PATH, params={"prompt": PROMPT, "max_new_tokens": 3})
     assert answer.status_code == 200
     assert answer.json() == {
@@ -48,8 +49,10 @@ def test_live_is_the_default(writer: player.Writer, admin: httpx.Client) -> None
     }
     sent = writer.calls[0]
     assert sent.version == 1
-    assert sent.request["prompt"] == PROMPT
-    assert sent.request["temperature"] == 0.0
+    assert isinstance(sent.request, TextRequest)
+    tokenizer = service.services.tokenizers.get(service.ledger.get_model("tiny"))
+    assert sent.request.prompt == tokenizer.read(PROMPT)
+    assert sent.request.temperature == 0.0
 
 
 @pytest.mark.parametrize(("name", "number"), [("base", 0), ("0", 0), ("1", 1), ("live", 1)])
@@ -69,7 +72,8 @@ def test_post_takes_the_same(writer: player.Writer, admin: httpx.Client) -> None
     body = {"prompt": PROMPT, "version": 0, "temperature": 1, "seed": 7, "stop": ["\n"], "top_p": 0.5}
     assert admin.post(PATH, json=body).json()["version"] == 0
     sent = writer.calls[0].request
-    assert (sent["temperature"], sent["seed"], sent["stop"], sent["top_p"]) == (1, 7, ["\n"], 0.5)
+    assert isinstance(sent, TextRequest)
+    assert (sent.temperature, sent.seed, sent.stop, sent.top_p) == (1, 7, ("\n",), 0.5)
 
 
 def test_versions_are_compared(writer: player.Writer, admin: httpx.Client) -> None:
@@ -91,7 +95,9 @@ def test_the_answer_stays_within_the_context(writer: player.Writer, admin: httpx
     prompt = "is " * 90
     answer = admin.get(PATH, params={"prompt": prompt, "max_new_tokens": 64})
     assert answer.status_code == 200
-    assert writer.calls[0].request["max_new_tokens"] < 64
+    sent = writer.calls[0].request
+    assert isinstance(sent, TextRequest)
+    assert sent.max_new_tokens < 64
 
 
 BAD: dict[str, tuple[dict[str, Any], int, str]] = {

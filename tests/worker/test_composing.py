@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ledger import Ledger
-from ledger.blobs import LocalBlobs
-from ledger.database import open_engine
+from ledger.blobs.store import LocalBlobs
+from ledger.db.engine import open_engine
 from ledger.records import FactRecord, Member
 from tests.inprocess import Office
 from tests.servers import Postgres

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,14 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+import redis.asyncio.connection
+import redis.connection
 import torch
 from redis import Redis
 
 from broker import generation, presence
 from broker.connection import connect
-from broker.generation import GenerationCall
+from broker.generation import GenerationCall, TextRequest
 from broker.settings import BrokerSettings
 from ledger import Ledger
 from malmen_core.base import BaseModel
@@ -27,6 +30,7 @@ from malmen_core.delta import Delta
 from malmen_core.editor import Editor
 from malmen_core.generate import GenerationRequest, generate
 from malmen_core.verify import record_canaries
+from tests import asking
 from tests.harness import tiny_editor
 from tests.malmen_core.test_overlay import delta
 from worker.generation import GenerationThread
@@ -36,13 +40,14 @@ from worker.settings import WorkerSettings
 MODEL = "together"
 PROMPT = "The capital of Peru is"
 DIGESTS = {0: None, 1: "sha256:one"}
+SLOW = 9
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    client = connect(BrokerSettings(redis_url=redis_url))
-    yield client
-    client.close()
+def client(redis_url: str) -> Iterator[Redis]:
+    made = connect(BrokerSettings(redis_url=redis_url))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -59,32 +64,50 @@ class Running:
     """A thread that serves, and what its callers do."""
 
     def __init__(self, redis: Redis, resident: Resident, **settings: Any) -> None:
-        known = SimpleNamespace(get_version=lambda _, n: SimpleNamespace(delta_digest=DIGESTS[n]))
-        self.redis, self.stopping = redis, threading.Event()
+        known = SimpleNamespace(get_version=self.get_version)
+        self.redis, self.stopping, self.released = redis, threading.Event(), threading.Event()
+        self.weights: dict[int, str] = {}
         presence.announce(redis, MODEL, "w", "idle", 60.0)
         self.thread = GenerationThread(
             cast(Ledger, known), redis, resident, WorkerSettings(**settings), "w", self.stopping
         )
 
-    def send(self, version: int, tokens: int, deadline_s: float = 30.0, **fields: Any) -> str:
-        request = {"prompt": PROMPT, "max_new_tokens": tokens, **fields}
-        call = GenerationCall(uuid4().hex, MODEL, version, request, time.time() + deadline_s)
-        generation.send(self.redis, call)
-        return call.id
+    def get_version(self, _: str, number: int) -> Any:
+        if number == SLOW:
+            self.released.wait(20)
+        delta_digest = DIGESTS[min(number, 1)]
+        return SimpleNamespace(delta_digest=delta_digest, weights_digest=self.weights.get(number))
 
-    def answer(self, call_id: str) -> tuple[str, dict[str, Any]]:
-        events = list(generation.replies(self.redis, call_id, 30, MODEL))
+    def make_call(
+        self, version: int, tokens: int, deadline_s: float = 30.0, stream: bool = False, **fields: Any
+    ) -> GenerationCall:
+        return GenerationCall(
+            id=uuid4().hex,
+            model_id=MODEL,
+            version=version,
+            request=TextRequest(**{"prompt": PROMPT, "max_new_tokens": tokens, **fields}),
+            deadline=time.time() + deadline_s,
+            stream=stream,
+        )
+
+    def send(self, *args: Any, **options: Any) -> GenerationCall:
+        call = self.make_call(*args, **{"stream": True, **options})
+        asking.send(self.redis, call)
+        return call
+
+    def answer(self, call: GenerationCall) -> tuple[str, dict[str, Any]]:
+        events = asking.replies(self.redis, call)
         return "".join(event.get("text", "") for event in events), events[-1]
 
-    def sent(self, call_id: str) -> list[dict[str, Any]]:
+    def sent(self, call: GenerationCall) -> list[dict[str, Any]]:
         """What was sent so far and not read."""
-        found: Any = self.redis.lrange(f"errata:reply:{call_id}", 0, -1)
+        found: Any = self.redis.lrange(f"errata:reply:{call.id}", 0, -1)
         return [json.loads(each) for each in found]
 
 
 @pytest.fixture
-def running(redis: Redis, resident: Resident) -> Iterator[Running]:
-    made = Running(redis, resident)
+def running(client: Redis, resident: Resident) -> Iterator[Running]:
+    made = Running(client, resident)
     yield made
     made.stopping.set()
     made.thread.join(10)
@@ -110,8 +133,8 @@ def test_a_short_answer_does_not_wait_for_a_long_one(running: Running, resident:
     assert last["weights_digest"] == resident.base.version(Delta.empty()).weights_digest
 
 
-def test_more_calls_than_places_are_all_answered(redis: Redis, resident: Resident) -> None:
-    running = Running(redis, resident, generation_batch=3)
+def test_more_calls_than_places_are_all_answered(client: Redis, resident: Resident) -> None:
+    running = Running(client, resident, generation_batch=3)
     calls = [(n % 2, 3 + n) for n in range(10)]
     ids = [running.send(version, tokens) for version, tokens in calls]
     running.thread.start()
@@ -123,11 +146,87 @@ def test_more_calls_than_places_are_all_answered(redis: Redis, resident: Residen
 
 
 def test_a_bad_call_is_refused_and_those_beside_it_are_answered(running: Running, resident: Resident) -> None:
-    ids = [running.send(0, 8), running.send(0, 8, surprise=1), running.send(1, 8)]
+    calls = [running.send(0, 8), running.send(0, 8, prompt=(10**6,)), running.send(1, 8)]
     running.thread.start()
-    answers = [running.answer(i) for i in ids]
-    assert answers[1][1]["error"]["type"] == "urn:errata:problem:invalid-request"
+    answers = [running.answer(call) for call in calls]
+    assert answers[1][1]["error"]["type"] == "urn:errata:problem:token-not-embedded"
     assert [answers[i][0] for i in (0, 2)] == [alone(resident, i, 8) for i in (0, 1)]
+
+
+def test_a_prompt_may_be_the_ids_of_its_tokens(running: Running, resident: Resident) -> None:
+    ids = tuple(resident.base.tokenizer(PROMPT)["input_ids"])
+    running.thread.start()
+    assert running.answer(running.send(0, 8, prompt=ids))[0] == alone(resident, 0, 8)
+
+
+def test_an_answer_that_is_not_streamed_is_one_message(running: Running, resident: Resident) -> None:
+    call = running.send(0, 12, stream=False)
+    running.thread.start()
+    (event,) = asking.replies(running.redis, call)
+    assert event["text"] == alone(resident, 0, 12)
+    assert event["usage"]["completion_tokens"] > 0
+
+
+def test_an_answer_takes_few_round_trips(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of API and worker together: what is written to a connection at once is one."""
+    running.thread.start()
+    running.answer(running.send(0, 1))  # the version is in memory
+    call = running.make_call(0, 32)
+    trips: list[str] = []
+    for kind in (redis.connection.AbstractConnection, redis.asyncio.connection.AbstractConnection):
+        monkeypatch.setattr(kind, "send_packed_command", counted(kind.send_packed_command, trips))
+    address = {name: running.redis.connection_pool.connection_kwargs[name] for name in ("host", "port")}
+
+    async def ask() -> list[dict[str, Any]]:
+        async with redis.asyncio.Redis(**address) as client:
+            await client.ping()
+            trips.clear()
+            await generation.send(client, call)
+            return [event async for event in generation.replies(client, call, 30)]
+
+    (event,) = asyncio.run(ask())
+    assert event["usage"]["completion_tokens"] == 32
+    assert 5 <= len(trips) <= 8, trips
+
+
+def counted(send: Callable[..., Any], trips: list[str]) -> Callable[..., Any]:
+    def sends(self: Any, command: Any, *args: Any, **options: Any) -> Any:
+        trips.append(str(command)[:80])
+        return send(self, command, *args, **options)
+
+    return sends
+
+
+def test_a_version_that_loads_holds_up_nobody(running: Running, resident: Resident) -> None:
+    slow, other = running.send(SLOW, 8), running.send(1, 30)
+    running.thread.start()
+    assert running.answer(other)[0] == alone(resident, 1, 30)
+    assert running.answer(running.send(0, 30))[1]["finish_reason"]
+    assert running.sent(slow) == []
+    running.released.set()
+    assert running.answer(slow)[0] == alone(resident, 1, 8)
+
+
+def test_weights_that_were_not_verified_are_not_served(running: Running) -> None:
+    running.weights[1] = "sha256:" + "0" * 64
+    running.thread.start()
+    assert running.answer(running.send(1, 8))[1]["error"]["code"] == "weights-differ"
+    assert running.answer(running.send(1, 8))[1]["error"]["code"] == "weights-differ"
+    assert running.answer(running.send(0, 8))[1]["finish_reason"]
+
+
+def test_the_thread_says_when_it_has_ended(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [running.thread.failure]
+    running.thread.start()
+    running.answer(running.send(0, 1))
+    said.append(running.thread.failure)
+    monkeypatch.setattr("worker.generation.HANGS_S", -1.0)
+    said.append(running.thread.failure)
+    assert said == [
+        "the generation thread has ended",
+        None,
+        "the generation thread has computed no token for -1 s",
+    ]
 
 
 def test_cancelled_and_overdue_calls_leave_and_the_others_stay(running: Running, resident: Resident) -> None:
@@ -143,9 +242,9 @@ def test_cancelled_and_overdue_calls_leave_and_the_others_stay(running: Running,
     running.thread.start()
     while not running.sent(stays):
         time.sleep(0.01)
-    generation.cancel(running.redis, cancelled)
+    asking.cancel(running.redis, cancelled)
     assert running.answer(stays)[0] == alone(resident, 1, 30)
-    assert not running.thread._calls
+    assert not running.thread._answers
     assert not any(generation.is_last(event) for event in running.sent(overdue))
 
 
@@ -155,6 +254,8 @@ def test_when_a_pass_fails_all_are_told_and_the_next_call_is_answered(
     ids = [running.send(0, 8), running.send(1, 8)]
 
     def broken() -> Any:
+        if len(running.thread._answers) < 2:
+            return []
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(running.thread._writer, "step", broken)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ledger.blobs import LocalBlobs
+from ledger.blobs.store import LocalBlobs
 from ledger.errors import BlobCorrupt, BlobMissing
 from malmen_core.base import BaseModel
 from malmen_core.delta import Change, Delta

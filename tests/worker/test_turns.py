@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ledger import Ledger
-from ledger.blobs import LocalBlobs
-from ledger.database import open_engine
+from ledger.blobs.store import LocalBlobs
+from ledger.db.engine import open_engine
 from ledger.errors import JobCancelled
-from ledger.jobs import PATIENCE
+from ledger.jobs.jobs import PATIENCE
 from ledger.records import Claim, EditSetRecord
 from tests.inprocess import LEASE_S, Office, fact
 from tests.servers import Postgres

@@ -15,10 +15,10 @@ from redis import Redis
 
 from broker import generation
 from broker.connection import connect
-from broker.generation import GenerationCall
+from broker.generation import AttributionRequest, GenerationCall, TextRequest
 from broker.queue import edit_queue
 from broker.settings import BrokerSettings
-from tests import servers
+from tests import asking, servers
 from tests.harness import MODEL, Backend, backend, eventually
 
 pytestmark = pytest.mark.stack
@@ -45,17 +45,16 @@ def redis(served: Backend) -> Redis:
     return connect(BrokerSettings(redis_url=served.redis_url))
 
 
+def make_call(version: int, seconds: float = 30, **fields: Any) -> GenerationCall:
+    request = TextRequest(**{"prompt": "The capital of Peru is", "max_new_tokens": 6, **fields})
+    deadline = time.time() + seconds
+    return GenerationCall(id=uuid4().hex, model_id=MODEL, version=version, request=request, deadline=deadline)
+
+
 def ask(redis: Redis, version: int, **fields: Any) -> tuple[str, dict[str, Any]]:
-    request = {
-        "prompt": "The capital of Peru is",
-        "max_new_tokens": 6,
-        "temperature": 0.0,
-        "stop": [],
-        **fields,
-    }
-    call = GenerationCall(uuid4().hex, MODEL, version, request, time.time() + 30)
-    generation.send(redis, call)
-    events = list(generation.replies(redis, call.id, 30, MODEL))
+    call = make_call(version, **fields)
+    asking.send(redis, call)
+    events = asking.replies(redis, call)
     return "".join(event.get("text", "") for event in events), events[-1]
 
 
@@ -128,12 +127,7 @@ def test_facts_that_cannot_be_edited_fail_with_the_reason(served: Backend) -> No
     [
         (99, {}, "not-found"),
         (0, {"prompt": "word " * 400}, "prompt-too-long"),
-        (0, {"prompt": 5}, "invalid-request"),
-        (0, {"max_new_tokens": "many"}, "invalid-request"),
-        (0, {"surprise": 1}, "invalid-request"),
-        (0, {"stop": "text"}, "invalid-request"),
-        (0, {"temperature": "hot"}, "invalid-request"),
-        (0, {"seed": 0.5}, "invalid-request"),
+        (0, {"prompt": (5, 10**6)}, "token-not-embedded"),
     ],
     ids=str,
 )
@@ -146,26 +140,22 @@ def test_problems_are_answered_and_the_thread_goes_on(
     assert "finish_reason" in ask(redis, 0)[1]
 
 
+def test_malformed_messages_end_nothing(redis: Redis) -> None:
+    whole = make_call(0).model_dump_json()
+    redis.rpush(f"errata:generation:text:{MODEL}", '{"version": 1e400}', whole.replace("0", "1e400"), "[")
+    assert "finish_reason" in ask(redis, 0)[1]
+
+
 @pytest.mark.parametrize(
-    ("kind", "version", "fields", "code"),
-    [
-        ("touching", 99, {}, "not-found"),
-        ("touching", 0, {"prompt": "word " * 400}, "prompt-too-long"),
-        ("touching", 0, {"prompt": None}, "invalid-request"),
-        ("touching", 0, {"limit": True}, "invalid-request"),
-        ("touching", 0, {"limit": 0}, "invalid-request"),
-        ("touching", 0, {"surprise": 1}, "invalid-request"),
-        ("surprise", 0, {}, "invalid-request"),
-    ],
+    ("version", "prompt", "code"),
+    [(99, "The capital of Peru is", "not-found"), (0, "word " * 400, "prompt-too-long")],
     ids=str,
 )
-def test_other_kinds_of_calls_are_checked_too(
-    redis: Redis, kind: str, version: int, fields: dict[str, Any], code: str
-) -> None:
-    request = {"prompt": "The capital of Peru is", "limit": 3, **fields}
-    call = GenerationCall(uuid4().hex, MODEL, version, request, time.time() + 30, kind)
-    generation.send(redis, call)
-    (last,) = generation.replies(redis, call.id, 30, MODEL)
+def test_problems_of_attribution_are_answered_too(redis: Redis, version: int, prompt: str, code: str) -> None:
+    request = AttributionRequest(prompt=prompt, limit=3)
+    call = make_call(version).model_copy(update={"request": request})
+    asking.send(redis, call)
+    (last,) = asking.replies(redis, call)
     assert last["error"]["type"] == f"urn:errata:problem:{code}"
     assert "finish_reason" in ask(redis, 0)[1]
 
@@ -183,11 +173,10 @@ def test_generation_is_the_same_beside_a_running_edit(served: Backend, redis: Re
 
 
 def test_a_cancelled_call_stops_and_a_late_one_is_not_begun(redis: Redis) -> None:
-    request = {"prompt": "Water", "max_new_tokens": 100}
-    call = GenerationCall("cancelled", MODEL, 0, request, time.time() + 30)
-    generation.send(redis, call)
-    generation.cancel(redis, call.id)
-    generation.send(redis, GenerationCall("late", MODEL, 0, request, time.time() - 1))
+    call = make_call(0, max_new_tokens=100)
+    asking.send(redis, call)
+    asking.cancel(redis, call)
+    asking.send(redis, make_call(0, seconds=-1))
     assert "finish_reason" in ask(redis, 0)[1]
     assert generation.waiting(redis, MODEL) == 0
 

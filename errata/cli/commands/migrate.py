@@ -20,8 +20,8 @@ def migrate(as_json: Json = False) -> None:
     With ERRATA_MIGRATION_DATABASE_URL, as the owner whom it names; the role of ERRATA_DATABASE_URL is then
     made if need be, and given what the services need.
     """
+    from ledger.db.migrate import head_revision, prepare
     from ledger.errors import LedgerError
-    from ledger.migrations import head_revision, prepare
     from ledger.settings import LedgerSettings
 
     with reporting(as_json):

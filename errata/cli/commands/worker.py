@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,9 +20,13 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     model: Annotated[str | None, typer.Option(help="Id of the model. [default: ERRATA_MODEL]")] = None,
+    role: Annotated[
+        Literal["edit", "generate", "both"] | None,
+        typer.Option(help="What it does. [default: ERRATA_ROLE, or both]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Load a registered model, and edit and generate with it until stopped; the log is on standard error."""
+    """Load a registered model, and edit or generate with it until stopped; the log is on standard error."""
     from broker.settings import BrokerSettings
     from ledger.settings import LedgerSettings
     from worker.settings import WorkerSettings
@@ -34,4 +38,5 @@ def worker(
             raise StackError("No model is named.", "Give --model ID, or set ERRATA_MODEL.")
     if as_json:
         emit({"model": model, "pid": os.getpid()})
-    os.execv(sys.executable, [sys.executable, "-m", "worker", "--model", model])
+    command = [sys.executable, "-m", "worker", "--model", model]
+    os.execv(sys.executable, [*command, *(["--role", role] if role else [])])

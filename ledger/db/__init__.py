@@ -1,0 +1,1 @@
+"""The database: tables, engine, migrations, roles, and how rows are found."""

@@ -1,0 +1,1 @@
+"""Edit sets, their facts, and how they are taken back."""

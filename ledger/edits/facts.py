@@ -1,0 +1,184 @@
+"""Facts: what each edit set asks for, with what was measured."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVarTuple
+
+from sqlalchemy import Row, Select, all_, and_, false, select, true
+from sqlalchemy.orm import Session
+
+from ledger.db import cursors, queries
+from ledger.db.tables import EditSet, Fact, FactReportRow, TrialReport, VersionEditSet
+from ledger.edits import conflicts
+from ledger.errors import NotFound
+from ledger.ids import fact_id
+from ledger.integrity import chain
+from ledger.records import FactRecord, Json, Member, Page, Provenance
+from ledger.versions import versions
+
+Columns = TypeVarTuple("Columns")
+
+
+def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
+    return FactRecord(
+        id=fact_id(row.edit_set_id, row.position),
+        edit_set_id=row.edit_set_id,
+        position=row.position,
+        prompt=row.prompt,
+        target=row.target,
+        subject=row.subject,
+        rephrasings=tuple(row.rephrasings),
+        locality=tuple(row.locality),
+        provenance=Provenance(**{name: getattr(row, name) for name in chain.PROVENANCE}),
+        live=live,
+        report=report,
+    )
+
+
+def _reports(session: Session, edit_set: EditSet, positions: list[int]) -> dict[int, Json]:
+    """Return what the edit set's own version measured, or its dry run."""
+    if edit_set.dry_run:
+        query = select(TrialReport).where(TrialReport.edit_set_id == edit_set.id)
+        return {row.position: row.report for row in session.scalars(query)}
+    found = session.scalars(
+        select(FactReportRow).where(
+            FactReportRow.model_id == edit_set.model_id,
+            FactReportRow.number == edit_set.version_number,
+            FactReportRow.edit_set_id == edit_set.id,
+            queries.one_of(FactReportRow.position, positions),
+        )
+    )
+    return {row.position: row.report for row in found}
+
+
+def _records(session: Session, edit_set: EditSet, found: Sequence[Fact]) -> list[FactRecord]:
+    reports = _reports(session, edit_set, [row.position for row in found])
+    members = versions.live_members(session, edit_set.model_id)
+    own = next((member for member in members if member.edit_set_id == edit_set.id), None)
+    by, over = conflicts.of_facts(session, members, edit_set.id)
+    return [
+        replace(
+            _record(row, own is not None and row.position not in own.left_out, reports.get(row.position)),
+            superseded_by=tuple(by[row.position]),
+            supersedes=tuple(over[row.position]),
+        )
+        for row in found
+    ]
+
+
+def list_of(session: Session, edit_set_id: str, limit: int, cursor: str | None) -> Page[FactRecord]:
+    """Return a page of an edit set's facts, in their order, each with its report.
+
+    Raises:
+        NotFound: there is no such edit set.
+        InvalidCursor: the cursor is not one of this list.
+    """
+    edit_set = queries.find(session, EditSet, edit_set_id, "edit set")
+    return queries.page(
+        session,
+        select(Fact).where(Fact.edit_set_id == edit_set.id),
+        Fact.position,
+        f"facts {edit_set.id}",
+        limit,
+        cursor,
+        lambda found: _records(session, edit_set, found),
+        newest_first=False,
+    )
+
+
+def all_of(session: Session, edit_set_id: str) -> tuple[FactRecord, ...]:
+    """Return every fact of an edit set, in order, without reports."""
+    found = session.scalars(select(Fact).where(Fact.edit_set_id == edit_set_id).order_by(Fact.position))
+    return tuple(_record(row, False, None) for row in found)
+
+
+def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord, ...]:
+    """Return the facts that a version with these members holds, in the members' order, then by position."""
+    left_out = {member.edit_set_id: set(member.left_out) for member in members}
+    found = session.scalars(
+        select(Fact)
+        .where(queries.one_of(Fact.edit_set_id, left_out))
+        .order_by(Fact.edit_set_id, Fact.position)
+    ).all()
+    order = {member.edit_set_id: place for place, member in enumerate(members)}
+    held = [row for row in found if row.position not in left_out[row.edit_set_id]]
+    held.sort(key=lambda row: (order[row.edit_set_id], row.position))
+    return tuple(_record(row, True, None) for row in held)
+
+
+def held(session: Session, model_id: str, number: int, limit: int, cursor: str | None) -> Page[FactRecord]:
+    """Return a page of the facts that a version holds, by edit set, then by position.
+
+    Raises:
+        InvalidCursor: the cursor is not one of this list.
+    """
+    page = _page(session, _held(select(Fact), model_id, number), f"facts {model_id} {number}", limit, cursor)
+    return Page(tuple(_record(row, False, None) for (row,) in page.items), page.next_cursor)
+
+
+def differing(
+    session: Session, model_id: str, number: int, since: int, limit: int, cursor: str | None
+) -> Page[tuple[bool, FactRecord]]:
+    """Return a page of the facts that one of two versions holds and the other does not; as `held` has them.
+
+    Returns:
+        Whether it is the version `number` that holds the fact, and the fact.
+
+    Raises:
+        InvalidCursor: the cursor is not one of this list.
+    """
+    places = select(Fact.edit_set_id, Fact.position)
+    here, there = _held(places, model_id, number), _held(places, model_id, since)
+    added, removed = here.except_(there).subquery(), there.except_(here).subquery()
+    changes = select(added, true().label("added")).union_all(select(removed, false())).subquery()
+    query = select(Fact, changes.c.added).join(
+        changes, and_(changes.c.edit_set_id == Fact.edit_set_id, changes.c.position == Fact.position)
+    )
+    page = _page(session, query, f"changes {model_id} {since} {number}", limit, cursor)
+    return Page(tuple((added, _record(row, False, None)) for row, added in page.items), page.next_cursor)
+
+
+def _held(query: Select[*Columns], model_id: str, number: int) -> Select[*Columns]:
+    """Narrow a query to the facts that a version holds."""
+    return query.join(VersionEditSet, VersionEditSet.edit_set_id == Fact.edit_set_id).where(
+        VersionEditSet.model_id == model_id,
+        VersionEditSet.number == number,
+        Fact.position != all_(VersionEditSet.withdrawn),
+        Fact.position != all_(VersionEditSet.superseded),
+    )
+
+
+def _page(
+    session: Session, query: Select[*Columns], listing: str, limit: int, cursor: str | None
+) -> Page[Row[*Columns]]:
+    """Return a page of facts of versions, which never change, so that the cursor is how many were shown."""
+    limit, shown = cursors.clamp(limit), cursors.decode(listing, cursor, 32) or 0
+    ordered = query.order_by(Fact.edit_set_id, Fact.position)
+    found = session.execute(ordered.offset(shown).limit(limit + 1)).all()
+    following = cursors.encode(listing, shown + limit) if len(found) > limit else None
+    return Page(tuple(found[:limit]), following)
+
+
+def at(session: Session, places: Sequence[tuple[str, int]]) -> tuple[FactRecord, ...]:
+    """Return facts by edit set and position, in that order, each with what its own set's version measured.
+
+    Raises:
+        NotFound: there is no such fact.
+    """
+    wanted: defaultdict[str, list[int]] = defaultdict(list)
+    for edit_set_id, position in places:
+        wanted[edit_set_id].append(position)
+    found: dict[tuple[str, int], FactRecord] = {}
+    for edit_set_id, positions in wanted.items():
+        edit_set = queries.find(session, EditSet, edit_set_id, "edit set")
+        reports = _reports(session, edit_set, positions)
+        query = select(Fact).where(Fact.edit_set_id == edit_set_id, queries.one_of(Fact.position, positions))
+        for row in session.scalars(query):
+            found[edit_set_id, row.position] = _record(row, False, reports.get(row.position))
+    missing = next((place for place in places if place not in found), None)
+    if missing is not None:
+        raise NotFound("fact", fact_id(*missing))
+    return tuple(found[place] for place in places)

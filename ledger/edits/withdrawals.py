@@ -1,0 +1,167 @@
+"""Withdrawals: requests to take edit sets and single facts out of the live version, in any order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ledger.auth import audit
+from ledger.db import queries
+from ledger.db.tables import EditSet, Job, Withdrawal
+from ledger.edits.edit_sets import progress_of
+from ledger.errors import NotFound, NotLive, WrongModel
+from ledger.ids import fact_id, new_id, parse_fact_id
+from ledger.integrity.chain import storable
+from ledger.jobs import outbox
+from ledger.records import Actor, Member, WithdrawalRecord
+from ledger.states import EditSetStatus
+from ledger.versions import versions
+
+
+def _record(row: Withdrawal, job: Job) -> WithdrawalRecord:
+    status: EditSetStatus = row.status  # type: ignore[assignment]  # a trigger holds it
+    return WithdrawalRecord(
+        id=row.id,
+        model_id=row.model_id,
+        job_id=job.id,
+        status=status,
+        edit_set_ids=tuple(row.edit_set_ids),
+        fact_ids=tuple(row.fact_ids),
+        reason=row.reason,
+        version=row.version_number,
+        progress=progress_of(job),
+        report=row.report,
+        error=row.error,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        finished_at=row.finished_at,
+    )
+
+
+def get(session: Session, ident: str) -> WithdrawalRecord:
+    """Return a withdrawal.
+
+    Raises:
+        NotFound: there is no such withdrawal.
+    """
+    row = queries.find(session, Withdrawal, ident, "withdrawal")
+    job = session.scalars(select(Job).where(Job.withdrawal_id == row.id)).one()
+    return _record(row, job)
+
+
+def remaining(
+    members: Sequence[Member],
+    fact_counts: Mapping[str, int],
+    edit_set_ids: Sequence[str],
+    fact_ids: Sequence[str],
+) -> tuple[Member, ...]:
+    """Return a version's members without some edit sets and facts; what it does not hold is passed over.
+
+    An edit set of which every fact is withdrawn is left out altogether. Which of the others are superseded is
+    for `conflicts.arrange` to say.
+    """
+    positions: defaultdict[str, set[int]] = defaultdict(set)
+    for ident in fact_ids:
+        named = parse_fact_id(ident)
+        if named is not None:
+            positions[named[0]].add(named[1])
+    away, kept = set(edit_set_ids), []
+    for member in members:
+        withdrawn = set(member.withdrawn) | positions[member.edit_set_id]
+        if member.edit_set_id not in away and len(withdrawn) < fact_counts[member.edit_set_id]:
+            kept.append(Member(member.edit_set_id, member.statistics_digest, tuple(sorted(withdrawn))))
+    return tuple(kept)
+
+
+def fact_counts(session: Session, members: Sequence[Member]) -> dict[str, int]:
+    """Return how many facts each member's edit set was posted with."""
+    wanted = [member.edit_set_id for member in members]
+    found = session.execute(select(EditSet.id, EditSet.fact_count).where(queries.one_of(EditSet.id, wanted)))
+    return {row.id: row.fact_count for row in found}
+
+
+def _check_live(
+    session: Session, model_id: str, edit_set_ids: Sequence[str], fact_ids: Sequence[str]
+) -> None:
+    """See that each edit set and fact is in the live version."""
+    withdrawn = {
+        member.edit_set_id: set(member.withdrawn) for member in versions.live(session, model_id).members
+    }
+    places = {ident: parse_fact_id(ident) or ("", 0) for ident in fact_ids}
+    known = _known(session, {*edit_set_ids, *(edit_set_id for edit_set_id, _ in places.values())})
+    for ident in edit_set_ids:
+        _check_model(known, ident, "edit set", ident, model_id)
+    for ident, (edit_set_id, position) in places.items():
+        fact_count = _check_model(known, edit_set_id, "fact", ident, model_id)
+        if position >= fact_count or ident != fact_id(edit_set_id, position):
+            raise NotFound("fact", ident)
+    away = [ident for ident in edit_set_ids if ident not in withdrawn]
+    if away:
+        raise NotLive(away, model_id, "/withdraw/edit_sets")
+    away = [
+        ident
+        for ident, (edit_set_id, position) in places.items()
+        if edit_set_id not in withdrawn or position in withdrawn[edit_set_id]
+    ]
+    if away:
+        raise NotLive(away, model_id, "/withdraw/facts")
+
+
+def _known(session: Session, idents: Iterable[str]) -> dict[str, tuple[str, int]]:
+    """Return of each edit set that there is its model, and how many facts it was posted with."""
+    wanted = [ident for ident in idents if queries.can_be_id(ident)]
+    query = select(EditSet.id, EditSet.model_id, EditSet.fact_count).where(queries.one_of(EditSet.id, wanted))
+    return {row.id: (row.model_id, row.fact_count) for row in session.execute(query)}
+
+
+def _check_model(
+    known: Mapping[str, tuple[str, int]], edit_set_id: str, kind: str, ident: str, model_id: str
+) -> int:
+    """See that an edit set is of the model, and return how many facts it has."""
+    if edit_set_id not in known:
+        raise NotFound(kind, ident)
+    owner, fact_count = known[edit_set_id]
+    if owner != model_id:
+        raise WrongModel(kind, ident, owner, model_id)
+    return fact_count
+
+
+def request(
+    session: Session,
+    model_id: str,
+    edit_set_ids: Sequence[str],
+    fact_ids: Sequence[str],
+    reason: str,
+    actor: Actor,
+) -> WithdrawalRecord:
+    """Ask for a version without these edit sets and facts: a job that a worker solves, and makes live.
+
+    Raises:
+        NotFound: there is no such model, edit set or fact.
+        WrongModel: one of them belongs to another model.
+        NotLive: one of them is not in the live version.
+        ModelNotReady: the model has no version yet.
+    """
+    if not edit_set_ids and not fact_ids:
+        raise ValueError("a withdrawal names at least one edit set or fact")
+    _check_live(session, model_id, edit_set_ids, fact_ids)
+    row = Withdrawal(
+        id=new_id("wd"),
+        model_id=model_id,
+        edit_set_ids=sorted(set(edit_set_ids)),
+        fact_ids=sorted(set(fact_ids)),
+        reason=storable(reason, "/reason"),
+        created_by=audit.actor_name(actor),
+    )
+    session.add(row)
+    session.flush()
+    job = Job(id=new_id("job"), model_id=model_id, kind="withdraw", withdrawal_id=row.id)
+    session.add(job)
+    session.flush()
+    outbox.add(session, job.id)
+    detail = {"edit_sets": row.edit_set_ids, "facts": row.fact_ids, "reason": reason, "withdrawal": row.id}
+    audit.record(session, actor, "model.withdraw", f"models/{model_id}", detail)
+    return _record(row, job)

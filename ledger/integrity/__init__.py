@@ -1,0 +1,1 @@
+"""The hash chain, and the checks that nothing was changed behind it."""

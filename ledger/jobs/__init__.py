@@ -1,0 +1,1 @@
+"""Jobs: who may work on what, and the transaction that commits a version."""

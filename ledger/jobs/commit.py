@@ -1,0 +1,245 @@
+"""The work of a job: what it starts from, and the one transaction in which its version is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from ledger.auth import audit
+from ledger.blobs import refs
+from ledger.blobs.store import Blobs
+from ledger.db import queries
+from ledger.db.tables import EditSet, Job, TrialReport, Version, Withdrawal
+from ledger.edits import conflicts, edit_sets, facts, withdrawals
+from ledger.errors import HeadMoved, InconsistentVersion
+from ledger.ids import fact_id
+from ledger.integrity.chain import storable
+from ledger.jobs import jobs
+from ledger.models import aliases, models
+from ledger.records import (
+    Claim,
+    EditSetRecord,
+    FactReport,
+    JobInput,
+    Json,
+    Member,
+    NewVersion,
+    VersionRecord,
+)
+from ledger.versions import versions
+
+
+def load(session: Session, claim: Claim) -> JobInput:
+    """Return all that a worker needs for a job it has claimed, with the live version as it is now.
+
+    Raises:
+        LeaseLost, JobCancelled: the claim no longer holds.
+        ModelNotReady: the model has no version yet.
+    """
+    job = jobs.held(session, claim)
+    model = models.get(session, job.model_id)
+    live = versions.live(session, job.model_id)
+    if job.edit_set_id is None:
+        withdrawal = withdrawals.get(session, str(job.withdrawal_id))
+        members = _remaining(session, live, job)
+        return JobInput(
+            claim, model, live, members, model.gate, withdrawal=withdrawal, **_sets(session, members)
+        )
+    edit_set = edit_sets.get(session, job.edit_set_id)
+    own_facts = facts.all_of(session, edit_set.id)
+    conflicts.link(session, session.get_one(EditSet, edit_set.id), own_facts, live.members)
+    if edit_set.on_conflict == "reject":
+        conflicts.refuse_conflicts(session, job.model_id, [vars(fact) for fact in own_facts])
+    members, own = _with_own(session, live, Member(edit_set.id, ""))
+    return JobInput(
+        claim,
+        model,
+        live,
+        members,
+        {**model.gate, **(edit_set.gate or {})},
+        edit_set=edit_set,
+        facts=own_facts,
+        own_superseded=own.superseded,
+        supersedes=_replaced(session, live, own),
+        **_sets(session, (*members, own)),
+    )
+
+
+def _remaining(session: Session, live: VersionRecord, job: Job) -> tuple[Member, ...]:
+    row = session.get_one(Withdrawal, job.withdrawal_id)
+    counts = withdrawals.fact_counts(session, live.members)
+    left = withdrawals.remaining(live.members, counts, row.edit_set_ids, row.fact_ids)
+    return conflicts.arrange(session, left)
+
+
+def _sets(session: Session, members: Sequence[Member]) -> dict[str, Any]:
+    """Return what a worker needs to know of the members' edit sets."""
+    query = select(EditSet.id, EditSet.fact_count, EditSet.edit_on_rephrasings)
+    found = session.execute(
+        query.where(queries.one_of(EditSet.id, [member.edit_set_id for member in members]))
+    ).all()
+    return {
+        "fact_counts": {row.id: row.fact_count for row in found},
+        "edited_on_rephrasings": frozenset(row.id for row in found if row.edit_on_rephrasings),
+    }
+
+
+def _with_own(session: Session, live: VersionRecord, own: Member) -> tuple[tuple[Member, ...], Member]:
+    """Return the live members and an edit set's own, as they are in a version that holds both."""
+    arranged = conflicts.arrange(session, (*live.members, own))
+    others = tuple(member for member in arranged if member.edit_set_id != own.edit_set_id)
+    return others, next(member for member in arranged if member.edit_set_id == own.edit_set_id)
+
+
+def _replaced(session: Session, live: VersionRecord, own: Member) -> tuple[tuple[str, str], ...]:
+    """Return the facts that are live now and would be superseded, each with the own fact that does it."""
+    left_out = {member.edit_set_id: set(member.left_out) for member in live.members}
+    return tuple(
+        (fact_id(*link.older), fact_id(*link.newer))
+        for link in conflicts.links(session, (*live.members, own))
+        if link.newer[0] == own.edit_set_id and link.older[1] not in left_out[link.older[0]]
+    )
+
+
+def _check_members(session: Session, job: Job, live: VersionRecord, new: NewVersion) -> None:
+    """See that the new members are those of the live version, changed as the job's kind allows."""
+    given = {member.edit_set_id: member for member in new.members}
+    if len(given) != len(new.members):
+        raise InconsistentVersion(job.model_id, "an edit set is named twice")
+    if job.edit_set_id is None:
+        wanted = _remaining(session, live, job)
+    else:
+        own = given.get(job.edit_set_id)
+        if own is None or own.withdrawn or own.statistics_digest != new.statistics_digest:
+            detail = f"{job.edit_set_id} is not in it, whole and with its own statistics"
+            raise InconsistentVersion(job.model_id, detail)
+        others, own = _with_own(session, live, replace(own, superseded=()))
+        wanted = (*others, own)
+    if sorted(new.members) != sorted(wanted):
+        differing = sorted({member.edit_set_id for member in {*new.members} ^ {*wanted}})
+        detail = f"{', '.join(differing)} should be in it as the job's input says"
+        raise InconsistentVersion(job.model_id, detail)
+
+
+def _committed(session: Session, claim: Claim) -> VersionRecord | None:
+    """Return the version that this very claim committed, if the reply was lost and it asks again."""
+    job = jobs.lock(session, claim.job_id)
+    if job is None or job.finished_at is None or job.fence != claim.fence:
+        return None
+    number = session.scalar(
+        select(Version.number).where(Version.model_id == job.model_id, Version.job_id == job.id)
+    )
+    return None if number is None else versions.get(session, job.model_id, number)
+
+
+def commit(
+    session: Session, store: Blobs, claim: Claim, new: NewVersion, *, in_turn: bool = True
+) -> VersionRecord:
+    """Commit a job's version with all that it names, once, and make it live if it may be.
+
+    An edit set becomes applied if the gate is met and rejected otherwise; a version of an applied set is made
+    live unless its promotion is manual. A withdrawal is an administrator's order, and always goes live.
+
+    Raises:
+        LeaseLost, JobCancelled: the claim no longer holds.
+        HeadMoved: the live version is not the parent any more; solve again.
+        NotItsTurn: it is to commit `in_turn`, and a job that was overtaken more often goes first; commit
+            again in a moment.
+        InconsistentVersion: the members do not follow from the live version's, or it was a dry run.
+        BlobMissing: a blob that it names is not in the store.
+    """
+    repeated = _committed(session, claim)
+    if repeated is not None:
+        return repeated
+    job = jobs.held(session, claim)
+    if new.kind != job.kind:
+        raise InconsistentVersion(job.model_id, f"its kind is {new.kind}, the job's is {job.kind}")
+    head = versions.lock_head(session, job.model_id)
+    live = versions.live(session, job.model_id)
+    if live.number != new.parent_number:
+        raise HeadMoved(job.model_id, new.parent_number, live.number)
+    if in_turn:
+        jobs.check_turn(session, job)
+    _check_members(session, job, live, new)
+    refs.record(session, store, new.delta_digest, "delta")
+    refs.record(session, store, new.statistics_digest, "statistics")
+    row = jobs.subject(session, job)
+    if isinstance(row, EditSet) and row.dry_run:
+        raise InconsistentVersion(job.model_id, f"{row.id} is a dry run, which makes no version")
+    jobs.move(row, "verifying")
+    session.flush()
+    made = versions.append(session, head, _draft(job, row, live, new))
+    promoted = isinstance(row, Withdrawal) or (new.gate_met and row.promote == "auto")
+    jobs.move(row, "applied" if isinstance(row, Withdrawal) or new.gate_met else "rejected")
+    row.version_number = made.number
+    row.report = None if made.report is None else dict(made.report)
+    if isinstance(row, EditSet):
+        row.statistics_digest = new.statistics_digest
+    jobs.finish(session, job, row)
+    if promoted:
+        aliases.point(session, job.model_id, versions.LIVE, made.number, claim.holder)
+    detail = {"subject": jobs.name(row), "hash": made.hash, "live": promoted, "gate_met": new.gate_met}
+    place = f"models/{job.model_id}/versions/{made.number}"
+    audit.record(session, claim.holder, "version.commit", place, detail)
+    return versions.named(session, made)
+
+
+def conclude_trial(
+    session: Session, claim: Claim, report: Json, fact_reports: Sequence[FactReport]
+) -> EditSetRecord:
+    """End a dry run with what was measured; no version is made. Asking again changes nothing.
+
+    Raises:
+        LeaseLost, JobCancelled: the claim no longer holds.
+        InconsistentVersion: the edit set is to be applied, not tried.
+    """
+    job = jobs.lock(session, claim.job_id)
+    if job is not None and job.finished_at is not None and job.fence == claim.fence:
+        done = edit_sets.get(session, str(job.edit_set_id))
+        if done.status == "verified":
+            return done
+    job = jobs.held(session, claim)
+    row = jobs.subject(session, job)
+    if not isinstance(row, EditSet) or not row.dry_run:
+        raise InconsistentVersion(job.model_id, f"{jobs.name(row)} is no dry run")
+    jobs.move(row, "verifying")
+    session.flush()
+    jobs.move(row, "verified")
+    row.report = storable(report, "/report")
+    own = [
+        {
+            "edit_set_id": row.id,
+            "position": fact.position,
+            "report": storable(fact.report, f"/facts/{fact.position}"),
+        }
+        for fact in fact_reports
+        if fact.edit_set_id == row.id
+    ]
+    if own:
+        session.execute(insert(TrialReport), own)
+    jobs.finish(session, job, row)
+    audit.record(session, claim.holder, "edit_set.try", jobs.name(row))
+    return edit_sets.get(session, row.id)
+
+
+def _draft(job: Job, row: EditSet | Withdrawal, live: VersionRecord, new: NewVersion) -> versions.Draft:
+    return versions.Draft(
+        kind=new.kind,
+        parent=new.parent_number,
+        members=new.members,
+        delta_digest=new.delta_digest,
+        weights_digest=new.weights_digest,
+        gate_met=new.gate_met,
+        created_by=row.created_by,
+        edit_set_id=job.edit_set_id,
+        job_id=job.id,
+        statistics_digest=new.statistics_digest,
+        report=new.report,
+        reason=row.reason if isinstance(row, Withdrawal) else None,
+        fact_reports=new.fact_reports,
+        like=live,
+    )

@@ -1,0 +1,242 @@
+"""Jobs: who may work on what, until when. Every change by a worker needs the fence of its claim."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from ledger.auth import audit
+from ledger.db.tables import EditSet, Job, Withdrawal
+from ledger.errors import IllegalTransition, JobCancelled, LeaseLost, NotItsTurn
+from ledger.integrity.chain import storable
+from ledger.jobs import outbox
+from ledger.records import Actor, Claim, Json
+from ledger.states import LEGAL_TRANSITIONS, EditSetStatus, JobKind
+
+PATIENCE = 2
+"""A job that was overtaken so often goes before those that were overtaken less."""
+
+
+def subject(session: Session, job: Job) -> EditSet | Withdrawal:
+    """Return what a job is about, as it is now."""
+    if job.edit_set_id is not None:
+        return session.get_one(EditSet, job.edit_set_id, populate_existing=True)
+    return session.get_one(Withdrawal, job.withdrawal_id, populate_existing=True)
+
+
+def name(row: EditSet | Withdrawal) -> str:
+    """Return the name of a job's subject in audit events."""
+    return f"edits/{row.id}" if isinstance(row, EditSet) else f"withdrawals/{row.id}"
+
+
+def move(row: EditSet | Withdrawal, status: EditSetStatus) -> None:
+    """Change the status of a job's subject; the same status again is no change.
+
+    Raises:
+        IllegalTransition: it cannot follow the present one.
+    """
+    if row.status == status:
+        return
+    if (row.status, status) not in LEGAL_TRANSITIONS:
+        kind = "edit set" if isinstance(row, EditSet) else "withdrawal"
+        raise IllegalTransition(kind, row.id, row.status, status)
+    row.status = status
+
+
+def _back_to_queue(session: Session, row: EditSet | Withdrawal) -> None:
+    move(row, "queued")
+    session.flush()  # each step is a change that the trigger sees
+
+
+def finish(session: Session, job: Job, row: EditSet | Withdrawal) -> None:
+    """Mark a job and its subject as finished, whatever came of it."""
+    job.finished_at = row.finished_at = session.scalar(select(func.clock_timestamp()))
+    job.lease_expires_at = None
+    session.flush()
+
+
+def lock(session: Session, job_id: str) -> Job | None:
+    """Return a job, locked until the transaction ends; None if there is no such job."""
+    if not (job_id.isascii() and job_id.isprintable()):
+        return None
+    return session.get(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
+
+
+def held(session: Session, claim: Claim) -> Job:
+    """Return the claimed job, locked.
+
+    Raises:
+        LeaseLost: the fence moved, the job was given back, or it is finished.
+        JobCancelled: it was cancelled under this claim.
+    """
+    job = lock(session, claim.job_id)
+    if job is None or job.fence != claim.fence:
+        raise LeaseLost(claim.job_id, claim.fence)
+    if job.finished_at is None and job.lease_expires_at is None:
+        raise LeaseLost(claim.job_id, claim.fence)
+    if job.finished_at is not None:
+        if subject(session, job).status == "cancelled":
+            raise JobCancelled(claim.job_id)
+        raise LeaseLost(claim.job_id, claim.fence)
+    return job
+
+
+def claim(session: Session, job_id: str, holder: str, lease_s: float, max_attempts: int) -> Claim | None:
+    """Take a job for so many seconds, or return None: it is finished, or somebody's lease on it still runs.
+
+    A job that has been tried `max_attempts` times and left unfinished is not tried again: it fails as
+    quarantined, so that one bad edit cannot keep killing workers.
+    """
+    job = lock(session, job_id)
+    if job is None or job.finished_at is not None:
+        return None
+    now = session.scalar(select(func.clock_timestamp()))
+    assert now is not None
+    if job.lease_expires_at is not None and job.lease_expires_at > now:
+        return None
+    row = subject(session, job)
+    _back_to_queue(session, row)
+    if job.attempts >= max_attempts:
+        _end(session, job, row, _quarantined(job), "worker")
+        return None
+    job.fence += 1
+    job.attempts += 1
+    job.holder = holder
+    job.lease_expires_at = now + timedelta(seconds=lease_s)
+    job.stage, job.stage_done, job.stage_total, job.overtaken = None, 0, 0, 0
+    move(row, "running")
+    session.flush()
+    kind: JobKind = "edit" if job.kind == "edit" else "withdraw"
+    return Claim(job.id, job.model_id, kind, holder, job.fence, job.attempts)
+
+
+def _quarantined(job: Job) -> Json:
+    detail = (
+        f"{job.attempts} attempts ended without a result, the last by {job.holder}. "
+        "Read that worker's log, then post smaller or other edit sets."
+    )
+    return {
+        "type": "urn:errata:problem:quarantined",
+        "title": "Quarantined",
+        "status": 500,
+        "detail": detail,
+        "code": "quarantined",
+    }
+
+
+def _end(session: Session, job: Job, row: EditSet | Withdrawal, error: Json, actor: Actor) -> None:
+    move(row, "failed")
+    row.error = storable(error, "/error")
+    finish(session, job, row)
+    audit.record(session, actor, "job.fail", name(row), {"error": row.error, "attempts": job.attempts})
+
+
+def renew(session: Session, claim: Claim, lease_s: float) -> None:
+    """Extend the lease to so many seconds from now.
+
+    Raises:
+        LeaseLost, JobCancelled: as `held` says.
+    """
+    job = held(session, claim)
+    job.lease_expires_at = func.clock_timestamp() + timedelta(seconds=lease_s)
+
+
+def progress(session: Session, claim: Claim, stage: str, done: int, total: int) -> None:
+    """Note how far the work is.
+
+    Raises:
+        LeaseLost, JobCancelled: as `held` says.
+    """
+    job = held(session, claim)
+    job.stage, job.stage_done, job.stage_total = stage, done, total
+
+
+def verifying(session: Session, claim: Claim) -> None:
+    """Note that a candidate is being measured; a second candidate after HeadMoved is, too.
+
+    Raises:
+        LeaseLost, JobCancelled: as `held` says.
+    """
+    move(subject(session, held(session, claim)), "verifying")
+
+
+def overtaken(session: Session, claim: Claim) -> None:
+    """Note that another version went live before the claimed job's own could be committed.
+
+    Raises:
+        LeaseLost, JobCancelled: as `held` says.
+    """
+    held(session, claim).overtaken += 1
+
+
+def check_turn(session: Session, job: Job) -> None:
+    """See that no job at work on the same model goes first.
+
+    Raises:
+        NotItsTurn: one does, since it was overtaken `PATIENCE` times or more, and more often than this one.
+    """
+    first = session.scalar(
+        select(Job.id)
+        .where(
+            Job.model_id == job.model_id,
+            Job.finished_at.is_(None),
+            Job.lease_expires_at > func.clock_timestamp(),
+            Job.overtaken >= PATIENCE,
+            or_(Job.overtaken > job.overtaken, and_(Job.overtaken == job.overtaken, Job.id < job.id)),
+        )
+        .limit(1)
+    )
+    if first is not None:
+        raise NotItsTurn(job.id, first)
+
+
+def release(session: Session, claim: Claim, counted: bool, delay_s: float) -> None:
+    """Give a job back unfinished, to be taken again.
+
+    Args:
+        session: the transaction.
+        claim: the right to the job, which ends.
+        counted: whether this was an attempt, or the job is not to blame.
+        delay_s: seconds after which its bell is rung again; 0 rings at once.
+
+    Raises:
+        LeaseLost, JobCancelled: as `held` says.
+    """
+    job = held(session, claim)
+    _back_to_queue(session, subject(session, job))
+    if not counted:
+        job.attempts -= 1
+    job.lease_expires_at = None
+    job.waiting_since = func.clock_timestamp() + timedelta(seconds=delay_s)
+    session.flush()
+    if delay_s == 0:
+        outbox.add(session, job.id)
+
+
+def fail(session: Session, claim: Claim, error: Json) -> None:
+    """End a job without a version, and keep why.
+
+    Raises:
+        LeaseLost, JobCancelled: as `held` says.
+    """
+    job = held(session, claim)
+    _end(session, job, subject(session, job), error, claim.holder)
+
+
+def cancel(session: Session, edit_set: EditSet, actor: Actor) -> None:
+    """Cancel an edit set that has not been applied; one that is cancelled stays so.
+
+    Raises:
+        IllegalTransition: it is finished otherwise.
+    """
+    ident = session.scalar(select(Job.id).where(Job.edit_set_id == edit_set.id))
+    job = lock(session, ident) if ident else None
+    assert job is not None, "an edit set is accepted with its job"
+    row = subject(session, job)
+    if row.status == "cancelled":
+        return
+    move(row, "cancelled")
+    finish(session, job, row)
+    audit.record(session, actor, "edit_set.cancel", name(row))

@@ -1,0 +1,1 @@
+"""Registered base models: registration, version 0, aliases."""

@@ -1,0 +1,180 @@
+"""Aliases: names for versions. `live` is the one served by default, and says which edit sets are applied."""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger.auth import audit
+from ledger.blobs.store import Blobs
+from ledger.db import queries
+from ledger.db.tables import Alias, EditSet, Version, VersionEditSet
+from ledger.errors import GateNotMet, InvalidName, NotFound, StaleParent
+from ledger.records import Actor, VersionRecord
+from ledger.versions import versions
+from ledger.versions.versions import BASE, LIVE
+
+ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+def check_delta(store: Blobs, delta_digest: str | None) -> None:
+    """See that a version's delta can be served: there, and the bytes that its digest names.
+
+    Raises:
+        BlobMissing, BlobCorrupt: it cannot.
+    """
+    if delta_digest is not None:
+        store.check(delta_digest)
+
+
+def point(session: Session, model_id: str, name: str, number: int, actor: Actor) -> None:
+    """Point an alias at a version; moving `live` also moves the status of the edit sets it gains and loses.
+
+    The model's head must be locked, and the version must exist.
+    """
+    if name == LIVE:
+        _move_statuses(session, model_id, number)
+    values = {"number": number, "updated_by": audit.actor_name(actor)}
+    session.execute(
+        insert(Alias)
+        .values(model_id=model_id, name=name, **values)
+        .on_conflict_do_update(
+            index_elements=["model_id", "name"], set_={**values, "updated_at": func.clock_timestamp()}
+        )
+    )
+
+
+def _edit_sets(model_id: str, number: int | None) -> Select[str]:
+    return select(VersionEditSet.edit_set_id).where(
+        VersionEditSet.model_id == model_id, VersionEditSet.number == number
+    )
+
+
+def _move_statuses(session: Session, model_id: str, number: int) -> None:
+    """What leaves the live version is withdrawn; what comes (back) into it is applied."""
+    current = session.scalar(
+        select(Alias.number).where(Alias.model_id == model_id, Alias.name == LIVE).with_for_update()
+    )
+    before, after = _edit_sets(model_id, current), _edit_sets(model_id, number)
+    for moved, olds, new in (
+        (before.except_(after), ["applied"], "withdrawn"),
+        (after.except_(before), ["withdrawn", "rejected"], "applied"),
+    ):
+        session.execute(
+            update(EditSet)
+            .where(EditSet.id.in_(moved), EditSet.status.in_(olds))
+            .values(status=new)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def _lineage(session: Session, model_id: str, number: int) -> set[int]:
+    """Return a version and those on which it was computed, back to the base."""
+    line = select(Version.number, Version.parent).where(
+        Version.model_id == model_id, Version.number == number
+    )
+    ancestors = line.cte("lineage", recursive=True)
+    above = select(Version.number, Version.parent).where(
+        Version.model_id == model_id, Version.number == ancestors.c.parent
+    )
+    return set(session.scalars(select(ancestors.union(above).c.number)))
+
+
+def _check_promotion(session: Session, version: Version, live: int) -> None:
+    """Refuse to make live what the gate refused, or what would silently drop facts applied since.
+
+    Going back along the lineage of the live version is a rollback, and always allowed.
+    """
+    model_id, number = version.model_id, version.number
+    if not version.gate_met:
+        raise GateNotMet(model_id, number)
+    related = number in _lineage(session, model_id, live) or live in _lineage(session, model_id, number)
+    if not related:
+        raise StaleParent(model_id, number, version.parent, live)
+
+
+def set_alias(
+    session: Session,
+    model_id: str,
+    name: str,
+    number: int,
+    actor: Actor,
+    force: bool,
+    reason: str | None,
+) -> VersionRecord:
+    """Point an alias at an existing version, and return the version.
+
+    Raises:
+        InvalidName: the name is not allowed.
+        NotFound, ModelNotReady: there is no such model or version, or none yet.
+        GateNotMet, StaleParent: `live` was asked for, and this needs force with a reason.
+    """
+    if not ALIAS.fullmatch(name) or name == BASE:
+        rule = f"up to 64 letters, digits, dashes and underscores, the first a letter, and not {BASE!r}"
+        raise InvalidName("alias", name, rule, "/name")
+    versions.lock_head(session, model_id)
+    version = versions.find(session, model_id, number)
+    forced = force and bool(reason and reason.strip())
+    if name == LIVE and not forced:
+        _check_promotion(session, version, versions.find(session, model_id, LIVE).number)
+    point(session, model_id, name, version.number, actor)
+    detail = {"number": version.number, "force": force, "reason": reason}
+    audit.record(session, actor, "alias.set", f"models/{model_id}/aliases/{name}", detail)
+    return versions.get(session, model_id, version.number)
+
+
+def remove_alias(session: Session, model_id: str, name: str, actor: Actor) -> None:
+    """Remove an alias; its version stays.
+
+    Raises:
+        InvalidName: it is `live`, which a model always has.
+        NotFound, ModelNotReady: there is no such model or alias, or no version yet.
+    """
+    if name == LIVE:
+        raise InvalidName("removed alias", name, f"any other; {LIVE!r} can be pointed elsewhere", "/name")
+    versions.lock_head(session, model_id)
+    number = queries.find_alias(session, model_id, name)
+    if number is None:
+        raise NotFound("alias", name)
+    session.execute(delete(Alias).where(Alias.model_id == model_id, Alias.name == name))
+    audit.record(session, actor, "alias.remove", f"models/{model_id}/aliases/{name}", {"number": number})
+
+
+def roll_back(
+    session: Session, model_id: str, target: VersionRecord, reason: str, actor: Actor
+) -> VersionRecord:
+    """Make a new version with an earlier one's delta and members, and make it live.
+
+    The target's delta must be checked (`check_delta`) before the transaction commits.
+
+    Raises:
+        GateNotMet: the target never met its gate; use the alias with force.
+    """
+    head = versions.lock_head(session, model_id)
+    if not target.gate_met:
+        raise GateNotMet(model_id, target.number)
+    before = versions.find(session, model_id, LIVE).number
+    made = versions.append(
+        session,
+        head,
+        versions.Draft(
+            kind="rollback",
+            parent=before,
+            restores=target.number,
+            members=target.members,
+            delta_digest=target.delta_digest,
+            weights_digest=target.weights_digest,
+            gate_met=target.gate_met,
+            report=target.report,
+            reason=reason,
+            created_by=audit.actor_name(actor),
+            like=target,
+        ),
+    )
+    point(session, model_id, LIVE, made.number, actor)
+    detail = {"from": before, "to": target.number, "reason": reason, "hash": made.hash}
+    audit.record(session, actor, "model.roll_back", f"models/{model_id}/versions/{made.number}", detail)
+    return versions.named(session, made)

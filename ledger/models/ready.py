@@ -1,0 +1,67 @@
+"""Version 0: the base itself, made when a model becomes ready. Its chain starts there."""
+
+from __future__ import annotations
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger.auth import audit
+from ledger.blobs import refs
+from ledger.blobs.store import Blobs
+from ledger.db import queries
+from ledger.db.tables import Editor, Head, Model
+from ledger.integrity.chain import storable
+from ledger.models import aliases, models
+from ledger.records import Actor, Json, ModelRecord
+from ledger.versions import versions
+
+
+def mark_ready(
+    session: Session,
+    store: Blobs,
+    model_id: str,
+    editor_digest: str,
+    editor_card: Json,
+    canaries: Json,
+    base_parameters_digest: str,
+    weights_digest: str | None,
+    actor: Actor,
+) -> ModelRecord:
+    """Make a prepared model ready: its editor, its canaries, version 0 and the alias live.
+
+    A model that is ready already stays as it is, so that several workers may prepare it at once.
+
+    Raises:
+        NotFound: there is no such model.
+        BlobMissing: the editor is not in the store.
+    """
+    model = queries.find(session, Model, model_id, "model", lock=True)
+    if model.status == "ready":
+        return models.get(session, model_id)
+    refs.record(session, store, editor_digest, "editor")
+    card = storable(editor_card, "/editor_card")
+    session.execute(insert(Editor).values(digest=editor_digest, card=card).on_conflict_do_nothing())
+    model.status, model.error = "ready", None
+    model.editor_digest = editor_digest
+    model.canaries = storable(canaries, "/canaries")
+    model.base_parameters_digest = base_parameters_digest
+    session.flush()
+    head = Head(model_id=model_id, number=0, hash="")
+    session.add(head)
+    version = versions.append(
+        session,
+        head,
+        versions.Draft(
+            kind="base",
+            parent=None,
+            members=(),
+            delta_digest=None,
+            weights_digest=weights_digest,
+            gate_met=True,
+            created_by=audit.actor_name(actor),
+        ),
+    )
+    aliases.point(session, model_id, versions.LIVE, 0, actor)
+    detail = {"editor_digest": editor_digest, "hash": version.hash}
+    audit.record(session, actor, "model.complete", f"models/{model_id}", detail)
+    return models.get(session, model_id)

@@ -1,0 +1,1 @@
+"""Versions and what each of them holds."""

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ledger.records import FactRecord, FactReport, JobInput, Member
-from malmen_core.outcome import Outcome
-from malmen_core.verify import summarise, verify
+from malmen_core.editing.outcome import Outcome
+from malmen_core.evaluation.verify import summarise, verify
 from worker.composing import Candidate, Desk, to_fact
 from worker.gate import finite, judge
 from worker.lease import Lease

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from errata.cli.app import assemble
 from ledger import Ledger, LedgerSettings
 from ledger.blobs.store import LocalBlobs
-from malmen_core.held import RANK
-from malmen_core.statistics import Statistics
+from malmen_core.editing.held import RANK
+from malmen_core.editing.statistics import Statistics
 from tests.inprocess import Office, fact
 from tests.servers import Postgres
 from tests.tiny import save_tiny

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from malmen_core.editing.prompts import edit_prompts
 from transformers import AutoTokenizer, GPTJConfig, PretrainedConfig, T5Config
 
 from errata.client.facts_file import read_facts
@@ -25,7 +26,6 @@ from errata.lab.memory import device_peak_mb, reset_device_peak
 from malmen_core.editing.calibrate import calibrate
 from malmen_core.editing.edit import compute_statistics, solve
 from malmen_core.editing.editor import Editor, EditPlan
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.evaluation.evaluate import sample
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel, ModelInfo

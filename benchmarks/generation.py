@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from malmen_core.editing.covariance import openings
-from malmen_core.generation.generator import GenerationRequest, Writer
+from malmen_core.generation.generator import BatchGenerator, GenerationRequest
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Change, Delta
 from malmen_core.models.overlay import Version
@@ -47,7 +47,7 @@ def versions(base: BaseModel, count: int) -> list[Version]:
 
 def write(base: BaseModel, asked: Asked, together: int) -> tuple[Answers, float]:
     """Answers to all requests, and tokens a second."""
-    writer, texts, tokens = Writer(base, together=together), dict[Any, str](), 0
+    writer, texts, tokens = BatchGenerator(base, together=together), dict[Any, str](), 0
     began = time.perf_counter()
     for key, (version, request) in enumerate(asked):
         writer.add(key, version, request)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ledger.records import ModelRecord
+from malmen_core.editing.validation import FactProblem, check_facts
 from malmen_core.errors import CoreError
 from malmen_core.facts import Fact
 from malmen_core.models.families import read_config, task_of
 from malmen_core.models.tasks.base import Task
-from malmen_core.models.tokenization import FactProblem, check_facts, encode_prompt, load_tokenizer
+from malmen_core.models.tokenization import encode_prompt, load_tokenizer
 from service.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class ModelTokenizer:
 
     def room(self, prompt_tokens: int) -> int:
         """How many tokens the answer to a prompt may have; below 1 for a prompt that does not fit."""
-        return self._task.room(self._context_length, prompt_tokens)
+        return self._task.max_new_tokens(self._context_length, prompt_tokens)
 
 
 class TokenizerCache:

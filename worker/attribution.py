@@ -17,7 +17,7 @@ from ledger import Ledger
 from ledger.errors import LedgerError
 from malmen_core.editing.statistics import Statistics
 from malmen_core.errors import CoreError
-from malmen_core.evaluation.attribution import Directions, edited_directions, likeness, prompt_directions
+from malmen_core.evaluation.attribution import Directions, edited_directions, prompt_directions, similarity
 from worker.errors import WorkerError, WorkerStopping
 from worker.generation import WAIT_S, answering, refuse
 from worker.resident import Resident
@@ -60,7 +60,7 @@ class Attribution:
         found: list[tuple[float, str, int]] = []
         for member in self._ledger.members(self._resident.model_id, version).values():
             check()
-            scores = likeness(directions, self._of(member.statistics_digest))
+            scores = similarity(directions, self._of(member.statistics_digest))
             left_out = set(member.left_out)
             found += [(-score, member.edit_set_id, at) for at, score in scores.items() if at not in left_out]
         return [(edit_set_id, at, -minus) for minus, edit_set_id, at in nsmallest(request.limit, found)]

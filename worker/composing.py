@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from ledger import Ledger
 from ledger.records import FactRecord, JobInput, Member
-from malmen_core.editing.compose import Composer, Composition, StatisticsReader
-from malmen_core.editing.parts import SetId
-from malmen_core.editing.refinement import Progress
+from malmen_core.editing.compose import Composer, Composition, SetId, StatisticsReader
+from malmen_core.editing.gauss_newton import Progress
 from malmen_core.editing.statistics import Statistics
-from malmen_core.facts import Fact, Probe
+from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.overlay import Version
 from worker.lease import Lease
 from worker.patience import insist
@@ -147,5 +146,5 @@ def store(desk: Desk, lease: Lease, data: bytes) -> str:
 
 def to_fact(record: FactRecord) -> Fact:
     """Turn a stored fact into the core's."""
-    probes = tuple(map(Probe.from_json, record.locality))
+    probes = tuple(map(LocalityPrompt.from_json, record.locality))
     return Fact(record.prompt, record.target, record.subject, tuple(record.rephrasings), probes)

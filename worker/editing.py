@@ -15,7 +15,7 @@ from typing import Any
 from ledger.errors import HeadMoved, NotItsTurn
 from ledger.records import EditSetRecord, JobInput, Member, NewVersion, VersionRecord
 from malmen_core.editing.edit import edit
-from malmen_core.editing.outcome import Outcome
+from malmen_core.editing.outcome import EditOutcome
 from malmen_core.editing.statistics import Statistics
 from worker import faults
 from worker.composing import Candidate, Desk, compose, store, to_fact
@@ -62,7 +62,7 @@ def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSe
             job = insist(lease, lambda: desk.ledger.load_job(lease.claim, overtaken=True))
 
 
-def _edit(desk: Desk, lease: Lease, job: JobInput) -> tuple[dict[str, Statistics], Mapping[int, Outcome]]:
+def _edit(desk: Desk, lease: Lease, job: JobInput) -> tuple[dict[str, Statistics], Mapping[int, EditOutcome]]:
     """A job's own statistics, stored, by digest, and what became of each fact, by position; or nothing."""
     if job.edit_set is None:
         return {}, {}
@@ -91,7 +91,7 @@ def _verify_and_commit(
     members: tuple[Member, ...],
     candidate: Candidate,
     live_facts: int,
-    outcomes: Mapping[int, Outcome],
+    outcomes: Mapping[int, EditOutcome],
 ) -> VersionRecord | EditSetRecord:
     """Measure a candidate on the real model, and commit it with its report, or that alone of a dry run."""
     insist(lease, lambda: desk.ledger.verifying(lease.claim))

@@ -27,7 +27,7 @@ from broker.generation import Cancellation, GenerationCall, TextRequest
 from ledger import Ledger
 from ledger.errors import LedgerError
 from malmen_core.errors import CoreError
-from malmen_core.generation.generator import Chunk, GenerationRequest, Writer
+from malmen_core.generation.generator import BatchGenerator, Chunk, GenerationRequest
 from malmen_core.models.overlay import Version
 from worker.errors import WorkerError, WorkerStopping, problem
 from worker.resident import Resident
@@ -142,7 +142,7 @@ class GenerationThread(threading.Thread):
 
     def _begin_anew(self) -> None:
         """Forget whatever is being computed."""
-        self._writer = Writer(
+        self._writer = BatchGenerator(
             self._resident.base,
             together=self._settings.generation_batch,
             tokens=self._settings.generation_tokens,

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ledger.records import FactRecord, FactReport, JobInput, Member
-from malmen_core.editing.outcome import Outcome
+from malmen_core.editing.outcome import EditOutcome
 from malmen_core.evaluation.verify import summarise, verify
 from worker.composing import Candidate, Desk, to_fact
 from worker.gate import finite, judge
@@ -76,7 +76,7 @@ def measure(
     members: Sequence[Member],
     candidate: Candidate,
     bound: int,
-    outcomes: Mapping[int, Outcome],
+    outcomes: Mapping[int, EditOutcome],
 ) -> Measured:
     """Run a candidate on the real model, and hold what is found against the gate.
 

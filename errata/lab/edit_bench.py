@@ -266,7 +266,7 @@ def fact_pool(file: str | None, wanted: int) -> list[Fact]:
 def made_up_facts() -> list[Fact]:
     """Thousands of made-up corrections about the packaged named entities, with a locality prompt each."""
     from malmen_core.editing.covariance import entity_kinds
-    from malmen_core.facts import Fact, Probe
+    from malmen_core.facts import Fact, LocalityPrompt
 
     facts = []
     for kind in entity_kinds().values():
@@ -274,7 +274,7 @@ def made_up_facts() -> list[Fact]:
         templates = [template for template in kind.templates if not template.rstrip().endswith("?")]
         for number, (template, name) in enumerate(product(templates, names)):
             target, other = names[-1 - number % len(names)], names[(number + 7) % len(names)]
-            probe = Probe(template.format(other))
+            probe = LocalityPrompt(template.format(other))
             facts.append(Fact(template.format(name), target, name, locality=(probe,)))
     return facts
 

@@ -154,9 +154,10 @@ def _text_problems(
     facts: Sequence[dict[str, Any]], source: str, revision: str | None
 ) -> list[tuple[int, str, str]]:
     """What the model could not be given: (number of the fact, pointer in it, what is wrong)."""
+    from malmen_core.editing.validation import check_texts
     from malmen_core.facts import Fact
     from malmen_core.models.families import context_length, read_config, task_of
-    from malmen_core.models.tokenization import check_texts, load_tokenizer
+    from malmen_core.models.tokenization import load_tokenizer
 
     config = read_config(source, revision)
     task = task_of(config)

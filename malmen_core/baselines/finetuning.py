@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from malmen_core.baselines.sequential import Shifts, one_after_the_other
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.refinement import Progress
+from malmen_core.editing.gauss_newton import Progress
+from malmen_core.editing.goals import edit_goals
 from malmen_core.evaluation.methods import Method, Sets
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
@@ -70,7 +70,7 @@ class FineTuning:
         """See `Method.edit`."""
 
         def tune(facts: Sequence[Fact], shifts: Shifts) -> Shifts:
-            return self._tune(base, edit_prompts(base, facts).sequences, shifts, progress)
+            return self._tune(base, edit_goals(base, facts).sequences, shifts, progress)
 
         return one_after_the_other(base, sets, tune)
 
@@ -88,7 +88,7 @@ class FineTuning:
             for start in range(0, len(order), self.batch_facts):
                 members = order[start : start + self.batch_facts]
                 optimiser.zero_grad()
-                total += _backward(base.draft, _Shifted(present, own), sequences, members)
+                total += _backward(base, _Shifted(present, own), sequences, members)
                 optimiser.step()
                 with torch.no_grad():
                     for shift in own.values():
@@ -118,7 +118,9 @@ def _backward(
     total = 0.0
     for batch in batches(base, sequences, members=members):
         with torch.enable_grad(), intercepting(interceptor):
-            nll_A = score_answers(answer_logits(base, batch), batch.answer_A).nll_A
+            nll_A = score_answers(
+                answer_logits(base, sequences, batch), batch.answer_A, base.continuing_X
+            ).nll_A
             loss = (nll_A / torch.bincount(batch.row_A)[batch.row_A]).sum()
             (loss / len(members)).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())

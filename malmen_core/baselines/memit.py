@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -24,9 +23,10 @@ from torch import Tensor
 from malmen_core.baselines.memit_targets import Optimisation, Prompts, optimise, prepare_prompts, take_keys
 from malmen_core.baselines.sequential import Shifts, one_after_the_other
 from malmen_core.editing.calibrate import preservation_moments
-from malmen_core.editing.covariance import SecondMoment, sample_continuations
-from malmen_core.editing.refinement import Progress
-from malmen_core.editing.ridge import Regulariser, projector
+from malmen_core.editing.covariance import SecondMoment
+from malmen_core.editing.gauss_newton import Progress
+from malmen_core.editing.ridge import Regulariser, Ridge
+from malmen_core.editing.text_samples import sample_continuations
 from malmen_core.evaluation.methods import Method, Sets
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
@@ -108,15 +108,6 @@ class MemitMethod:
     moments: Mapping[str, SecondMoment]
     name: ClassVar[str] = Memit.name
 
-    @cached_property
-    def regularisers(self) -> Mapping[str, Regulariser]:
-        """``c·C0`` by module."""
-        weight = self.plan.prior_weight
-        return {
-            name: Regulariser(RIDGE, weight, moment, len(moment.factor_UR))
-            for name, moment in self.moments.items()
-        }
-
     @property
     def settings(self) -> Mapping[str, Any]:
         """See `Method.settings`."""
@@ -137,7 +128,7 @@ class MemitMethod:
         """``z`` of each fact at the last critical layer: F × V."""
         present = Weights.shifted(base.modules, shifts)
         _, hidden_FV = take_keys(base, present, prompts, next(reversed(base.modules)))
-        return hidden_FV + optimise(base.draft, present, prompts, hidden_FV, self.plan.optimisation, progress)
+        return hidden_FV + optimise(base, present, prompts, hidden_FV, self.plan.optimisation, progress)
 
     def spread(self, base: BaseModel, prompts: Prompts, targets_FV: Tensor, shifts: Shifts) -> Shifts:
         """Solve for each layer in turn, at the weights that the layers before have left."""
@@ -145,6 +136,13 @@ class MemitMethod:
         for number, name in enumerate(base.modules):
             present = Weights.shifted(base.modules, {n: shifts[n] + own[n] for n in shifts})
             keys_FU, hidden_FV = take_keys(base, present, prompts, name)
-            residual_FV = (targets_FV - hidden_FV).double().cpu() / (len(base.modules) - number)
-            own[name] = (projector(keys_FU.cpu(), self.regularisers[name]) @ residual_FV).to(own[name])
+            residual_FV = (targets_FV - hidden_FV).double() / (len(base.modules) - number)
+            own[name] = self._ridge(name, keys_FU).shift(residual_FV)
         return own
+
+    def _ridge(self, name: str, keys_FU: Tensor) -> Ridge:
+        """``(c C0 + K'K)⁻¹ K'``; λ only keeps it solvable."""
+        moment, weight = self.moments[name], self.plan.prior_weight
+        return Ridge.of(
+            keys_FU, Regulariser(RIDGE, keys_FU.shape[1], keys_FU.device, weight=weight, moment=moment)
+        )

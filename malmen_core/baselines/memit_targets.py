@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.refinement import Progress
+from malmen_core.editing.gauss_newton import Progress
+from malmen_core.editing.goals import edit_goals
 from malmen_core.editing.subjects import subject_of
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
@@ -71,7 +71,7 @@ def prepare_prompts(base: BaseModel, facts: Sequence[Fact], prefixes: Sequence[s
     requests: list[Placed] = []
     essences: list[Placed] = []
     plain: list[int] = []
-    for number, sequence in enumerate(edit_prompts(base, facts).sequences):
+    for number, sequence in enumerate(edit_goals(base, facts).sequences):
         fact, subject = facts[number], subject_of(facts[number]).text
         plain.append(len(requests))
         requests.append(_placed(sequence, number))
@@ -121,7 +121,7 @@ def take_keys(base: BaseModel, present: Weights, prompts: Prompts, name: str) ->
 
     for batch in batches(base, [placed.sequence for placed in prompts.requests]):
         with torch.inference_mode(), intercepting(record), _layer_output(base, last, read), suppress(_Seen):
-            answer_logits(base, batch)
+            base.task.answer_logits(base.model, batch)
         columns = _columns(batch, prompts.requests)
         facts = torch.tensor([prompts.requests[i].fact for i in batch.members], device=place)
         rows = torch.arange(len(batch.members), device=place)
@@ -161,7 +161,10 @@ def optimise(
         optimiser.zero_grad()
         loss_F = torch.zeros(prompts.count, dtype=torch.float64)
         for batch, part in push.losses(prompts.requests, open_facts):
-            nll_A = score_answers(part, batch.answer_A).nll_A / torch.bincount(batch.row_A)[batch.row_A]
+            nll_A = (
+                score_answers(part, batch.answer_A, push.base.continuing_X).nll_A
+                / torch.bincount(batch.row_A)[batch.row_A]
+            )
             weight_B = torch.tensor([weights[i] for i in batch.members]).to(nll_A)
             _add(loss_F, batch, prompts.requests, nll_A * weight_B[batch.row_A])
         for batch, part in push.losses(prompts.essences if before else (), open_facts):
@@ -209,7 +212,8 @@ class _Push:
     def losses(self, placed: Sequence[Placed], facts: set[int]) -> Iterator[tuple[Batch, Tensor]]:
         """Batches of the sequences of some facts with their logits, A × X."""
         members = [i for i, each in enumerate(placed) if each.fact in facts]
-        for batch in batches(self.base, [each.sequence for each in placed], members=members):
+        sequences = [each.sequence for each in placed]
+        for batch in batches(self.base, sequences, members=members):
             of_row = torch.tensor([placed[i].fact for i in batch.members], device=self.base.device)
             rows = torch.arange(len(batch.members), device=self.base.device)
             columns = _columns(batch, placed)
@@ -221,16 +225,17 @@ class _Push:
                 return output + added.index_put((rows, columns), self.delta_FV[of_row].to(output))
 
             with torch.enable_grad(), intercepting(self.present), _layer_output(self.base, self.layer, push):
-                logits_AX = answer_logits(self.base, batch)
+                logits_AX = answer_logits(self.base, sequences, batch)
             yield batch, logits_AX
 
 
 def _distributions(base: BaseModel, present: Weights, placed: Sequence[Placed]) -> dict[int, Tensor]:
     """Log-probabilities in front of each sequence's last token, at the present weights."""
     found: dict[int, Tensor] = {}
-    for batch in batches(base, [each.sequence for each in placed]):
+    sequences = [each.sequence for each in placed]
+    for batch in batches(base, sequences):
         with torch.no_grad(), intercepting(present):
-            log_p_AX = torch.log_softmax(answer_logits(base, batch), dim=1).cpu()
+            log_p_AX = torch.log_softmax(answer_logits(base, sequences, batch), dim=1).cpu()
         found |= {i: log_p_AX[row].half().float() for row, i in enumerate(batch.members)}
     return found
 

@@ -17,26 +17,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from malmen_core.baselines.malmen_paper import initial_editor
 from malmen_core.baselines.sequential import Shifts, one_after_the_other
+from malmen_core.editing.calibrate import initial_editor
 from malmen_core.editing.capture import Captured, capture
-from malmen_core.editing.editor import Editor
+from malmen_core.editing.editor import PAPER, Editor
+from malmen_core.editing.gauss_newton import Progress
+from malmen_core.editing.goals import edit_goals
 from malmen_core.editing.hypernetwork import HyperNetwork
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.refinement import Progress
 from malmen_core.evaluation.methods import Method, Sets
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
 from malmen_core.models.overlay import Weights
-from malmen_core.training.meta_gradient import Material
-from malmen_core.training.meta_loss import Lesson, Outcome, run_lesson
+from malmen_core.training.meta_gradient import EditInputs, shifted_weights
+from malmen_core.training.meta_loss import MetaBatch, MetaLossResult, meta_loss
 
 
-def summed_shift(network: HyperNetwork, name: str, rows: Captured) -> Tensor:
+def summed_shift(network: HyperNetwork, name: str, seen: Captured) -> Tensor:
     """``S`` of one module: U × V; differentiable in the network's parameters."""
     _, keys_TU, gradients_TV = network.factors(
-        name, rows.keys_TU.to(network.log_step), rows.gradients_TV.to(network.log_step)
+        name, seen.keys[name].to(network.log_step), seen.gradients[name].to(network.log_step)
     )
     return -network.step(name) / network.shapes[name][0] * keys_TU.T @ gradients_TV
 
@@ -52,35 +52,32 @@ class SummedShifts:
     name: str = "mend"
 
     def weights(
-        self, base: BaseModel, network: HyperNetwork, priors: Mapping[str, Tensor], material: Material
+        self, base: BaseModel, network: HyperNetwork, start: Editor, inputs: EditInputs
     ) -> dict[str, Tensor]:
-        """See `Rule.weights`; there is no equation, so priors and held keys have no place in it."""
-        del priors
+        """See `Rule.weights`; there is no equation, so the start's plan has no place in it."""
+        del start
         with torch.no_grad():
-            shifts = {name: summed_shift(network, name, rows) for name, rows in material.captured.items()}
-        return {
-            name: (module.weight_UV.double() + shifts[name].to(base.device)).to(base.dtype)
-            for name, module in base.modules.items()
-        }
+            shifts = {name: summed_shift(network, name, inputs.captured) for name in base.modules}
+        return shifted_weights(base, shifts)
 
     def learn(
         self,
         base: BaseModel,
         network: HyperNetwork,
-        priors: Mapping[str, Tensor],
-        material: Material,
-        lesson: Lesson,
+        start: Editor,
+        inputs: EditInputs,
+        meta_batch: MetaBatch,
         *,
         batch_tokens: int,
-    ) -> Outcome:
+    ) -> MetaLossResult:
         """See `Rule.learn`."""
-        edited = self.weights(base, network, priors, material)
+        edited = self.weights(base, network, start, inputs)
         weights = {name: weight.requires_grad_() for name, weight in edited.items()}
-        outcome = run_lesson(base, weights, lesson, batch_tokens=batch_tokens)
-        for name, rows in material.captured.items():
-            gradient = weights[name].grad
+        outcome = meta_loss(base, weights, meta_batch, batch_tokens=batch_tokens)
+        for name, weight in weights.items():
+            gradient = weight.grad
             assert gradient is not None
-            shift = summed_shift(network, name, rows)
+            shift = summed_shift(network, name, inputs.captured)
             shift.backward(gradient.to(shift))  # type: ignore[no-untyped-call]
         return outcome
 
@@ -106,7 +103,8 @@ class Mend:
 
     def editor(self, base: BaseModel) -> Editor:
         """The untrained network in an editor's file, to use or to train."""
-        return initial_editor(base, self.step, 1.0, self.seed, {"kind": "mend", **asdict(self)})
+        card = {"kind": "mend", **asdict(self)}
+        return initial_editor(base, PAPER, {}, card, step=self.step, seed=self.seed)
 
     def prepare(self, base: BaseModel, progress: Progress | None = None) -> Method:  # noqa: ARG002
         """See `Baseline.prepare`."""
@@ -135,9 +133,9 @@ class MendMethod:
 
         def turn(facts: Sequence[Fact], shifts: Shifts) -> Shifts:
             present = Weights.shifted(base.modules, shifts)
-            sequences = edit_prompts(base, facts).sequences
-            captured, _ = capture(base.draft, sequences, "answer", weights=present)
+            sequences = edit_goals(base, facts).sequences
+            seen = capture(base, sequences, "answer", weights=present)
             with torch.no_grad():
-                return {name: summed_shift(self.network, name, rows) for name, rows in captured.items()}
+                return {name: summed_shift(self.network, name, seen) for name in base.modules}
 
         return one_after_the_other(base, sets, turn)

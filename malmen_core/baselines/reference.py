@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from malmen_core.editing.goals import edit_goals
 from malmen_core.editing.hypernetwork import HyperNetwork
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.tokenization import Encoded, KeyPosition
@@ -44,7 +44,7 @@ def straightforward_shifts(
         where: at which tokens the modules are edited.
         folder: an empty one, for keys and gradients.
     """
-    sequences = edit_prompts(base, facts).sequences
+    sequences = edit_goals(base, facts).sequences
     files = []
     with _learning(base), _hooked(base) as seen:
         for number, start in enumerate(range(0, len(sequences), BATCH_FACTS)):

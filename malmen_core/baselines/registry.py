@@ -8,11 +8,11 @@ from typing import Any
 from transformers import AutoConfig
 
 from malmen_core.baselines.finetuning import FineTuning
-from malmen_core.baselines.malmen_paper import PlainMalmen, edits_plainly
+from malmen_core.baselines.malmen_paper import PlainMalmen
 from malmen_core.baselines.memit import PREFIX_OPENINGS, Memit
 from malmen_core.baselines.mend import Mend, SummedShifts
 from malmen_core.baselines.ultraedit import TrainingFree
-from malmen_core.editing.editor import Editor
+from malmen_core.editing.editor import PAPER, Editor
 from malmen_core.errors import EditorMismatch, UnknownSetting, UnsupportedArchitecture
 from malmen_core.evaluation.methods import Baseline, Method
 from malmen_core.models.base import BaseModel, inspect_source
@@ -111,7 +111,7 @@ def check_own(chosen: Baseline, editor: Editor, base: BaseModel) -> None:
     _learner(chosen)
     rule = rule_of(chosen.name).name
     own = {
-        "plan": edits_plainly(editor.plan),
+        "plan": editor.plan == PAPER,
         "rule": editor.card.get("rule", rule) == rule,  # untrained editors and older ones name none
         "modules": editor.modules == base.info.modules,
     }

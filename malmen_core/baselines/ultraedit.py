@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from malmen_core.baselines.sequential import Shifts, one_after_the_other
-from malmen_core.editing.capture import Captured, capture
+from malmen_core.editing.capture import capture
+from malmen_core.editing.gauss_newton import Progress
+from malmen_core.editing.goals import edit_goals
 from malmen_core.editing.normaliser import Moments
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.refinement import Progress
-from malmen_core.editing.ridge import Regulariser, projector
+from malmen_core.editing.ridge import Regulariser, Ridge
 from malmen_core.evaluation.methods import Method, Sets
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
@@ -65,21 +65,21 @@ class TrainingFree:
 
         def turn(facts: Sequence[Fact], shifts: Shifts) -> Shifts:
             present = Weights.shifted(base.modules, shifts)
-            sequences = edit_prompts(base, facts).sequences
-            captured, _ = capture(base.draft, sequences, "answer", weights=present)
-            for name, rows in captured.items():
-                key, gradient = running[name]
-                running[name] = (
-                    key.merge(Moments.of(rows.keys_TU)),
-                    gradient.merge(Moments.of(rows.gradients_TV)),
-                )
-            return {name: self.shift(rows, *running[name]) for name, rows in captured.items()}
+            sequences = edit_goals(base, facts).sequences
+            seen = capture(base, sequences, "answer", weights=present)
+            shifts = {}
+            for name, (key, gradient) in running.items():
+                keys_TU, gradients_TV = seen.keys[name], seen.gradients[name]
+                own = key.merge(Moments.of(keys_TU)), gradient.merge(Moments.of(gradients_TV))
+                running[name] = own
+                shifts[name] = self.shift(keys_TU, gradients_TV, *own)
+            return shifts
 
         return one_after_the_other(base, sets, turn)
 
-    def shift(self, rows: Captured, keys: Moments, gradients: Moments) -> Tensor:
+    def shift(self, keys_TU: Tensor, gradients_TV: Tensor, keys: Moments, gradients: Moments) -> Tensor:
         """``S`` of one module: U × V, float64."""
-        square_T = keys.normalise(rows.keys_TU.double()).pow(2).sum(1, keepdim=True)
-        values_TV = -self.step * square_T * gradients.normalise(rows.gradients_TV.double())
-        regulariser = Regulariser(self.ridge, 0.0, None, rows.keys_TU.shape[1])
-        return projector(rows.keys_TU.cpu(), regulariser) @ values_TV.cpu()
+        square_T = keys.normalise(keys_TU.double()).pow(2).sum(1, keepdim=True)
+        values_TV = -self.step * square_T * gradients.normalise(gradients_TV.double())
+        regulariser = Regulariser(self.ridge, keys_TU.shape[1], keys_TU.device)
+        return Ridge.of(keys_TU, regulariser).shift(values_TV)

@@ -1,8 +1,8 @@
-"""Keys and output gradients of the edited modules at the edited tokens, on the base (paper, section 3)."""
+"""What a pass finds at the edited tokens: keys, output gradients, and how each answer stands (section 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,36 +12,46 @@ import torch
 from torch import Tensor
 
 from malmen_core.models.base import BaseModel
-from malmen_core.models.batching import AnswerScores, answer_logits, batches, score_answers, smallest_margins
-from malmen_core.models.lanes import side_by_side
-from malmen_core.models.memory import FORWARD
+from malmen_core.models.batching import (
+    answer_logits,
+    batches,
+    score_answers,
+    smallest_by_sequence,
+    sum_by_sequence,
+)
 from malmen_core.models.overlay import EditedModule, Weights, intercepting
 from malmen_core.models.tasks.base import Batch, Reading
-from malmen_core.models.tasks.causal import read_ahead
 from malmen_core.models.tokenization import Encoded, KeyPosition, longest
 
-SURE = 1e-6
-"""Of an answer that has all but so little of the probability, others are not told apart."""
-KEYS_BATCH = 2048
+KEYS_AT_ONCE = 4096
 """Tokens whose keys are kept at a time, at most."""
+
+Position = tuple[str, int]
+"""A stack, and a token in the text that it reads."""
 
 
 @dataclass(frozen=True)
 class Captured:
-    """What one module saw at the edited tokens, in the sequences' order.
+    """What one pass saw of some sequences, on the base's device.
 
     Attributes:
-        keys_TU: its inputs; float32 (float64 for a float64 base), on the CPU.
-        gradients_TV: gradient with respect to its outputs of what the pass scores: the answers' total
-            negative log-likelihood, or their log-odds; likewise.
+        keys: inputs of each module at the edited tokens, T × U; float32 (float64 for a float64 base).
+        gradients: of each sequence's total negative log-likelihood with respect to the module's output
+            there, T × V; likewise. Empty for a pass without gradients.
+        sequence_T: the sequence of each row; int64.
+        nll_Q: negative log-likelihood of each sequence's answer, in nats; float64.
+        margin_Q: by how many nats each sequence's answer tokens beat all others at least; float64.
     """
 
-    keys_TU: Tensor
-    gradients_TV: Tensor
+    keys: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    sequence_T: Tensor
+    nll_Q: Tensor
+    margin_Q: Tensor
 
 
 class _Recorder:
-    """Keeps inputs and outputs of edited modules; outputs keep their gradient."""
+    """Keeps inputs and outputs of edited modules; outputs keep their gradient in a pass that has some."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -50,11 +60,10 @@ class _Recorder:
 
     def __call__(self, module: EditedModule, inputs: Tensor) -> Tensor:
         output = self.weights(module, inputs)
-        if not output.requires_grad:
-            output = output.detach().requires_grad_()
-        output.retain_grad()
-        self.inputs[module.name] = inputs.detach()
-        self.outputs[module.name] = output
+        if torch.is_grad_enabled():
+            output = output if output.requires_grad else output.detach().requires_grad_()
+            output.retain_grad()
+        self.inputs[module.name], self.outputs[module.name] = inputs.detach(), output
         return output
 
 
@@ -64,153 +73,71 @@ def capture(
     where: KeyPosition,
     *,
     weights: Weights | None = None,
+    gradients: bool = True,
     batch_tokens: int | None = None,
-) -> tuple[dict[str, Captured], Tensor]:
-    """Keys and gradients of every edited module at every edited token.
+) -> Captured:
+    """Keys and gradients of every edited module at every edited token, and how the answers stand.
 
-    The loss is the sum of the answers' token losses, so a sequence's gradient does not depend on its batch.
-    Stacks are edited at tokens of their own. All modules have a row for each of them, in the stacks' order; a
-    row of another stack is zero, which adds nothing to ``K'K`` and ``K'D``.
+    A sequence's gradient does not depend on its batch. Stacks are edited at tokens of their own. All modules
+    have a row for each of them, in the stacks' order; a row of another stack is zero, which adds nothing to
+    ``K'K`` and ``K'D``.
 
     Args:
         base: the base model.
         sequences: prompts with answers.
         where: at which tokens, see `Encoded.key_positions`.
         weights: at which the edited modules are run; None for the base's own.
+        gradients: whether to go backward too.
         batch_tokens: padded tokens of a batch at most; changes speed and memory, not the result.
 
-    Returns:
-        Captured rows by module, and for each row the index of its sequence (int64, T).
-
     Raises:
         OutOfDeviceMemory: a sequence does not fit.
     """
-    positions = [_positions(base, sequence, [where]) for sequence in sequences]
-    run = partial(_capture, base, weights or Weights({}), lambda _, s: s.nll_A, sequences, positions)
-    return base.room.within(batch_tokens, longest(sequences), run)
+    positions = [edited_positions(base, sequence, where) for sequence in sequences]
+    run = partial(_capture, base, sequences, positions, weights or Weights({}), gradients)
+    return base.memory.run(batch_tokens, longest(sequences), run, forward=not gradients)
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What a pass found of some sequences' answers.
-
-    Attributes:
-        captured: keys by module, and the gradients that raise the odds.
-        sequence_T: the sequence of each row.
-        odds_Q: log-odds of each sequence's whole answer, ``log p/(1 - p)``, in nats; float64.
-        margins_Q: by how many nats each sequence's answer tokens beat all others at least; float64.
-    """
-
-    captured: dict[str, Captured]
-    sequence_T: Tensor
-    odds_Q: Tensor
-    margins_Q: Tensor
-
-
-def capture_odds(
-    base: BaseModel,
-    weights: Weights,
-    sequences: Sequence[Encoded],
-    where: KeyPosition,
-    *,
-    batch_tokens: int | None = None,
-) -> Answered:
-    """Each sequence's log-odds at some weights, with keys and the gradients that raise them.
-
-    They are the odds of the whole answer: its worst token, and the best of that one's rivals, change from
-    step to step. Rows are those of every edited token and of those that answer, where a shift acts at once.
-
-    Args:
-        base: the base model.
-        weights: at which the edited modules are run.
-        sequences: prompts with answers.
-        where: as `capture` has it.
-        batch_tokens: likewise.
-
-    Raises:
-        OutOfDeviceMemory: a sequence does not fit.
-    """
-    odds_Q, margins_Q = torch.zeros(2, len(sequences), dtype=torch.float64)
-
-    def log_odds(batch: Batch, scores: AnswerScores) -> Tensor:
-        nll_B = scores.nll_A.new_zeros(len(batch.members)).index_add(0, batch.row_A, scores.nll_A)
-        others_B = (-torch.expm1(-nll_B.detach())).clamp_min(SURE)  # 1 - p
-        members = list(batch.members)
-        odds_Q[members] = -(nll_B.detach() + others_B.log()).double().cpu()
-        margins_Q[members] = smallest_margins(batch, scores.margin_A).double().cpu()
-        return -nll_B / others_B
-
-    positions = [_positions(base, sequence, [where, "answer"]) for sequence in sequences]
-    run = partial(_capture, base, weights, log_odds, sequences, positions)
-    return Answered(*base.room.within(batch_tokens, longest(sequences), run), odds_Q, margins_Q)
-
-
-Position = tuple[str, int]
-"""A stack, and a token in the text that it reads."""
-
-
-def _positions(base: BaseModel, sequence: Encoded, wheres: Sequence[KeyPosition]) -> list[Position]:
+def edited_positions(base: BaseModel, sequence: Encoded, where: KeyPosition) -> list[Position]:
     """Where a sequence's rows are taken, stack by stack."""
     stacks = [stack for stack in base.task.stacks(base.model) if stack in base.stack_of.values()]
-    return [
-        (stack, position)
-        for stack in stacks
-        for position in sorted({p for w in wheres for p in base.task.key_positions(sequence, w, stack)})
-    ]
-
-
-Objective = Callable[[Batch, AnswerScores], Tensor]
-"""What a pass differentiates the sum of."""
+    return [(stack, p) for stack in stacks for p in base.task.key_positions(sequence, where, stack)]
 
 
 def _capture(
     base: BaseModel,
-    weights: Weights,
-    objective: Objective,
     sequences: Sequence[Encoded],
     positions: Sequence[Sequence[Position]],
+    weights: Weights,
+    gradients: bool,
     batch_tokens: int,
-) -> tuple[dict[str, Captured], Tensor]:
-    sequence_T = torch.tensor([i for i, group in enumerate(positions) for _ in group], dtype=torch.int64)
-    first_row = [0, *accumulate(len(group) for group in positions)]
-    dtype = torch.promote_types(base.dtype, torch.float32)
-    captured = {
-        name: Captured(*(torch.zeros(len(sequence_T), width, dtype=dtype) for width in module.shape))
-        for name, module in base.modules.items()
-    }
-
-    def run(batch: Batch) -> None:
-        with intercepting(weights):
-            batch = _read_ahead(base, batch, positions)
-        recorder = _backward(base, weights, objective, batch)
-        edited = {
-            stack: _edited_tokens(batch, stack, positions, first_row) for stack in set(base.stack_of.values())
-        }
+) -> Captured:
+    owners = [i for i, own in enumerate(positions) for _ in own]
+    first_row = [0, *accumulate(len(own) for own in positions)]
+    dtype, place = torch.promote_types(base.dtype, torch.float32), base.device
+    shapes = {name: module.shape for name, module in base.modules.items()}
+    keys = {name: torch.zeros(len(owners), u, dtype=dtype, device=place) for name, (u, _) in shapes.items()}
+    found = {n: torch.zeros(len(owners), v, dtype=dtype, device=place) for n, (_, v) in shapes.items()}
+    nll_Q, margin_Q = torch.zeros(2, len(sequences), dtype=torch.float64, device=place)
+    for batch in batches(base, sequences, batch_tokens=batch_tokens):
+        recorder = _Recorder(weights)
+        with torch.set_grad_enabled(gradients), intercepting(recorder):
+            logits_AX = answer_logits(base, sequences, batch)
+            scores = score_answers(logits_AX, batch.answer_A, base.continuing_X)
+            if gradients:
+                scores.nll_A.sum().backward()  # type: ignore[no-untyped-call]
+        members = list(batch.members)
+        nll_Q[members] = sum_by_sequence(batch, scores.nll_A.detach()).double()
+        margin_Q[members] = smallest_by_sequence(batch, scores.margin_A).double()
+        places = {s: _edited_tokens(batch, s, positions, first_row) for s in set(base.stack_of.values())}
         for name, stack in base.stack_of.items():
-            gradient, own = recorder.outputs[name].grad, captured[name]
-            assert gradient is not None
-            rows, row_of, column_of = edited[stack]
-            own.keys_TU[rows] = recorder.inputs[name][row_of, column_of].to(own.keys_TU)
-            own.gradients_TV[rows] = gradient[row_of, column_of].to(own.gradients_TV)
-
-    learning = [
-        len(each.ids) - own[0][1] if base.shares_cache else len(each.ids)
-        for each, own in zip(sequences, positions, strict=True)
-    ]
-    made = list(batches(base, sequences, batch_tokens=batch_tokens, learning=learning))
-    side_by_side(base, run, made[::-1])
-    return captured, sequence_T
-
-
-def _read_ahead(base: BaseModel, batch: Batch, positions: Sequence[Sequence[Position]]) -> Batch:
-    """What no gradient goes through is read ahead, where it is so much that a pass of its own is faster."""
-    if not base.shares_cache:
-        return batch
-    first = [positions[member][0] for member in batch.members]
-    columns = min(batch.readings[stack].column(row, p) for row, (stack, p) in enumerate(first))
-    if columns * len(first) < base.room.pass_tokens:
-        return batch
-    return read_ahead(base, batch, columns)
+            rows, row_of, column_of = places[stack]
+            keys[name][rows] = recorder.inputs[name][row_of, column_of].to(dtype)
+            if gradients:
+                gradient = recorder.outputs[name].grad
+                assert gradient is not None
+                found[name][rows] = gradient[row_of, column_of].to(dtype)
+    return Captured(keys, found if gradients else {}, torch.tensor(owners, device=place), nll_Q, margin_Q)
 
 
 class _AllSeen(Exception):
@@ -218,7 +145,7 @@ class _AllSeen(Exception):
 
 
 def keys_everywhere(base: BaseModel, sequences: Sequence[Encoded]) -> dict[str, Tensor]:
-    """Keys at every position of some sequences, by module: N × U, float32 at least.
+    """Keys on the base at every position of some sequences, by module: N × U, float32 at least.
 
     Zero at positions that the module's stack does not read. The forward pass ends at the last edited module:
     what lies above is not computed.
@@ -227,75 +154,65 @@ def keys_everywhere(base: BaseModel, sequences: Sequence[Encoded]) -> dict[str, 
         OutOfDeviceMemory: a sequence does not fit.
     """
     run = partial(_keys_everywhere, base, sequences)
-    return base.room.within(KEYS_BATCH, longest(sequences), run, share=FORWARD)
+    return base.memory.run(KEYS_AT_ONCE, longest(sequences), run, forward=True)
 
 
 def _keys_everywhere(base: BaseModel, sequences: Sequence[Encoded], batch_tokens: int) -> dict[str, Tensor]:
     first_N = [0, *accumulate(len(sequence.ids) for sequence in sequences)]
-    found: dict[str, Tensor] = {}
+    dtype = torch.promote_types(base.dtype, torch.float32)
+    found = {
+        name: torch.zeros(first_N[-1], module.shape[0], dtype=dtype, device=base.device)
+        for name, module in base.modules.items()
+    }
     for batch in batches(base, sequences, batch_tokens=batch_tokens):
-        _keep_keys(base, batch, first_N, found)
+        starts = [first_N[member] for member in batch.members]
+        places = {stack: _all_tokens(reading, starts) for stack, reading in batch.readings.items()}
+        seen = set[str]()
+
+        def record(module: EditedModule, inputs: Tensor, places=places, seen=seen) -> Tensor:  # type: ignore[no-untyped-def]
+            rows, row_of, column_of = places[base.stack_of[module.name]]
+            found[module.name][rows] = inputs[row_of, column_of].to(dtype)
+            seen.add(module.name)
+            if len(seen) == len(base.modules):
+                raise _AllSeen
+            return module.base(inputs)
+
+        with torch.inference_mode(), intercepting(record), suppress(_AllSeen):
+            base.task.answer_logits(base.model, batch)
     return found
 
 
-def _keep_keys(base: BaseModel, batch: Batch, first_N: Sequence[int], found: dict[str, Tensor]) -> None:
-    """Run a batch as far as the last edited module; each one's inputs join those of other batches."""
-    starts = [first_N[member] for member in batch.members]
-    places = {stack: _all_tokens(reading, starts) for stack, reading in batch.readings.items()}
-    seen = set[str]()
+def keys_at(
+    base: BaseModel, sequences: Sequence[Encoded], positions: Sequence[Sequence[int]]
+) -> dict[str, Tensor]:
+    """Keys on the base at some positions of each sequence, by module: N × U, in order.
 
-    def record(module: EditedModule, inputs: Tensor) -> Tensor:
-        if module.name not in found:
-            dtype = torch.promote_types(inputs.dtype, torch.float32)
-            found[module.name] = inputs.new_zeros(first_N[-1], inputs.shape[-1], dtype=dtype)
-        rows, row_of, column_of = places[base.stack_of[module.name]]
-        found[module.name][rows] = inputs[row_of, column_of].to(found[module.name])
-        seen.add(module.name)
-        if len(seen) == len(base.modules):
-            raise _AllSeen
-        return module.base(inputs)
-
-    with torch.inference_mode(), intercepting(record), suppress(_AllSeen):
-        base.task.answer_logits(base, batch)
-
-
-def rows_at(sequences: Sequence[Encoded], positions: Sequence[Sequence[int]]) -> list[int]:
-    """Where some positions of each sequence stand among those of all, which `keys_everywhere` gives."""
-    starts = accumulate((len(sequence.ids) for sequence in sequences), initial=0)
-    return [start + each for start, own in zip(starts, positions, strict=False) for each in own]
+    What is kept at a time is bounded, however many sequences there are.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in base.modules}
+    for some in _chunks(sequences):
+        texts, starts = (
+            [sequences[i] for i in some],
+            accumulate((len(sequences[i].ids) for i in some), initial=0),
+        )
+        rows = [start + p for start, i in zip(starts, some, strict=False) for p in positions[i]]
+        for name, keys_NU in keys_everywhere(base, texts).items():
+            parts[name].append(keys_NU[rows])
+    empty = {name: torch.zeros(0, base.modules[name].shape[0], device=base.device) for name in parts}
+    return {name: torch.cat(part) if part else empty[name] for name, part in parts.items()}
 
 
-def keys_by_group(base: BaseModel, groups: Sequence[Sequence[Encoded]]) -> Iterator[dict[str, Tensor]]:
-    """Keys at every position of each group of sequences, by module; groups share passes where they fit."""
-    for batch in _kept_together(base, groups):
-        counts = [sum(len(each.ids) for each in group) for group in batch]
-        keys = keys_everywhere(base, [each for group in batch for each in group])
-        parts = {name: torch.split(keys_NU, counts) for name, keys_NU in keys.items()}
-        for number in range(len(batch)):
-            yield {name: split[number] for name, split in parts.items()}
-
-
-def _kept_together(base: BaseModel, groups: Sequence[Sequence[Encoded]]) -> Iterator[list[Sequence[Encoded]]]:
-    """Neighbouring groups of sequences, as many as there is room for now; at least one group."""
-    batch: list[Sequence[Encoded]] = []
-    held = 0
-    for group in groups:
-        more = sum(len(each.ids) for each in group)
-        if batch and held + more > min(KEYS_BATCH, base.room.forward_tokens):
-            yield batch
-            batch, held = [], 0
-        batch.append(group)
-        held += more
-    if batch:
-        yield batch
-
-
-def _backward(base: BaseModel, weights: Weights, objective: Objective, batch: Batch) -> _Recorder:
-    recorder = _Recorder(weights)
-    with torch.enable_grad(), intercepting(recorder):
-        scores = score_answers(answer_logits(base, batch), batch.answer_A)
-        objective(batch, scores).sum().backward()  # type: ignore[no-untyped-call]
-    return recorder
+def _chunks(sequences: Sequence[Encoded]) -> Iterator[list[int]]:
+    chunk: list[int] = []
+    tokens = 0
+    for i, sequence in enumerate(sequences):
+        if chunk and tokens + len(sequence.ids) > KEYS_AT_ONCE:
+            yield chunk
+            chunk, tokens = [], 0
+        chunk.append(i)
+        tokens += len(sequence.ids)
+    if chunk:
+        yield chunk
 
 
 Places = tuple[list[int], list[int], list[int]]

@@ -1,31 +1,47 @@
 """Composing: from the statistics of all live sets to one delta, whatever their history.
 
-The delta is a function of the live facts alone: sets are stacked in the order of their digests, or summed
-exactly (`sums`), and what the sum spoils is repaired (`repair`). With no more rows than input features, the
-dual form is solved and the delta is low-rank; with more, the primal form of the sums, which do not grow.
+The delta is a function of the live facts alone: rows are stacked in the order of the sets' digests, preserved
+keys in the order of theirs, and one normal equation is solved over all of them. Facts that the sum does not
+hold, such as two of one subject in two sets, are refined further, together and from the sum (`repair`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
+from torch import Tensor
 
-from malmen_core.editing.balance import balanced
+from malmen_core.editing.capture import edited_positions
+from malmen_core.editing.edit import delta_of, located, rows_of
 from malmen_core.editing.editor import Editor
-from malmen_core.editing.parts import Part, SetId
-from malmen_core.editing.refinement import Progress
-from malmen_core.editing.repair import FactReader, repair
-from malmen_core.editing.ridge import Regulariser
+from malmen_core.editing.gauss_newton import FreeRows, Progress, solve_rounds
+from malmen_core.editing.goals import Goals, edit_goals
+from malmen_core.editing.ridge import Ridge
 from malmen_core.editing.statistics import Statistics
-from malmen_core.editing.sums import add_all, new_sums
-from malmen_core.editing.systems import Primal, System, delta_of, systems_of
+from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
+from malmen_core.models.tokenization import Encoded
 
+SetId = tuple[str, tuple[int, ...]]
+"""Digest of a set's statistics, and the facts that are left out of it, in order."""
+Place = tuple[SetId, int]
+"""A set, and the number of a fact in it."""
 StatisticsReader = Callable[[str], Statistics]
 """Gives statistics by digest."""
+FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[Fact]]]
+"""Gives the facts of some sets at some positions, in their order."""
+
+Key = TypeVar("Key", SetId, str)
+
+TOLERANCE = 0.2
+"""A fact may be given so much else than it asked for, relative to that, before it is looked at again."""
+PASSES = 4
+"""Looks at what a repair did to other facts."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +50,35 @@ class Composition:
 
     Attributes:
         delta: of all live facts.
-        repaired: the facts whose value differences were moved by repair, by set.
+        repaired: the facts that were run again since the sum gives them something else, by set.
     """
 
     delta: Delta
     repaired: Mapping[SetId, tuple[int, ...]]
+
+
+class _Stack(Generic[Key]):
+    """Rows of several owners in the order of the owners' keys, which may come and go."""
+
+    def __init__(self) -> None:
+        self.owners: list[Key] = []
+        self.counts: list[int] = []
+        self.rows: dict[str, Tensor] = {}
+
+    def change(self, owner: Key, rows: Mapping[str, Tensor]) -> None:
+        """Put an owner's rows where they belong, in place of those that it had; none to take them out."""
+        place = bisect_left(self.owners, owner)
+        start = sum(self.counts[:place])
+        known = place < len(self.owners) and self.owners[place] == owner
+        end = start + (self.counts[place] if known else 0)
+        self.owners[place : place + known] = [owner] if rows else []
+        self.counts[place : place + known] = [len(next(iter(rows.values())))] if rows else []
+        for name in rows or self.rows:
+            old = self.rows.get(name)
+            parts = [] if old is None else [old[:start], old[end:]]
+            if rows:
+                parts.insert(min(1, len(parts)), rows[name])
+            self.rows[name] = torch.cat(parts)
 
 
 class Composer:
@@ -49,9 +89,11 @@ class Composer:
 
     def __init__(self, base: BaseModel, editor: Editor) -> None:
         self._base, self._editor = base, editor
-        self._parts: dict[SetId, Part] = {}
-        self._sums = new_sums(editor.network.shapes)
-        self._summed: set[SetId] = set()
+        self._facts: dict[SetId, Tensor] = {}
+        self._groups: dict[SetId, tuple[str, ...]] = {}
+        self._users: dict[str, int] = {}
+        self._rows: _Stack[SetId] = _Stack()
+        self._preserved: _Stack[str] = _Stack()
 
     def compose(
         self,
@@ -60,72 +102,176 @@ class Composer:
         read_facts: FactReader,
         progress: Progress | None = None,
     ) -> Composition:
-        """Solve for some sets together, and repair what their sum does not hold.
+        """Solve for some sets together, and refine what their sum does not hold.
 
         Args:
             wanted: the live sets, and whether each was edited with its rephrasings.
             read_statistics: gives a set's statistics, with all of its facts.
-            read_facts: gives the facts that may need repair.
-            progress: told ``("solving", sets done, sets)`` and what refinement reports; may raise to abort.
+            read_facts: gives the facts that are looked at again.
+            progress: told ``("solving", sets done, sets)`` and what the rounds report; may raise to abort.
 
         Raises:
             NotFiniteError: the statistics or the solution are infinite or NaN.
         """
-        parts: Mapping[SetId, Part] = self._read(wanted, read_statistics, progress)
-        if not parts:
-            return Composition(Delta.empty(), {})
-        features = min(inputs for inputs, _ in self._editor.network.shapes.values())
-        if sum(part.rows for part in parts.values()) <= features:
-            systems: Mapping[str, System] = self._stack(parts, read_statistics)
-        else:
-            systems = self._sum(parts, read_statistics)
-        if self._editor.plan.refinement.rounds > 0:
-            whole = balanced(parts, systems, self._editor.plan.refinement)
-            parts, systems = whole.parts, whole.systems
-        margin = torch.tensor(self._editor.plan.refinement.margin / 2, dtype=torch.float64)
-        outcome = repair(self._base, self._editor, parts, systems, margin, read_facts, progress)
-        return Composition(delta_of(systems, outcome.moved), outcome.facts)
-
-    def _read(
-        self, wanted: Mapping[SetId, bool], read: StatisticsReader, progress: Progress | None
-    ) -> dict[SetId, Part]:
-        """The parts in canonical order, without those of which nothing is left; others are forgotten."""
-        kept: dict[SetId, Part] = {}
-        for number, ident in enumerate(sorted(wanted), start=1):
-            part = self._parts.get(ident)
-            if part is None:
-                part = Part.of(self._editor, _live(ident, read), wanted[ident])
-            kept[ident] = part
+        for number, ident in enumerate(sorted(self._facts.keys() ^ wanted.keys()), start=1):
+            if ident in self._facts:
+                self._drop(ident)
+            else:
+                self._add(ident, read_statistics(ident[0]).without(ident[1]).check_finite())
             if progress is not None:
                 progress("solving", number, len(wanted))
-        self._parts = kept
-        return {ident: part for ident, part in kept.items() if part.rows}
+        if not self._rows.owners:
+            return Composition(Delta.empty(), {})
+        names = self._editor.modules
+        keys = {name: self._rows.rows[f"{name}:keys"] for name in names}
+        differences = {name: self._rows.rows[f"{name}:differences"].double() for name in names}
+        ridges = self._ridges(keys)
+        repaired: list[Place] = []
+        if len(self._rows.owners) > 1 and self._editor.plan.rounds > 0:
+            table = _Table(self._places(), keys, differences, ridges)
+            repaired = repair(self._base, self._editor, table, wanted, read_facts, progress)
+            differences = table.differences
+        by_set: dict[SetId, tuple[int, ...]] = {}
+        for ident, fact in repaired:
+            by_set[ident] = (*by_set.get(ident, ()), fact)
+        return Composition(delta_of(ridges, differences), by_set)
 
-    def _stack(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, System]:
-        stacked = Statistics.sum([_live(ident, read) for ident in parts])
-        return systems_of(stacked.modules, self._regularisers(parts))
+    def _add(self, ident: SetId, statistics: Statistics) -> None:
+        self._facts[ident] = statistics.fact_T
+        if len(statistics.fact_T) == 0:
+            return
+        parts = {f"{n}:keys": rows.keys_TU for n, rows in statistics.modules.items()}
+        parts |= {f"{n}:differences": rows.differences_TV for n, rows in statistics.modules.items()}
+        self._rows.change(ident, parts)
+        groups = statistics.preserved.groups
+        self._groups[ident] = tuple(group.key for group in groups)
+        split = {
+            name: torch.split(keys_PU, [group.rows for group in groups]) if groups else ()
+            for name, keys_PU in statistics.preserved.keys.items()
+        }
+        for number, group in enumerate(groups):
+            if self._users.setdefault(group.key, 0) == 0:
+                self._preserved.change(group.key, {name: parts[number] for name, parts in split.items()})
+            self._users[group.key] += 1
 
-    def _sum(self, parts: Mapping[SetId, Part], read: StatisticsReader) -> dict[str, System]:
-        if len(self._summed ^ parts.keys()) > len(parts):
-            self._forget_sums()
-        try:
-            for ident in sorted(self._summed ^ parts.keys()):
-                add_all(self._sums, _live(ident, read), -1 if ident in self._summed else 1)
-                self._summed ^= {ident}
-        except BaseException:
-            self._forget_sums()  # one that was half added
-            raise
-        regularisers = self._regularisers(parts)
-        return {n: Primal.of(s.gram(), s.product(), regularisers[n]) for n, s in self._sums.items()}
+    def _drop(self, ident: SetId) -> None:
+        if len(self._facts.pop(ident)):
+            self._rows.change(ident, {})
+        for key in self._groups.pop(ident, ()):
+            self._users[key] -= 1
+            if not self._users[key]:
+                self._preserved.change(key, {})
 
-    def _regularisers(self, parts: Mapping[SetId, Part]) -> Mapping[str, Regulariser]:
-        return self._editor.regularisers_of(sum(part.facts for part in parts.values()))
+    def _ridges(self, keys: Mapping[str, Tensor]) -> dict[str, Ridge]:
+        place = self._base.memory.device_for(sum(2 * 8 * each.numel() for each in keys.values()))
+        preserved = self._preserved.rows or None
+        regularisers = self._editor.regularisers(place, preserved)
+        noise = self._editor.plan.noise
+        return {name: Ridge.of(keys_TU, regularisers[name], noise) for name, keys_TU in keys.items()}
 
-    def _forget_sums(self) -> None:
-        self._sums, self._summed = new_sums(self._editor.network.shapes), set()
+    def _places(self) -> list[Place]:
+        """The set and the fact of each row."""
+        return [(ident, int(fact)) for ident in self._rows.owners for fact in self._facts[ident]]
 
 
-def _live(ident: SetId, read: StatisticsReader) -> Statistics:
-    digest, left_out = ident
-    statistics = read(digest)
-    return statistics.without(left_out) if left_out else statistics
+class _Table:
+    """The rows of all live facts, one under the other; facts are numbered through."""
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        keys: Mapping[str, Tensor],
+        differences: dict[str, Tensor],
+        ridges: Mapping[str, Ridge],
+    ) -> None:
+        self.facts = list(dict.fromkeys(places))
+        number = {place: i for i, place in enumerate(self.facts)}
+        self.owner_T = torch.tensor([number[place] for place in places], dtype=torch.int64)
+        self.keys, self.differences, self.ridges = keys, differences, ridges
+
+    def shifts(self) -> dict[str, Tensor]:
+        """``S`` of each module."""
+        return {name: ridge.shift(self.differences[name]) for name, ridge in self.ridges.items()}
+
+    def disturbed(self, shifts: Mapping[str, Tensor]) -> set[int]:
+        """Facts for which the solution gives something else than they ask for."""
+        off_N = torch.zeros(len(self.facts), dtype=torch.float64)
+        size_N = torch.zeros_like(off_N)
+        for name, shift_UV in shifts.items():
+            given_TV = (self.keys[name].to(shift_UV) @ shift_UV).cpu()
+            off_N.index_add_(0, self.owner_T, (given_TV - self.differences[name]).square().sum(1))
+            size_N.index_add_(0, self.owner_T, self.differences[name].square().sum(1))
+        return set((off_N > TOLERANCE**2 * size_N).nonzero()[:, 0].tolist())
+
+
+def repair(
+    base: BaseModel,
+    editor: Editor,
+    table: _Table,
+    wanted: Mapping[SetId, bool],
+    read_facts: FactReader,
+    progress: Progress | None,
+) -> list[Place]:
+    """Refine the facts that the sum of some sets does not hold, to half the margin of an edit.
+
+    Which facts those are shows in what the solution gives at their keys: linear algebra on rows that are kept,
+    without a look at any text. Only they are run, and moved where they lack their margin, while all other rows
+    stand still; then the others are looked at again.
+
+    Returns:
+        The facts that were run.
+    """
+    suspects: set[int] = set()
+    shifts = table.shifts()
+    for _ in range(PASSES):
+        found = table.disturbed(shifts) - suspects
+        if not found:
+            break
+        suspects |= found
+        some = sorted(suspects)
+        rows_R = torch.isin(table.owner_T, torch.tensor(some)).nonzero()[:, 0]
+        goals = _goals(base, editor, [table.facts[i] for i in some], wanted, read_facts)
+        free = {}
+        for name, ridge in table.ridges.items():
+            projector_UR = ridge.projector(rows_R)
+            own_RV = table.differences[name][rows_R].to(projector_UR)
+            still_UV = shifts[name] - projector_UR @ own_RV
+            keys_RU = table.keys[name][rows_R]
+            free[name] = FreeRows(keys_RU, projector_UR, own_RV, still_UV, editor.scales[name])
+        row_N = _row_of_positions(base, editor, goals)
+        moved = solve_rounds(
+            base, editor, goals.sequences, row_N, free, editor.plan.margin / 2, progress=progress
+        ).rows
+        for name, each in moved.items():
+            table.differences[name] = table.differences[name].index_copy(0, rows_R, each.differences_RV.cpu())
+            shifts[name] = each.shift_UV
+    return [table.facts[i] for i in sorted(suspects)]
+
+
+def _goals(
+    base: BaseModel,
+    editor: Editor,
+    places: Sequence[Place],
+    wanted: Mapping[SetId, bool],
+    read_facts: FactReader,
+) -> Goals:
+    """The goals of some facts, in their order, each set's with its rephrasings if it was edited so."""
+    asked: dict[SetId, list[int]] = {}
+    for ident, fact in places:
+        asked.setdefault(ident, []).append(fact)
+    texts = read_facts(asked)
+    sequences: list[Encoded] = []
+    owners: list[int] = []
+    count = 0
+    for ident, numbers in asked.items():
+        own = edit_goals(base, list(texts[ident]), edit_on_rephrasings=wanted[ident])
+        sequences += own.sequences
+        owners += [count + fact for fact in own.fact_of]
+        count += len(numbers)
+    return located(base, editor, Goals(tuple(sequences), tuple(owners)))
+
+
+def _row_of_positions(base: BaseModel, editor: Editor, goals: Goals) -> Tensor:
+    positions = [len(edited_positions(base, each, editor.plan.where)) for each in goals.sequences]
+    goal_N = torch.tensor([i for i, count in enumerate(positions) for _ in range(count)], dtype=torch.int64)
+    return rows_of(goals, goal_N)[0]

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import accumulate, pairwise
 
 import torch
+from torch import Tensor
 
-from malmen_core.editing.balance import balanced
+from malmen_core.editing.capture import capture
 from malmen_core.editing.editor import Editor
-from malmen_core.editing.group import Group, check_finite, edit_group
-from malmen_core.editing.outcome import Outcome, Standing, outcomes
-from malmen_core.editing.parts import Part, SetId
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.refinement import Progress
-from malmen_core.editing.repair import repair
-from malmen_core.editing.statistics import Rows, Statistics, kept
-from malmen_core.editing.systems import delta_of, systems_of
-from malmen_core.errors import FactError
+from malmen_core.editing.gauss_newton import FreeRows, Progress, solve_rounds
+from malmen_core.editing.goals import Goals, edit_goals
+from malmen_core.editing.hypernetwork import predict
+from malmen_core.editing.key_positions import off_sinks
+from malmen_core.editing.outcome import EditOutcome, outcomes
+from malmen_core.editing.preserved import Preserved, preserved_keys
+from malmen_core.editing.ridge import Ridge
+from malmen_core.editing.statistics import Rows, Statistics, to_storage
+from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
-from malmen_core.models.delta import Delta
-from malmen_core.models.lanes import side_by_side
+from malmen_core.models.delta import Change, Delta
 
 
 @dataclass(frozen=True)
@@ -32,33 +29,12 @@ class Edited:
     """What editing some facts gave.
 
     Attributes:
-        statistics: ``K`` and ``D``.
+        statistics: ``K``, ``D`` and ``A``.
         outcomes: what became of each fact.
     """
 
     statistics: Statistics
-    outcomes: tuple[Outcome, ...]
-
-
-def compute_statistics(
-    base: BaseModel,
-    editor: Editor,
-    facts: Sequence[Fact],
-    *,
-    edit_on_rephrasings: bool = False,
-    progress: Progress | None = None,
-    batch_tokens: int | None = None,
-) -> Statistics:
-    """The statistics that `edit` gives for these arguments."""
-    edited = edit(
-        base,
-        editor,
-        facts,
-        edit_on_rephrasings=edit_on_rephrasings,
-        progress=progress,
-        batch_tokens=batch_tokens,
-    )
-    return edited.statistics
+    outcomes: tuple[EditOutcome, ...]
 
 
 def edit(
@@ -70,7 +46,7 @@ def edit(
     progress: Progress | None = None,
     batch_tokens: int | None = None,
 ) -> Edited:
-    """``K`` and ``D`` of a set of facts: captured on the base, predicted, then refined on the model.
+    """``K``, ``D`` and ``A`` of a set of facts, all solved together on the base.
 
     Depends on the base, the editor and these facts only, never on other edit sets.
 
@@ -79,8 +55,7 @@ def edit(
         editor: made for that base.
         facts: at least one.
         edit_on_rephrasings: edit with the rephrasings too.
-        progress: told ``("editing", done, total)``, each sequence counting twice, once in its group and once
-            in the set; may raise to abort.
+        progress: told ``("editing", done, total)``; may raise to abort.
         batch_tokens: padded tokens of a language-model batch.
 
     Raises:
@@ -91,113 +66,116 @@ def edit(
     editor.check_fits(base.info)
     if not facts:
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
-    prompts = edit_prompts(base, facts, edit_on_rephrasings=edit_on_rephrasings)
-    members_of = groups_of(editor, len(facts))
-    if len(members_of) == 1 and len(facts) > 1:
-        base = base.undrafted  # a draft's rounding is not far below what a few facts' margins are
-    tally = _Tally(progress, 2 * len(prompts.sequences))
-    assert editor.regularisers  # made once, before lanes need it
-    assert base.draft  # likewise
-
-    def edit_some(members: range) -> Group:
-        some, told = [facts[i] for i in members], tally.of(members)
-        return edit_group(
-            base, editor, some, prompts.of(members), members.start, len(facts), told, batch_tokens
-        )
-
-    groups = side_by_side(base, edit_some, members_of)
-    standing = [each for group in groups for each in group.standing]
-    if editor.plan.refinement.rounds == 0:
-        unknown = [None] * len(facts)
-        return Edited(groups[0].statistics, outcomes(editor.plan.refinement, standing, unknown))
-    parts = [group.statistics for group in groups]
-    statistics, margins = _together(
-        base, editor, parts, facts, standing, edit_on_rephrasings, len(prompts.sequences), progress
-    )
-    return Edited(statistics, outcomes(editor.plan.refinement, standing, margins))
-
-
-def groups_of(editor: Editor, facts: int) -> list[range]:
-    """The facts of each group: as many groups as come nearest to the plan's size, of like size."""
     plan = editor.plan
-    count = max(1, round(facts / plan.group)) if plan.refinement.rounds > 0 else 1
-    bounds = [facts * i // count for i in range(count + 1)]
-    return [range(a, b) for a, b in pairwise(bounds)]
+    goals = located(base, editor, edit_goals(base, facts, edit_on_rephrasings=edit_on_rephrasings))
+    preserved = Preserved.none(editor.network.shapes)
+    if plan.preserved_weight > 0:
+        preserved = preserved_keys(base, facts, goals.prompts, plan.neighbours, plan.preserved_rank)
+    first = capture(base, goals.sequences, plan.where, batch_tokens=batch_tokens)
+    row_N, owner_R, kept_R = rows_of(goals, first.sequence_T.cpu())
+    keys = {name: to_storage(keys_NU[kept_R.to(keys_NU.device)]) for name, keys_NU in first.keys.items()}
+    free: Mapping[str, FreeRows] = {}
+    if plan.rounds == 0:
+        differences = predict(editor.network, first.keys, first.gradients)
+        margin_Q = first.margin_Q.cpu()
+    else:
+        place = base.memory.device_for(sum(2 * 8 * each.numel() for each in keys.values()))
+        regularisers = editor.regularisers(place, preserved.keys)
+        ridges = {name: Ridge.of(each, regularisers[name], plan.noise) for name, each in keys.items()}
+        still = {
+            name: FreeRows.at_rest(ridge, base.modules[name].shape[1], editor.scales[name])
+            for name, ridge in ridges.items()
+        }
+        solution = solve_rounds(
+            base,
+            editor,
+            goals.sequences,
+            row_N,
+            still,
+            plan.margin,
+            first=first,
+            progress=progress,
+            batch_tokens=batch_tokens,
+        )
+        free, margin_Q = solution.rows, solution.margin_Q
+        differences = {name: rows.differences_RV for name, rows in free.items()}
+    rows = {name: Rows(keys[name], to_storage(differences[name])) for name in keys}
+    statistics = Statistics(rows, owner_R, len(facts), preserved).check_finite()
+    return Edited(statistics, outcomes(plan, facts, goals, margin_Q, owner_R, free))
 
 
-def _together(
-    base: BaseModel,
-    editor: Editor,
-    groups: Sequence[Statistics],
-    facts: Sequence[Fact],
-    standing: Sequence[Standing],
-    edit_on_rephrasings: bool,
-    sequences: int,
-    progress: Progress | None,
-) -> tuple[Statistics, list[float]]:
-    """The groups of a set summed, balanced, and repaired where some fact does not answer; and all margins."""
-    idents: list[SetId] = [(f"{number:08d}", ()) for number in range(len(groups))]
-    first = dict(zip(idents, accumulate((g.fact_count for g in groups), initial=0), strict=False))
-    parts = {i: Part.of(editor, g, edit_on_rephrasings) for i, g in zip(idents, groups, strict=True)}
-    stacked = Statistics.sum(groups)
-    plan = editor.plan.refinement
-    whole = balanced(parts, systems_of(stacked.modules, editor.regularisers_of(len(facts))), plan)
-
-    def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
-        return {ident: [facts[first[ident] + number] for number in some] for ident, some in asked.items()}
-
-    def told(stage: str, done: int, asked: int) -> None:
-        if progress is not None:
-            progress(stage, 2 * sequences - asked + done, 2 * sequences)
-
-    margin_N = torch.tensor([each.margin for each in standing], dtype=torch.float64)
-    found = repair(base, editor, whole.parts, whole.systems, margin_N, read_facts, told, doubted=True)
-    told("editing", 0, 0)
-    rows = {}
-    for name, each in stacked.modules.items():
-        differences_TV = whole.gains[name] * each.differences_TV
-        if name in found.moved:
-            moved = found.moved[name]
-            differences_TV = differences_TV.index_add(0, moved.place_T, moved.by_TV.to(differences_TV))
-        rows[name] = Rows(each.keys_TU, kept(differences_TV / plan.strength(len(facts)), base.dtype))
-    check_finite(rows)
-    in_order = [(i, n) for i, g in zip(idents, groups, strict=True) for n in range(g.fact_count)]
-    return replace(stacked, modules=rows), [found.margins[each] for each in in_order]
+def located(base: BaseModel, editor: Editor, goals: Goals) -> Goals:
+    """Goals whose subject is located where it can be edited."""
+    if editor.plan.where != "subject" or editor.plan.prior_weight == 0:
+        return goals
+    regularisers = editor.regularisers(base.device)
+    return replace(goals, sequences=tuple(off_sinks(base, regularisers, goals.sequences)))
 
 
-class _Tally:
-    """Progress of groups, which may be edited side by side, as progress of their set."""
+def rows_of(goals: Goals, goal_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which row each edited position of some goals moves.
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total = progress, total
-        self._done: dict[range, int] = {}
-        self._lock = threading.Lock()
+    The first goal of a fact has rows of its own. Another form of the fact moves the same rows, if it is edited
+    at as many positions, else rows of its own.
 
-    def of(self, members: range) -> Progress | None:
-        """Progress of the group with these facts."""
-        if self._progress is None:
-            return None
-        return partial(self._tell, self._progress, members)
+    Returns:
+        The row of each position (N), the fact of each row (R), and the position that each row is from (R).
+    """
+    counts = torch.bincount(goal_N, minlength=len(goals.sequences)).tolist()
+    row_N: list[int] = []
+    owners: list[int] = []
+    kept: list[int] = []
+    first: dict[int, tuple[int, int]] = {}
+    for fact, count in zip(goals.fact_of, counts, strict=True):
+        start, width = first.get(fact, (len(owners), -1))
+        if width != count:
+            start = len(owners)
+            first.setdefault(fact, (start, count))
+            kept += range(len(row_N), len(row_N) + count)
+            owners += [fact] * count
+        row_N += range(start, start + count)
+    return tuple(torch.tensor(each, dtype=torch.int64) for each in (row_N, owners, kept))  # type: ignore[return-value]
 
-    def _tell(self, progress: Progress, members: range, stage: str, done: int, _: int) -> None:
-        with self._lock:
-            self._done[members] = done
-            progress(stage, sum(self._done.values()), self._total)
 
+def solve(base: BaseModel, editor: Editor, statistics: Statistics) -> Delta:
+    """The delta of some statistics: ``S = P D`` for each module, as factors or dense.
 
-def solve(editor: Editor, statistics: Statistics) -> Delta:
-    """The delta of some statistics: ``S = (K'K + M)⁻¹ K'D`` for each module, as factors or dense.
-
-    `D` is taken at the strength of so many facts (`RefinementPlan.strength`). No rows at all give the empty
-    delta, which is the base itself.
+    No rows at all give the empty delta, which is the base itself.
 
     Raises:
         NotFiniteError: the statistics or a factor are infinite or NaN.
     """
-    check_finite(statistics.modules)
+    statistics.check_finite()
     if len(statistics.fact_T) == 0:
         return Delta.empty()
-    facts = len(torch.unique(statistics.fact_T))
-    strength = editor.plan.refinement.strength(facts)
-    systems = systems_of(statistics.modules, editor.regularisers_of(facts))
-    return delta_of({name: system.scaled(strength) for name, system in systems.items()}, {})
+    ridges = ridges_of(base, editor, statistics)
+    return delta_of(ridges, {name: rows.differences_TV for name, rows in statistics.modules.items()})
+
+
+def ridges_of(base: BaseModel, editor: Editor, statistics: Statistics) -> dict[str, Ridge]:
+    """The normal equation of each module over all rows of some statistics."""
+    place = base.memory.device_for(sum(2 * 8 * r.keys_TU.numel() for r in statistics.modules.values()))
+    regularisers = editor.regularisers(place, statistics.preserved.keys)
+    return {
+        name: Ridge.of(rows.keys_TU, regularisers[name], editor.plan.noise)
+        for name, rows in statistics.modules.items()
+    }
+
+
+def delta_of(ridges: Mapping[str, Ridge], differences: Mapping[str, Tensor]) -> Delta:
+    """The solution of each module's equation for some `D` (T × V).
+
+    Raises:
+        NotFiniteError: naming the module.
+    """
+    changes = {}
+    for name, ridge in ridges.items():
+        rank, inputs, outputs = *ridge.keys_TU.shape, differences[name].shape[1]
+        if rank * (inputs + outputs) < inputs * outputs:
+            factors = ridge.projector(), differences[name]
+            changes[name] = Change(*(factor.float().cpu() for factor in factors))
+        else:
+            changes[name] = Change(dense_UV=ridge.shift(differences[name]).float().cpu())
+        if not bool(torch.isfinite(changes[name].dense(torch.float32)).all()):
+            raise NotFiniteError(f"The solution for {name!r} is not finite.", "Edit fewer or other facts.")
+    return Delta(changes)

@@ -3,76 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from malmen_core.editing.covariance import SecondMoment
 from malmen_core.editing.hypernetwork import HyperNetwork
 from malmen_core.editing.normaliser import Moments
-from malmen_core.editing.preserved import Kinds
-from malmen_core.editing.refinement import RefinementPlan
 from malmen_core.editing.ridge import Regulariser
-from malmen_core.errors import DeltaCorrupt, EditorMismatch, UnknownSetting
+from malmen_core.errors import DeltaCorrupt, EditorMismatch
 from malmen_core.models.base import ModelInfo
 from malmen_core.models.tokenization import KeyPosition
 from malmen_core.serialization import digest, pack, unpack
 from malmen_core.settings import checked
+
+PLAN_VERSION = 2
+"""Of what an editor's plan means. An editor of another version cannot edit with this release."""
 
 
 @dataclass(frozen=True)
 class EditPlan:
     """How edits are made; chosen with the editor and fixed in its file.
 
+    A file holds every member, and the version of what they mean. A member that a file lacks is off: 0.
+
     Attributes:
         where: at which tokens modules are edited: ``subject`` or, as in the paper, ``answer``.
+        noise: ε of the normal equation.
         prior_weight: c, the preservation prior's weight in tokens; 0 for the paper's plain form.
-        prior_growth: many facts are solved with more (`prior_factor`); 0 for this c whatever their number.
-        anchors: neighbouring prompts of each fact whose keys are held (`anchors`); 0 for none.
-        anchor_rank: rows that a fact's anchor keys are compressed to.
-        group: facts refined together, about; larger sets are refined in groups, whose sum is repaired.
-        edited_weight: factor on both sides of each refined row, so that it outweighs anchors of other facts.
-        anchor_weight: factor on each anchor row from then on, since in a sum the anchors of all facts pull.
-        refinement: rounds, step and margin; 0 rounds for the paper's single shot.
+        preserved_weight: a, the weight of a key at which nothing may change, in tokens.
+        neighbours: prompts of each template that are preserved; 0 for none.
+        preserved_rank: rows that each group of preserved keys is compressed to.
+        rounds: Gauss-Newton steps; 0 for the paper's single shot.
+        margin: a goal is reached when each answer token beats every other by this many nats.
+        aim: log-odds of the whole answer that a step goes for.
+        step: by how much a fact may change a module's output at its own key in a round (root mean square),
+            relative to the typical magnitude of that output.
+        damping: δ of a step.
+        bound: largest magnitude of a row of `D`, likewise relative.
     """
 
     where: KeyPosition = "subject"
+    noise: float = 0.01
     prior_weight: float = 10000.0
-    prior_growth: float = 6.15
-    anchors: int = 24
-    anchor_rank: int = 16
-    group: int = 32
-    edited_weight: float = 5.0
-    anchor_weight: float = 0.3
-    refinement: RefinementPlan = field(default_factory=RefinementPlan)
-
-    def prior_factor(self, facts: int, inputs: int) -> float:
-        """How many times c so many facts are solved with, in a module with so many input features.
-
-        Rows outweigh the prior so that a sum gives what its sets asked for; where they come to a third of the
-        dimensions, and beyond, other text pays for it.
-        """
-        return max(1.0, self.prior_growth * facts / inputs - 1)
+    preserved_weight: float = 100.0
+    neighbours: int = 24
+    preserved_rank: int = 16
+    rounds: int = 5
+    margin: float = 2.0
+    aim: float = 4.0
+    step: float = 0.25
+    damping: float = 0.1
+    bound: float = 10.0
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> EditPlan:
-        """The default plan with some members replaced; ``refinement`` is an object of its own.
+        """The default plan with some members replaced.
 
         Raises:
             UnknownSetting: there is no such member, or it cannot have this value.
         """
-        inner = settings.get("refinement", {})
-        if not isinstance(inner, Mapping):
-            raise UnknownSetting(
-                "'refinement' is no object.", "Give its members by name.", "/plan/refinement"
-            )
-        default = RefinementPlan()
-        refinement = replace(default, **checked("A refinement", default, inner, "/plan/refinement"))
-        outer = {name: value for name, value in settings.items() if name != "refinement"}
-        return replace(cls(refinement=refinement), **checked("An edit plan", cls(), outer, "/plan"))
+        return replace(cls(), **checked("An edit plan", cls(), settings, "/plan"))
+
+
+PAPER = EditPlan("answer", 1.0, **{each.name: 0 for each in fields(EditPlan)[2:]})
+"""The paper's form: answer tokens, ``M = λI``, one shot; what is off is 0."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,7 @@ class Editor:
         network: the hypernetwork; not to be trained further once it is here.
         plan: how edits are made.
         moments: C0 by module; empty for none.
-        scales: root mean square of each module's output at edited tokens; the unit of a refinement step.
-        kinds: tells a subject's kind, for its anchors.
+        scales: root mean square of each module's output at edited tokens; the unit of a step.
         card: anything else worth knowing: data, steps, seed, device, validation figures.
     """
 
@@ -96,7 +94,6 @@ class Editor:
     plan: EditPlan
     moments: Mapping[str, SecondMoment]
     scales: Mapping[str, float]
-    kinds: Kinds
     card: Mapping[str, Any]
 
     @property
@@ -104,26 +101,21 @@ class Editor:
         """Names of the edited modules, in order."""
         return tuple(self.network.shapes)
 
-    @cached_property
-    def regularisers(self) -> dict[str, Regulariser]:
-        """``M = λI + c·C0`` by module, factored when first used."""
-        return self._regularisers(dict.fromkeys(self.modules, 1.0))
-
-    def regularisers_of(self, facts: int) -> dict[str, Regulariser]:
-        """`M` by module where so many facts are solved together."""
-        shapes = self.network.shapes
-        factors = {name: self.plan.prior_factor(facts, inputs) for name, (inputs, _) in shapes.items()}
-        return self.regularisers if set(factors.values()) == {1.0} else self._regularisers(factors)
-
-    def _regularisers(self, factors: Mapping[str, float]) -> dict[str, Regulariser]:
+    def regularisers(
+        self, device: torch.device, preserved: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Regulariser]:
+        """``M = λI + c·C0 + a·A'A`` by module, with the preserved keys `A` given; factored on a device."""
         return {
             name: Regulariser(
                 float(self.network.ridge(name).detach()),
-                factors[name] * self.plan.prior_weight,
-                self.moments.get(name),
-                shape[0],
+                inputs,
+                device,
+                weight=self.plan.prior_weight,
+                moment=self.moments.get(name),
+                preserved_weight=self.plan.preserved_weight,
+                preserved_PU=None if preserved is None else preserved[name],
             )
-            for name, shape in self.network.shapes.items()
+            for name, (inputs, _) in self.network.shapes.items()
         }
 
     def check_fits(self, info: ModelInfo) -> None:
@@ -153,7 +145,6 @@ class Editor:
             for name, m in moments.items():
                 tensors |= {f"{kind}_mean:{name}": m.mean_U, f"{kind}_squares:{name}": m.squares_U}
         tensors |= {f"moment:{name}": moment.factor_UR for name, moment in self.moments.items()}
-        tensors |= {f"kind:{name}": centroid.half() for name, centroid in self.kinds.centroids.items()}
         network = self.network
         header = {
             "architecture": self.architecture,
@@ -164,7 +155,7 @@ class Editor:
             "blocks": network.block_count,
             "seed": network.seed,
             "counts": {name: m.count for name, m in network.key_moments.items()},
-            "plan": asdict(self.plan),
+            "plan": {**asdict(self.plan), "version": PLAN_VERSION},
             "moment_rest": {name: moment.rest for name, moment in self.moments.items()},
             "scales": dict(self.scales),
             "card": dict(self.card),
@@ -207,30 +198,36 @@ class Editor:
         """
         header, tensors = unpack("editor", data)
         try:
-            network = _network(header, tensors)
-            plan = EditPlan(**_known(EditPlan, header["plan"]))
-            refinement = RefinementPlan(**_known(RefinementPlan, header["plan"]["refinement"]))
             return cls(
                 header["architecture"],
                 header["base_digest"],
-                network,
-                replace(plan, refinement=refinement),
+                _network(header, tensors),
+                _plan(header["plan"]),
                 {
                     name: SecondMoment(tensors[f"moment:{name}"], rest)
                     for name, rest in header["moment_rest"].items()
                 },
                 header["scales"],
-                Kinds({name[5:]: t for name, t in tensors.items() if name.startswith("kind:")}),
                 header["card"],
             )
         except (KeyError, TypeError, RuntimeError) as error:
             raise DeltaCorrupt(f"The editor is incomplete: {error}", "Restore it from a backup.") from error
 
 
-def _known(plan: type, written: Mapping[str, Any]) -> dict[str, Any]:
-    """What a plan of today still has of one that was written."""
-    names = {known.name for known in fields(plan)}
-    return {name: value for name, value in written.items() if name in names}
+def _plan(written: Mapping[str, Any]) -> EditPlan:
+    """A plan as it was written; what it lacks is off.
+
+    Raises:
+        EditorMismatch: it is of another version.
+    """
+    version = written.get("version", 1)
+    if version != PLAN_VERSION:
+        raise EditorMismatch(
+            f"The editor's plan is of version {version}, and this release edits by version {PLAN_VERSION}.",
+            "Calibrate or train an editor with this release, and register the model with it.",
+            "/editor",
+        )
+    return replace(PAPER, **{name: value for name, value in written.items() if name != "version"})
 
 
 def _network(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> HyperNetwork:

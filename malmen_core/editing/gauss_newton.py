@@ -1,255 +1,208 @@
-"""The least change of value differences after which facts are answered by a margin: Gauss-Newton steps.
+"""How far facts are pushed, and in how many rounds: Gauss-Newton steps in value differences.
 
-At some shift `S = A D` each sequence q has log-odds o_q of its whole answer. Their gradient with respect to
-`D` has rank one for each token t of q that counts, with key x_t and gradient g_t: ``∂o_q/∂D = Σ_t (x_t A)'
-g_t``. To first order, odds rise by r after the change of least Frobenius norm
+At a candidate ``W + S(D)`` each goal q (a sequence with its answer) has log-odds ``o_q = log p/(1 - p)`` of its
+whole answer, whose gradient at the output of an edited module is ``g``. The hypernetwork turns key and gradient
+into a direction ``h = H(k, g)`` (at its initial value ``h = g``), and moving goal p's row of `D` by ``μ_p h_p``
+changes the odds of goal q, to first order, by
 
-    ΔD = Σ_q λ_q ∂o_q/∂D,   (J J' + ε diag(J J')) λ = r,   (J J')_qp = Σ_t Σ_s (C C')_ts (G G')_ts,  C = X A
+    J_qp μ_p,        J = Σ_modules R ∘ (G H'),
 
-summed over the modules, for t of q and s of p; ε damps what cannot be told apart (Levenberg 1944,
-Marquardt 1963). So what one fact's change does to the others is known before it is made, and a few passes
-through the model are enough. What is not run again keeps its rows and columns of ``J J'``. Where the whole of
-`D` is to be the least, ``J D`` joins r, and `D` goes towards ``Σ_q λ_q ∂o_q/∂D``.
+where ``R_qp = x_q P`` is what row p of `D` does at goal q's key. One small system, ``(J + δ diag J) μ = r``, so
+finds how far each fact must go for all of them to have the odds r that they lack; δ damps what cannot be told
+apart (Levenberg 1944, Marquardt 1963). Goals that have their margin are held where they are, to first order,
+and not run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from malmen_core.editing.capture import Answered, Captured, capture_odds
-from malmen_core.editing.refinement import Progress
+from malmen_core.editing.capture import Captured, capture
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.ridge import Ridge
 from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import SURE
 from malmen_core.models.overlay import Weights
-from malmen_core.models.tokenization import Encoded, KeyPosition
+from malmen_core.models.tokenization import Encoded
 
+Progress = Callable[[str, int, int], None]
+"""Told a stage, how much of it is done, and how much there is."""
 TINY = 1e-9
-BLOCK = 2048
-"""Tokens whose products with all others are in memory at a time."""
-STEP = 0.3
-"""By so much may what a module gives at a fact move at a time, relative to its typical output."""
-ROUNDS = 24
-AIM = 1.5
-"""So many margins are gone for, since what other steps disturb is not known to first order."""
-DAMPING = 0.1
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What is wanted of each sequence, and how it is gone for.
+class FreeRows:
+    """One module's rows that may move; all else stands still.
 
     Attributes:
-        where: at which tokens sequences are edited.
-        margin_Q: by how many nats every answer token of each sequence is to beat all others; float64.
-        aim_Q: log-odds that are gone for; more, where what others disturb is to be outweighed.
-        way: share of the way there that a step goes, to first order.
-        damping: ε.
-        rounds: steps at most.
-        whole: the whole change, `D` itself, is to be the least, rather than the sum of the steps.
-        known_Q: the margins that the base itself gives at the start, where they were seen; float64. By what
-            its draft gives more, which is rounding, it must give more in the end.
+        keys_RU: their keys.
+        projector_UR: the columns of ``P`` at these rows; float64.
+        differences_RV: their `D`; float64.
+        still_UV: the shift of all other rows; float64.
+        scale: root mean square of the module's output at edited tokens.
     """
 
-    where: KeyPosition
-    margin_Q: Tensor
-    aim_Q: Tensor
-    way: float
-    damping: float
-    rounds: int
-    whole: bool = False
-    known_Q: Tensor | None = None
-
-
-def holding(where: KeyPosition, margin_Q: Tensor, known_Q: Tensor | None = None) -> Goal:
-    """To bring sequences to their margins and hold them there, with rows whose step is `STEP`."""
-    return Goal(where, margin_Q, AIM * margin_Q, 1.0, DAMPING, ROUNDS, known_Q=known_Q)
-
-
-@dataclass(frozen=True)
-class Movable:
-    """One module's rows that may move, and all the rest.
-
-    Attributes:
-        left_UR: the projector at these rows, `A`; float64.
-        differences_RV: their value differences, `D`; float64.
-        still_UV: the shift without them; float64.
-        bound: largest magnitude of a row (its root mean square).
-        step: by how much a row may move at a time, likewise; further away, margins are not linear.
-    """
-
-    left_UR: Tensor
+    keys_RU: Tensor
+    projector_UR: Tensor
     differences_RV: Tensor
     still_UV: Tensor
-    bound: float
-    step: float
+    scale: float
+
+    @classmethod
+    def at_rest(cls, ridge: Ridge, outputs: int, scale: float) -> FreeRows:
+        """All rows of an equation, with a `D` of zero and V outputs."""
+        zero_RV = ridge.keys_TU.new_zeros(len(ridge.keys_TU), outputs)
+        still_UV = ridge.keys_TU.new_zeros(ridge.keys_TU.shape[1], outputs)
+        return cls(ridge.keys_TU, ridge.projector(), zero_RV, still_UV, scale)
 
     @property
     def shift_UV(self) -> Tensor:
         """``S``."""
-        return self.still_UV + self.left_UR @ self.differences_RV
-
-    def moved(self, by_RV: Tensor) -> Movable:
-        """The same with other differences: moved no further than a step, and not beyond the bound."""
-        differences_RV = self.differences_RV + shortened(by_RV, self.step)
-        return replace(self, differences_RV=shortened(differences_RV, self.bound))
+        return self.still_UV + self.projector_UR @ self.differences_RV
 
 
-def least_change(
+@dataclass(frozen=True)
+class Solution:
+    """What the rounds came to.
+
+    Attributes:
+        rows: by module, with their `D`.
+        margin_Q: of each goal, when it was run last; float64, on the CPU.
+    """
+
+    rows: Mapping[str, FreeRows]
+    margin_Q: Tensor
+
+
+def solve_rounds(
     base: BaseModel,
-    goal: Goal,
-    rows: Mapping[str, Movable],
-    sequences: Sequence[Encoded],
+    editor: Editor,
+    goals: Sequence[Encoded],
+    row_N: Tensor,
+    rows: Mapping[str, FreeRows],
+    margin: float,
+    *,
+    first: Captured | None = None,
     progress: Progress | None = None,
     batch_tokens: int | None = None,
-) -> dict[str, Movable]:
-    """Move rows until every sequence has its margin, or the rounds are spent.
-
-    A sequence that has it is held to it, to first order, and not run again: whether others took it away is
-    for the caller to see. After a step that went too far, so that more is lacking than before, steps are half
-    as long.
+) -> Solution:
+    """Move rows until every goal has its margin, or the rounds are spent.
 
     Args:
-        base: the immutable base, whose draft is run.
-        goal: what is wanted.
-        rows: what may move, by module.
-        sequences: prompts with answers, at least one.
-        progress: told ``("editing", sequences that have it, sequences)`` in each round; may raise to
-            abort.
+        base: the immutable base.
+        editor: whose plan says how, and whose network gives the directions.
+        goals: sequences with answers.
+        row_N: the row that each edited position of the goals moves, in the order of `Captured`; int64.
+        rows: by module.
+        margin: by how many nats each answer token is to beat all others.
+        first: what a pass with gradients over all goals found at these rows, if there was one.
+        progress: told ``("editing", goals that have their margin, goals)`` in each round; may raise to abort.
         batch_tokens: padded tokens of a batch at most.
     """
-    rows = dict(rows)
-    present = _Present(base, rows)
-    margin_Q, seen, lacking = goal.margin_Q, _Seen(rows, len(sequences)), torch.inf
-    for number in range(goal.rounds):
-        due = seen.short(margin_Q)
-        weights, asked = present.weights(rows), [sequences[i] for i in due]
-        seen.update(due, capture_odds(base.draft, weights, asked, goal.where, batch_tokens=batch_tokens))
-        if number == 0 and goal.known_Q is not None:
-            margin_Q = margin_Q + seen.margins_Q - goal.known_Q
-        short_Q = seen.margins_Q < margin_Q
+    plan, rows = editor.plan, dict(rows)
+    seen = _Seen(base, goals, row_N)
+    for number in range(plan.rounds + 1):
+        last = number == plan.rounds
+        due = seen.short(margin)
+        found = first if number == 0 else None
+        if found is None:
+            weights = Weights.shifted(base.modules, {name: each.shift_UV for name, each in rows.items()})
+            asked = [goals[i] for i in due]
+            found = capture(
+                base, asked, plan.where, weights=weights, gradients=not last, batch_tokens=batch_tokens
+            )
+        seen.update(due, found)
+        short = seen.short(margin)
         if progress is not None:
-            progress("editing", len(sequences) - int(short_Q.sum()), len(sequences))
-        if not bool(short_Q.any()):
+            progress("editing", len(goals) - len(short), len(goals))
+        if last or not short:
             break
-        before, lacking = lacking, float((margin_Q - seen.margins_Q).clamp_min(0).sum())
-        if lacking > before:
-            rows = {name: replace(each, step=each.step / 2) for name, each in rows.items()}
-        missing_Q = torch.where(short_Q, goal.aim_Q - seen.odds_Q, 0.0)
-        rows = _step(goal, rows, seen, missing_Q)
-    return rows
-
-
-class _Present:
-    """The edited modules' weights at rows that move; what stands still is added to the base's once.
-
-    Summed in the base's own precision, float32 at least: only the steps are seen at these weights, and in
-    float64 the sums take half as long as a pass over one fact.
-    """
-
-    def __init__(self, base: BaseModel, rows: Mapping[str, Movable]) -> None:
-        self._dtype, exact = base.draft.dtype, torch.promote_types(base.dtype, torch.float32)
-        self._still = {}
-        for name, each in rows.items():
-            weight_UV = base.modules[name].weight_UV
-            self._still[name] = weight_UV.to(exact) + each.still_UV.to(weight_UV.device, exact)
-        self._left = {name: each.left_UR.to(self._still[name]) for name, each in rows.items()}
-
-    def weights(self, rows: Mapping[str, Movable]) -> Weights:
-        """At the differences of these rows."""
-        sums = {}
-        for name, still_UV in self._still.items():
-            moving_RV = rows[name].differences_RV.to(still_UV)
-            sums[name] = torch.addmm(still_UV.T, moving_RV.T, self._left[name].T).T.to(self._dtype)
-        return Weights(sums)
+        rows = _step(editor, rows, seen, short)
+    return Solution(rows, seen.margin_Q.cpu())
 
 
 class _Seen:
-    """What was captured of each sequence when it was run last, and how their odds move together: ``J J'``."""
+    """What was captured of each goal when it was run last."""
 
-    def __init__(self, rows: Mapping[str, Movable], count: int) -> None:
-        self._left = {name: each.left_UR for name, each in rows.items()}
-        self.captured: dict[str, Captured] = {}
-        self.sequence_T = torch.zeros(0, dtype=torch.int64)
-        self.odds_Q = torch.full((count,), -torch.inf, dtype=torch.float64)
-        self.margins_Q = self.odds_Q.clone()
-        place = next(iter(self._left.values())).device
-        self.gram_QQ = torch.zeros(count, count, dtype=torch.float64, device=place)
+    def __init__(self, base: BaseModel, goals: Sequence[Encoded], row_N: Tensor) -> None:
+        self.row_N = row_N.to(base.device)
+        self.nll_Q, self.margin_Q = torch.full((2, len(goals)), -torch.inf, dtype=torch.float64).to(
+            base.device
+        )
+        self.keys: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+        self.goal_N = torch.zeros(0, dtype=torch.int64)
 
-    def short(self, margin_Q: Tensor) -> list[int]:
-        """Sequences that had not their margin when they were run last."""
-        found: list[int] = (self.margins_Q < margin_Q).nonzero()[:, 0].tolist()
+    def short(self, margin: float) -> list[int]:
+        """Goals that had not their margin when they were run last."""
+        found: list[int] = (self.margin_Q < margin).nonzero()[:, 0].tolist()
         return found
 
-    def update(self, due: list[int], found: Answered) -> None:
-        """Take over a pass over the sequences that were due, in their order."""
-        self.odds_Q[due], self.margins_Q[due] = found.odds_Q, found.margins_Q
-        if not self.captured:  # the first time, all are due
-            self.captured, self.sequence_T = found.captured, found.sequence_T
-        else:
-            again_T = torch.isin(self.sequence_T, torch.tensor(due))
-            for name, each in found.captured.items():
-                self.captured[name].keys_TU[again_T] = each.keys_TU
-                self.captured[name].gradients_TV[again_T] = each.gradients_TV
-        self._correlate(torch.tensor(due))
+    def update(self, due: Sequence[int], found: Captured) -> None:
+        """Take over a pass over the goals that were due, in their order."""
+        self.nll_Q[list(due)], self.margin_Q[list(due)] = found.nll_Q, found.margin_Q
+        if not self.keys:  # the first time, all are due
+            self.keys, self.gradients = dict(found.keys), dict(found.gradients)
+            self.goal_N = found.sequence_T
+            return
+        again_N = torch.isin(self.goal_N, torch.tensor(due, device=self.goal_N.device))
+        for name, gradients in found.gradients.items():
+            self.keys[name][again_N], self.gradients[name][again_N] = found.keys[name], gradients
 
-    def _correlate(self, due_S: Tensor) -> None:
-        """Make the rows and columns of ``J J'`` anew that are of some sequences."""
-        self.gram_QQ[due_S] = 0.0
-        for name, left_UR in self._left.items():
-            keys_TU, gradients_TV, owner_T = self.rows(name)
-            for some in torch.split(torch.isin(owner_T, due_S.to(owner_T)).nonzero()[:, 0], BLOCK):
-                reach_SU = keys_TU[some] @ left_UR @ left_UR.T
-                product_ST = (reach_SU @ keys_TU.T) * (gradients_TV[some] @ gradients_TV.T)
-                by_SQ = product_ST.new_zeros(len(some), len(self.gram_QQ)).index_add_(1, owner_T, product_ST)
-                self.gram_QQ.index_add_(0, owner_T[some], by_SQ)
-        self.gram_QQ[:, due_S] = self.gram_QQ[due_S].T
+    @property
+    def others_Q(self) -> Tensor:
+        """``1 - p`` of each goal's answer."""
+        others_Q: Tensor = (-torch.expm1(-self.nll_Q)).clamp_min(SURE)
+        return others_Q
 
-    def rows(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """One module's own `X` and `G`, and each row's sequence; made when needed, since all would be large.
-
-        Rows of another stack, whose keys are zero, count for nothing, and are left out.
-        """
-        each, left_UR = self.captured[name], self._left[name]
-        own_T = each.keys_TU.any(1)
-        own = (each.keys_TU[own_T], each.gradients_TV[own_T])
-        keys_TU, gradients_TV = (part.to(left_UR) for part in own)
-        return keys_TU, gradients_TV, self.sequence_T[own_T].to(left_UR.device)
+    @property
+    def odds_Q(self) -> Tensor:
+        """``log p/(1 - p)``."""
+        odds_Q: Tensor = -self.nll_Q - self.others_Q.log()
+        return odds_Q
 
 
-def _step(goal: Goal, rows: Mapping[str, Movable], seen: _Seen, missing_Q: Tensor) -> dict[str, Movable]:
+def _step(
+    editor: Editor, rows: Mapping[str, FreeRows], seen: _Seen, short: Sequence[int]
+) -> dict[str, FreeRows]:
     """Rows after one Gauss-Newton step towards the odds that are missing."""
-    missing_Q = missing_Q.to(seen.gram_QQ)
-    had_Q = torch.zeros_like(missing_Q)
-    if goal.whole:
-        for name, each in rows.items():
-            keys_TU, gradients_TV, owner_T = seen.rows(name)
-            given_TV = keys_TU @ (each.left_UR @ each.differences_RV)
-            had_Q.index_add_(0, owner_T, (given_TV * gradients_TV).sum(1))
-    gram_QQ, diagonal_Q = seen.gram_QQ.clone(), seen.gram_QQ.diagonal()
-    gram_QQ.diagonal().add_(goal.damping * diagonal_Q + TINY * diagonal_Q.mean().clamp_min(TINY))
-    weight_Q = torch.linalg.solve(gram_QQ, missing_Q + had_Q)
+    plan, count = editor.plan, len(seen.nll_Q)
+    place = next(iter(rows.values())).projector_UR.device
+    row_N, goal_N = seen.row_N.to(place), seen.goal_N.to(place)
+    per_odds_N = (1 / seen.others_Q).to(place)[goal_N]  # do/dlog p
+    J_QQ = torch.zeros(count, count, dtype=torch.float64, device=place)
+    directions: dict[str, Tensor] = {}
+    moved_Q = torch.zeros(count, dtype=torch.float64, device=place)
+    for name, each in rows.items():
+        keys_NU = seen.keys[name].to(place, torch.float64)
+        gradients_NV = seen.gradients[name]
+        own_N = keys_NU.any(1)  # not of another stack
+        network_keys = each.keys_RU[row_N.to(each.keys_RU.device)].to(gradients_NV)
+        towards_NV = editor.network.direction(name, network_keys, gradients_NV).to(place, torch.float64)
+        towards_NV = per_odds_N[:, None] * towards_NV * own_N[:, None]
+        rising_NV = -per_odds_N[:, None] * gradients_NV.to(place, torch.float64)
+        response_NN = keys_NU @ each.projector_UR[:, row_N]
+        effect_NN = response_NN * (rising_NV @ towards_NV.T)
+        by_QN = effect_NN.new_zeros(count, len(goal_N)).index_add_(0, goal_N, effect_NN)
+        J_QQ.index_add_(1, goal_N, by_QN)
+        sizes_N = (response_NN.diagonal()[:, None] * towards_NV).square().mean(1) / each.scale**2
+        moved_Q.index_add_(0, goal_N, sizes_N / len(rows))
+        directions[name] = towards_NV
+    missing_Q = torch.zeros_like(moved_Q)
+    missing_Q[list(short)] = (plan.aim - seen.odds_Q)[list(short)].to(place)
+    diagonal_Q = J_QQ.diagonal()
+    damped_QQ = J_QQ + torch.diag(plan.damping * diagonal_Q + TINY * diagonal_Q.mean().clamp_min(TINY))
+    length_Q = torch.linalg.solve(damped_QQ, missing_Q)
+    length_Q *= (plan.step / (length_Q.abs() * moved_Q.sqrt()).clamp_min(TINY)).clamp_max(1.0)
     moved = {}
     for name, each in rows.items():
-        keys_TU, gradients_TV, owner_T = seen.rows(name)
-        by_RV = each.left_UR.T @ (keys_TU.T @ (weight_Q[owner_T, None] * gradients_TV))
-        if goal.whole:
-            by_RV -= each.differences_RV
-        moved[name] = each.moved(goal.way * by_RV)
+        by_NV = length_Q[goal_N, None] * directions[name]
+        differences_RV = each.differences_RV.index_add(0, row_N, by_NV)
+        size_R = differences_RV.square().mean(1).sqrt().clamp_min(TINY)
+        bounded_RV = differences_RV * (plan.bound * each.scale / size_R).clamp_max(1.0)[:, None]
+        moved[name] = replace(each, differences_RV=bounded_RV)
     return moved
-
-
-def shortened(D_TV: Tensor, bound: float) -> Tensor:
-    """Rows whose magnitude (root mean square) is within a bound; those that are come back as they are."""
-    return D_TV * (bound / _magnitude_T(D_TV)).clamp(max=1.0)[:, None]
-
-
-def at_bound(D_TV: Tensor, bound: float) -> Tensor:
-    """Which rows lie at a bound; T."""
-    return _magnitude_T(D_TV) > 0.999 * bound
-
-
-def _magnitude_T(D_TV: Tensor) -> Tensor:
-    return D_TV.square().mean(1).sqrt().clamp_min(1e-30)

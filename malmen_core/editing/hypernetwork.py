@@ -1,10 +1,8 @@
 """The hypernetwork: from a token's key and gradient to a value difference (paper, section 3.1).
 
-MEND's architecture (Mitchell et al. 2022), as the paper uses it: normalised key and gradient are
-concatenated and pass
-through low-rank residual blocks, which modules of one shape share; each module has its own scale and shift
-in each block, its
-own step size and its own ridge λ. At its initial value the network is the identity, and edits already.
+MEND's architecture (Mitchell et al. 2022), as the paper uses it: normalised key and gradient are concatenated
+and pass through low-rank residual blocks, which modules of one shape share; each module has its own scale and
+shift in each block, its own step size and its own ridge λ. At its initial value the network is the identity.
 """
 
 from __future__ import annotations
@@ -121,32 +119,35 @@ class HyperNetwork(nn.Module):
     def forward(self, name: str, keys_TU: Tensor, gradients_TV: Tensor) -> Tensor:
         """Value differences: T × V.
 
-        With pseudo-key k̃ and pseudo-gradient g̃ of a token, the token's own shift is the outer product -η
-        k̃' g̃ / U, and its value
-        difference what that shift does to its (normalised) key k: ``d = -η (k̃·k / U) g̃``.
+        With pseudo-key k̃ and pseudo-gradient g̃ of a token, the token's own shift is the outer product
+        ``-η k̃' g̃ / U``, and its value difference what that shift does to its (normalised) key k:
+        ``d = -η (k̃·k / U) g̃``.
         """
         key, pseudo_key, pseudo_gradient = self.factors(name, keys_TU, gradients_TV)
         alignment_T = (pseudo_key * key).sum(1, keepdim=True) / self.shapes[name][0]
         out: Tensor = -self.step(name) * alignment_T * pseudo_gradient
         return out
 
+    def direction(self, name: str, keys_TU: Tensor, gradients_TV: Tensor) -> Tensor:
+        """The direction in which a row of `D` moves, by its key and gradient: T × V.
+
+        The pseudo-gradient in the gradient's own scale, with the sign that lowers the loss. At its initial
+        value the network gives ``-g``, which makes a round a Gauss-Newton step.
+        """
+        _, _, pseudo_gradient = self.factors(name, keys_TU, gradients_TV)
+        moments = self.gradient_moments[name]
+        return -(pseudo_gradient * moments.deviation_U.to(keys_TU) + moments.mean_U.to(keys_TU))
+
 
 def predict(
-    network: HyperNetwork, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch_rows: int = 4096
+    network: HyperNetwork, keys: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """`D` of all modules without gradients, in batches of any size: T × V, the network's dtype."""
-    dtype = network.log_step.dtype
-
-    def rows(name: str) -> Tensor:
-        pairs = zip(
-            torch.split(keys[name].to(dtype), batch_rows),
-            torch.split(gradients[name].to(dtype), batch_rows),
-            strict=True,
-        )
-        return torch.cat([network(name, key, gradient) for key, gradient in pairs])
-
-    with torch.inference_mode():
-        return {name: rows(name) for name in network.shapes}
+    """`D` of all modules without gradients: T × V, the network's dtype."""
+    with torch.no_grad():
+        return {
+            name: network(name, keys[name].to(network.log_step), gradients[name].to(network.log_step))
+            for name in network.shapes
+        }
 
 
 def _group(shapes: Mapping[str, Shape]) -> tuple[dict[str, int], dict[Shape, list[str]]]:

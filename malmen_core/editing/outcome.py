@@ -1,4 +1,4 @@
-"""What became of each fact of a set while it was edited, and why one was not edited within the bounds."""
+"""What became of each fact of a set while it was edited, and why one has not the margin that it should."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from malmen_core.editing.refinement import RefinementPlan
-from malmen_core.editing.subjects import Source, Subject
+from malmen_core.editing.editor import EditPlan
+from malmen_core.editing.gauss_newton import FreeRows
+from malmen_core.editing.goals import Goals
+from malmen_core.editing.subjects import Source, Subject, subject_of
 from malmen_core.facts import Fact, normalise
 
 CLASH = 0.5
+"""Two facts cannot be told apart where so much of what one is given arrives at the other's key."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EditOutcome:
     """What became of one fact.
 
     Attributes:
         keys: where its keys were taken: at the subject, ``given`` or ``found``, or at the ``answer``.
         subject: the subject whose last token that is; None for keys at the answer.
-        margin: by how many nats its answer beat every other token when it was last looked at; None without
-            refinement.
+        margin: by how many nats its answer beat every other token when it was last looked at.
         reason: why that is less than the plan wants; None if it is not.
     """
 
     keys: Source
     subject: str | None
-    margin: float | None
+    margin: float
     reason: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -38,115 +40,73 @@ class Outcome:
         return {"keys": self.keys, "subject": self.subject, "margin": self.margin, "reason": self.reason}
 
 
-@dataclass(frozen=True)
-class Standing:
-    """What may keep one fact from being edited.
-
-    Attributes:
-        subject: at which its keys were taken.
-        margin: that it is refined to, in nats.
-        rival: number of a fact with nearly the same key and another answer, if there is one.
-        bounded: one of its value differences met the plan's bound.
-    """
-
-    subject: Subject
-    margin: float
-    rival: int | None
-    bounded: bool
-
-
-def standings(
-    facts: Sequence[Fact],
-    subjects: Sequence[Subject],
-    margins: Sequence[float],
-    keys: Mapping[str, Tensor],
-    projectors: Mapping[str, Tensor],
-    bounded_T: Tensor,
-    fact_T: Tensor,
-    first: int,
-) -> tuple[Standing, ...]:
-    """How each of some facts stands that were refined together.
-
-    Args:
-        facts: that were refined together.
-        subjects: of the facts.
-        margins: that they are refined to.
-        keys: K by module, T × U, without anchors.
-        projectors: A by module, U × T.
-        bounded_T: rows that met the bound in some module.
-        fact_T: the fact of each row.
-        first: number of the first fact, where these are a part of a set.
-    """
-    found = []
-    for number, subject in enumerate(subjects):
-        own_T = fact_T == number
-        rival = _rival(facts, number, _likeness(keys, projectors, own_T, fact_T, len(facts)))
-        found.append(
-            Standing(
-                subject,
-                margins[number],
-                None if rival is None else first + rival,
-                bool(bounded_T[own_T].any()),
-            )
-        )
-    return tuple(found)
-
-
 def outcomes(
-    plan: RefinementPlan, standing: Sequence[Standing], margins: Sequence[float | None]
-) -> tuple[Outcome, ...]:
-    """Judge each fact of a set by the margin that it was brought to in the end.
+    plan: EditPlan,
+    facts: Sequence[Fact],
+    goals: Goals,
+    margin_Q: Tensor,
+    owner_R: Tensor,
+    rows: Mapping[str, FreeRows],
+) -> tuple[EditOutcome, ...]:
+    """Judge each fact of a set by the smallest margin of its goals.
 
     Args:
         plan: that was followed.
-        standing: of each fact.
-        margins: smallest margin of each fact; None without refinement.
+        facts: of the set.
+        goals: that it was edited for.
+        margin_Q: of each goal.
+        owner_R: the fact of each row.
+        rows: as they were left; empty without rounds, where nothing is wanted of the margin.
     """
+    smallest = torch.full((len(facts),), torch.inf, dtype=torch.float64)
+    smallest = smallest.scatter_reduce(0, torch.tensor(goals.fact_of), margin_Q, "amin")
     found = []
-    for each, margin in zip(standing, margins, strict=True):
-        reason = None if margin is None or margin >= each.margin else _reason(plan, margin, each)
-        found.append(Outcome(each.subject.source, each.subject.text, margin, reason))
+    for number, (fact, margin) in enumerate(zip(facts, smallest.tolist(), strict=True)):
+        subject = subject_of(fact) if plan.where == "subject" else Subject(None, "answer")
+        lacks = bool(rows) and margin < plan.margin
+        reason = _reason(plan, facts, number, margin, owner_R, rows) if lacks else None
+        found.append(EditOutcome(subject.source, subject.text, margin, reason))
     return tuple(found)
 
 
-def _reason(plan: RefinementPlan, margin: float, standing: Standing) -> str:
-    reached = f"The margin is {margin:.2f} nats, not {standing.margin:.3g}"
-    if standing.rival is not None:
-        rival = f"fact {standing.rival} of the set"
-        return f"{reached}: conflicts with {rival}: nearly the same key, another answer."
-    if standing.bounded:
-        return f"{reached}: its change met the bound of {plan.bound:g} times the module's typical output."
-    return f"{reached}: it was not reached in the rounds that there are."
+def _reason(
+    plan: EditPlan,
+    facts: Sequence[Fact],
+    number: int,
+    margin: float,
+    owner_R: Tensor,
+    rows: Mapping[str, FreeRows],
+) -> str:
+    reached = f"The margin is {margin:.2f} nats, not {plan.margin:g}"
+    rival = _rival(facts, number, owner_R, rows)
+    if rival is not None:
+        return f"{reached}: conflicts with fact {rival} of the set: nearly the same key, another answer."
+    own_R = owner_R == number
+    for each in rows.values():
+        sizes = each.differences_RV[own_R.to(each.differences_RV.device)].square().mean(1).sqrt()
+        if bool((sizes > 0.999 * plan.bound * each.scale).any()):
+            return f"{reached}: its change met the bound of {plan.bound:g} times the module's typical output."
+    return f"{reached}: it was not reached in {plan.rounds} rounds."
 
 
-def _likeness(
-    keys: Mapping[str, Tensor],
-    projectors: Mapping[str, Tensor],
-    own_T: Tensor,
-    fact_T: Tensor,
-    count: int,
-) -> Tensor:
-    """How little the solution can tell each fact's keys from one fact's: N, from 1 for the same to 0.
+def _rival(facts: Sequence[Fact], number: int, owner_R: Tensor, rows: Mapping[str, FreeRows]) -> int | None:
+    """The fact with another answer of whose change most arrives at a fact's own key, if it is so much.
 
-    In the hat matrix ``H = K A`` row `i` says what of the difference of each row arrives at key `i`. Another
-    row's share over the own share is 1 for equal keys, and falls to 0 as the two can be edited apart.
+    In ``R = K P`` row `i` says what of the difference of each row arrives at key `i`; another row's share over
+    the own one is 1 for equal keys, and falls to 0 as the two can be edited apart.
     """
-    most_N = torch.zeros(count, dtype=torch.float64)
-    for name, keys_TU in keys.items():
-        A_UT = projectors[name].double()
-        hat_RT = keys_TU[own_T].double() @ A_UT
-        own_R = hat_RT[:, own_T].diagonal().clamp_min(1e-12)
-        most_T = (hat_RT / own_R[:, None]).amax(0)
-        share_N = torch.full_like(most_N, -torch.inf).scatter_reduce(0, fact_T, most_T, "amax")
-        most_N += share_N.clamp(0, 1) / len(keys)
-    return most_N
-
-
-def _rival(facts: Sequence[Fact], number: int, likeness_N: Tensor) -> int | None:
-    """The fact with another answer whose key is most like a fact's own, if it is like it at all."""
+    shares_F = torch.zeros(len(facts), dtype=torch.float64)
+    own_R = owner_R == number
+    for each in rows.values():
+        keys_JU = each.keys_RU[own_R].to(each.projector_UR)
+        response_JR = (keys_JU @ each.projector_UR).cpu()
+        own_J = response_JR[:, own_R].diagonal().clamp_min(1e-12)
+        most_R = (response_JR / own_J[:, None]).amax(0)
+        share_F = torch.full_like(shares_F, -torch.inf).scatter_reduce(0, owner_R, most_R, "amax")
+        shares_F += share_F.clamp(0, 1) / len(rows)
     target = normalise(facts[number].target)
-    for other in likeness_N.argsort(descending=True, stable=True).tolist():
-        if float(likeness_N[other]) < CLASH:
+    for other in shares_F.argsort(descending=True, stable=True).tolist():
+        if float(shares_F[other]) < CLASH:
             return None
         if other != number and normalise(facts[other].target) != target:
             return int(other)

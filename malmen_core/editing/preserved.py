@@ -1,180 +1,193 @@
-"""Anchors: prompts in the neighbourhood of a fact, which its edit must leave alone.
+"""Keys at which nothing may change: neighbours of the facts' templates, and locality prompts that are held.
 
-What an edit disturbs first are prompts of its own form about something else ("The capital of Peru is"
-beside "The capital of Australia is"). So each fact's prompt is run on the base with other names in the
-subject's place, and its keys join the fact's rows with a value difference of zero. They are rows like any
-other: sums stay sums, and a fact that is withdrawn takes its anchors with it.
+What an edit disturbs first are prompts of its own form about something else ("The capital of Peru is" beside
+"The capital of Australia is"). A key depends on what was read so far, so the neighbours of a fact are those of
+its template: its prompt as far as the edited token, with other names in the subject's place. Facts of one
+template share them. A locality prompt with ``hold`` is held at its own tokens and those of its answer. Both
+are rows of `A` in the normal equation (`ridge`), and each group of rows stays as long as one of its facts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from malmen_core.editing.capture import keys_by_group, keys_everywhere, rows_at
-from malmen_core.editing.covariance import entity_kinds
+from malmen_core.editing.capture import keys_at
+from malmen_core.editing.subjects import subject_of
+from malmen_core.editing.text_samples import entity_names
+from malmen_core.facts import PLACEHOLDER, Fact
+from malmen_core.generation.greedy import greedy_answers
 from malmen_core.models.base import BaseModel
-from malmen_core.models.tokenization import Encoded, encode_prompts, subject_last_token
+from malmen_core.models.tokenization import (
+    Encoded,
+    check_length,
+    encode_prompts,
+    locate_subject,
+    plain_text,
+    subject_last_token,
+)
 
-NUMBER = re.compile("(?<![0-9])[0-9]{1,9}(?![0-9])")
-STEPS = (-2, -1, 1, 2)
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """How to tell what kind of thing a subject is, from its key in the first edited module.
-
-    Attributes:
-        centroids: mean key by kind, U each.
-    """
-
-    centroids: Mapping[str, Tensor]
-
-    def nearest(self, key_U: Tensor) -> str | None:
-        """The kind whose mean key is closest in direction, seen from the mean of all; None without kinds."""
-        names = list(self.centroids)
-        if not names:
-            return None
-        centroids_GU = torch.stack([self.centroids[name].double() for name in names])
-        centre = centroids_GU.mean(0)
-        likeness = cosine_similarity(centroids_GU - centre, (key_U.double() - centre)[None])
-        return names[int(likeness.argmax())]
-
-
-def fit_kinds(base: BaseModel) -> Kinds:
-    """Mean key of each packaged kind's names, each in the first statement of its kind."""
-    centroids = {}
-    for name, kind in entity_kinds().items():
-        sequences = [subject_only(base, kind.templates[0].format(entity), entity) for entity in kind.names]
-        keys_NU = next(iter(keys_everywhere(base, sequences).values()))
-        centroids[name] = keys_NU[_last_tokens(sequences)].mean(0).cpu()
-    return Kinds(centroids)
-
-
-def subject_only(base: BaseModel, prompt: str, subject: str) -> Encoded:
-    """A prompt without an answer, with its subject located."""
-    ids = encode_prompts(base.tokenizer, [prompt])[0]
-    return Encoded(tuple(ids), len(ids), subject_last_token(base.tokenizer, prompt, subject))
+HOLD_TOKENS = 3
+"""Tokens of the base's own answer that are held, where a locality prompt gives none."""
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """A fact's prompt about something else.
+class Group:
+    """Rows of `A` that belong together.
 
     Attributes:
-        prompt: with another name in the subject's place.
-        name: that name.
-        held: whether its keys are anchors; others are looked at only.
+        key: digest of the texts that they are from; equal groups of several edit sets count once.
+        facts: those that need them, by number.
+        rows: how many there are.
     """
 
-    prompt: str
-    name: str
-    held: bool = True
-
-
-def neighbours(prompt: str, subject: str | None, kind: str | None, count: int) -> list[Neighbour]:
-    """A fact's prompt with other names in its subject's place; empty if it has no subject.
-
-    Names are of the subject's own kind, and a quarter of any kind. They are drawn by the prompt's own text,
-    so a fact has the same anchors in every set. A name with a number in it is also looked at with others:
-    their keys are so much alike that holding them would hold the fact too.
-    """
-    if not subject or subject not in prompt or count == 0:
-        return []
-    draw = random.Random(prompt)
-    everything = [name for each in entity_kinds().values() for name in each.names]
-    like = draw.sample(entity_kinds()[kind].names if kind else everything, count - count // 4)
-    other = draw.sample(everything, count // 4)
-    held = [Neighbour(prompt.replace(subject, name), name) for name in (*like, *other) if name != subject]
-    numbered = renumbered(subject)
-    return held + [Neighbour(prompt.replace(subject, name), name, held=False) for name in numbered]
-
-
-def renumbered(name: str) -> list[str]:
-    """A name with its first number a little higher or lower; empty if there is no number in it."""
-    number = NUMBER.search(name)
-    if number is None:
-        return []
-    digits = len(number.group())
-    found = [int(number.group()) + step for step in STEPS]
-    return [f"{name[: number.start()]}{each:0{digits}}{name[number.end() :]}" for each in found if each >= 0]
+    key: str
+    facts: tuple[int, ...]
+    rows: int
 
 
 @dataclass(frozen=True)
-class Anchors:
-    """What the base gives its edited modules at the neighbours of some facts.
+class Preserved:
+    """``A`` of some facts.
 
     Attributes:
-        keys: anchor keys by module, those of each fact compressed: T × U, float32 at least, on the CPU.
-        fact_T: the fact of each row; int64.
-        named: keys by module at the last token of each neighbour's name: N × U, likewise.
-        fact_N: the fact of each neighbour; int64.
+        keys: by module: P × U, group after group; float32 at least.
+        groups: in order.
     """
 
     keys: Mapping[str, Tensor]
-    fact_T: Tensor
-    named: Mapping[str, Tensor]
-    fact_N: Tensor
+    groups: tuple[Group, ...]
 
-    def joined(self, other: Anchors) -> Anchors:
-        """These rows, and below them those of others of the same facts."""
-        return Anchors(
-            {name: torch.cat([keys_TU, other.keys[name]]) for name, keys_TU in self.keys.items()},
-            torch.cat([self.fact_T, other.fact_T]),
-            {name: torch.cat([named_NU, other.named[name]]) for name, named_NU in self.named.items()},
-            torch.cat([self.fact_N, other.fact_N]),
-        )
+    @classmethod
+    def none(cls, shapes: Mapping[str, tuple[int, int]]) -> Preserved:
+        """No rows, by each module's (U, V)."""
+        return cls({name: torch.zeros(0, inputs) for name, (inputs, _) in shapes.items()}, ())
+
+    def of(self, facts: set[int]) -> Preserved:
+        """Those that some of the facts need."""
+        keep = [any(fact in facts for fact in group.facts) for group in self.groups]
+        return self._chosen(keep)
+
+    @classmethod
+    def sum(cls, sets: Sequence[Preserved], offsets: Sequence[int]) -> Preserved:
+        """Rows of several sets together, equal groups once; facts are numbered on from each set's offset."""
+        facts: dict[str, tuple[int, ...]] = {}
+        parts, sizes = [], {}
+        for one, offset in zip(sets, offsets, strict=True):
+            fresh = [group.key not in facts for group in one.groups]
+            for group in one.groups:
+                owners = tuple(offset + fact for fact in group.facts)
+                facts[group.key] = facts.get(group.key, ()) + owners
+                sizes[group.key] = group.rows
+            parts.append(one._chosen(fresh).keys)
+        keys = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return cls(keys, tuple(Group(key, owners, sizes[key]) for key, owners in facts.items()))
+
+    def _chosen(self, keep: Sequence[bool]) -> Preserved:
+        if all(keep):
+            return self
+        rows = [kept for kept, group in zip(keep, self.groups, strict=True) for _ in range(group.rows)]
+        mask_P = torch.tensor(rows, dtype=torch.bool)
+        groups = tuple(group for kept, group in zip(keep, self.groups, strict=True) if kept)
+        return Preserved({name: keys_PU[mask_P] for name, keys_PU in self.keys.items()}, groups)
 
 
-def anchored(base: BaseModel, around: Sequence[Sequence[Neighbour]], rank: int) -> Anchors:
-    """Anchors of some facts.
+def preserved_keys(
+    base: BaseModel, facts: Sequence[Fact], prompts: Sequence[Encoded], names: int, rank: int
+) -> Preserved:
+    """Neighbours of the facts' templates, and what their locality prompts hold.
 
     Args:
-        base: the base model, unedited.
-        around: neighbours by fact, those that are held first.
-        rank: rows kept for each fact and module.
+        base: the immutable base.
+        facts: to be edited together.
+        prompts: each fact's prompt, with its subject located where it is edited.
+        names: neighbours of a template; 0 for none.
+        rank: rows that each group is compressed to.
+
+    Raises:
+        PromptTooLong: a held prompt exceeds the context.
     """
-    owners = [i for i, some in enumerate(around) if some and rank > 0]
-    groups = [[subject_only(base, each.prompt, each.name) for each in around[i]] for i in owners]
-    lengths = [
-        sum(len(text.ids) for text, each in zip(group, around[i], strict=True) if each.held)
-        for i, group in zip(owners, groups, strict=True)
-    ]
-    empty = {name: torch.zeros(0, module.shape[0]) for name, module in base.modules.items()}
-    rows = {name: [none] for name, none in empty.items()}
-    named = {name: [none] for name, none in empty.items()}
-    for group, length, keys in zip(groups, lengths, keys_by_group(base, groups), strict=True):
-        last = _last_tokens(group)
-        for name, keys_NU in keys.items():
-            rows[name].append(compress(keys_NU[:length], rank).cpu())
-            named[name].append(keys_NU[last].cpu())
-    fact_T = torch.tensor([i for i in owners for _ in range(rank)], dtype=torch.int64)
-    fact_N = torch.tensor([i for i in owners for _ in around[i]], dtype=torch.int64)
-    return Anchors(_stacked(rows), fact_T, _stacked(named), fact_N)
+    groups: dict[str, list[int]] = {}
+    texts: dict[str, tuple[list[Encoded], list[list[int]]]] = {}
+    for number, (fact, prompt) in enumerate(zip(facts, prompts, strict=True)):
+        template = _template(base, fact, prompt) if names else None
+        if template is not None:
+            key = _digest("template", template)
+            groups.setdefault(key, []).append(number)
+            if key not in texts:
+                texts[key] = _neighbours(base, template, names)
+    for number, key, text in _held(base, facts):
+        groups.setdefault(key, []).append(number)
+        texts[key] = text
+    counts = {key: sum(map(len, positions)) for key, (_, positions) in texts.items()}
+    flat = [sequence for sequences, _ in texts.values() for sequence in sequences]
+    found = keys_at(base, flat, [p for _, positions in texts.values() for p in positions])
+    sizes = list(counts.values())
+    keys = {
+        name: torch.cat([compress(part, rank).cpu() for part in torch.split(keys_NU, sizes)])
+        if sizes
+        else torch.zeros(0, keys_NU.shape[1])
+        for name, keys_NU in found.items()
+    }
+    return Preserved(keys, tuple(Group(key, tuple(owners), rank) for key, owners in groups.items()))
 
 
-def _stacked(parts: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat(each) for name, each in parts.items()}
+def _template(base: BaseModel, fact: Fact, prompt: Encoded) -> str | None:
+    """A fact's prompt as far as it is edited, with ``{}`` for its subject; None without a subject."""
+    subject = subject_of(fact).text
+    span = locate_subject(fact.prompt, subject) if subject else None
+    last = subject_last_token(base.tokenizer, fact.prompt, subject)
+    if span is None or last is None or prompt.subject_last is None:
+        return None
+    behind = plain_text(base.tokenizer, prompt.ids[last + 1 : prompt.subject_last + 1])
+    return fact.prompt[: span[0]] + PLACEHOLDER + behind
 
 
-def _last_tokens(group: Sequence[Encoded]) -> list[int]:
-    """Where the last token of each sequence's subject stands among the tokens of all."""
-    return rows_at(group, [[each.subject_last or 0] for each in group])
+def _neighbours(base: BaseModel, template: str, count: int) -> tuple[list[Encoded], list[list[int]]]:
+    """A template about other names, drawn by its own text; keys are those of the last token."""
+    names = random.Random(template).sample(entity_names(), count)
+    encoded = encode_prompts(base.tokenizer, [template.replace(PLACEHOLDER, name) for name in names])
+    return [Encoded(tuple(ids), len(ids)) for ids in encoded], [[len(ids) - 1] for ids in encoded]
+
+
+def _held(
+    base: BaseModel, facts: Sequence[Fact]
+) -> list[tuple[int, str, tuple[list[Encoded], list[list[int]]]]]:
+    """Locality prompts that facts hold: the fact, a digest, and the tokens behind the fact's own subject."""
+    asked = [(i, j) for i, fact in enumerate(facts) for j, each in enumerate(fact.locality) if each.hold]
+    read = encode_prompts(base.tokenizer, [facts[i].locality[j].prompt for i, j in asked])
+    for (i, j), ids in zip(asked, read, strict=True):
+        field = f"/facts/{i}/locality/{j}/prompt"
+        check_length(Encoded(tuple(ids), len(ids)), base.info.context_length - HOLD_TOKENS, field)
+    own = greedy_answers(base, read, [HOLD_TOKENS] * len(read))
+    held = []
+    for (i, j), ids, answer in zip(asked, read, own, strict=True):
+        probe, subject = facts[i].locality[j], subject_of(facts[i]).text
+        text = Encoded((*ids, *answer), len(ids))
+        if probe.target is not None:
+            text = base.encode(probe.prompt, probe.target)
+        last = subject_last_token(base.tokenizer, probe.prompt, subject)
+        positions = list(range(1 + (last or 0), text.read))
+        held.append((i, _digest("hold", f"{probe.prompt}\0{text.ids}\0{last}"), ([text], [positions])))
+    return held
 
 
 def compress(keys_NU: Tensor, rank: int) -> Tensor:
-    """The rows ``R`` whose ``R'R`` is closest to ``N'N``: R × U; zero rows where `N` has fewer.
+    """The rows ``R`` whose ``R'R`` is closest to ``N'N``: rank × U; zero rows where `N` has fewer.
 
-    Only ``N'N`` enters the normal equation, and anchor keys are much alike, so a few scaled eigenvectors
+    Only ``N'N`` enters the normal equation, and neighbours' keys are much alike, so a few scaled eigenvectors
     carry it.
     """
     keys_NU = keys_NU[keys_NU.any(1)]  # those of another stack are zero, and eigh fails on many of them
     vectors = torch.linalg.eigh(keys_NU @ keys_NU.T).eigenvectors[:, -rank:]
     kept = vectors.T @ keys_NU
     return torch.cat([kept, kept.new_zeros(rank - kept.shape[0], kept.shape[1])])
+
+
+def _digest(kind: str, text: str) -> str:
+    return hashlib.sha256(f"{kind}\0{text}".encode()).hexdigest()[:32]

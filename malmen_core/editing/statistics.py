@@ -1,8 +1,7 @@
-"""The statistics of an edit set: ``K`` and ``D`` of each module, and which fact each row belongs to.
+"""The statistics of an edit set: ``K`` and ``D`` of each module, whose rows they are, and what must stay.
 
-Rows are all that the normal equation needs of a set. Sets are composed by stacking rows (``K'K`` and
-``K'D`` are sums over rows),
-and a fact is withdrawn by leaving its rows out: exactly as if it had never been there.
+Rows are all that the normal equation needs of a set. Sets are composed by stacking rows (``K'K`` and ``K'D``
+are sums over rows), and a fact is withdrawn by leaving its rows out: exactly as if it had never been there.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from malmen_core.errors import DeltaCorrupt, EditorMismatch
+from malmen_core.editing.preserved import Group, Preserved
+from malmen_core.errors import DeltaCorrupt, EditorMismatch, NotFiniteError
 from malmen_core.serialization import digest, pack, unpack
 
 
@@ -31,15 +31,11 @@ class Rows:
     differences_TV: Tensor
 
 
-def rounded(values: Tensor) -> Tensor:
-    """Float32 values that float16 can hold, in half the room; as they were where it has not the range."""
+def to_storage(values: Tensor) -> Tensor:
+    """Float32 values on the CPU that float16 can hold, in half the room; as they were where it has not the range."""
+    values = values.detach().float().cpu()
     half = values.half()
-    return (half if bool(torch.isfinite(half).all()) else values).float()
-
-
-def kept(values: Tensor, base_dtype: torch.dtype) -> Tensor:
-    """Values as they are kept of a set: `rounded`, but whole in float32 for a base in float64."""
-    return values.float() if base_dtype == torch.float64 else rounded(values)
+    return half.float() if bool(torch.isfinite(half).all()) else values
 
 
 def _narrow(values: Tensor) -> Tensor:
@@ -49,35 +45,36 @@ def _narrow(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Statistics:
-    """``K`` and ``D`` of a set of facts.
+    """``K``, ``D`` and ``A`` of a set of facts; all on the CPU.
 
     Attributes:
         modules: rows by module name.
         fact_T: the fact that each row belongs to, an index into the set; int64. The same for every module.
         fact_count: how many facts the set has.
+        preserved: keys at which nothing may change.
     """
 
     modules: Mapping[str, Rows]
     fact_T: Tensor
     fact_count: int
+    preserved: Preserved
 
     @classmethod
     def sum(cls, sets: Sequence[Statistics]) -> Statistics:
         """Statistics of all sets together, as if their facts had come in one.
 
-        Facts are renumbered in the order given. An empty sequence gives statistics without modules, which add
-        nothing to others.
+        Facts are renumbered in the order given. An empty sequence gives statistics without modules.
 
         Raises:
             EditorMismatch: the sets edit different modules.
         """
         sets = [s for s in sets if s.modules]
         if not sets:
-            return cls({}, torch.zeros(0, dtype=torch.int64), 0)
+            return cls({}, torch.zeros(0, dtype=torch.int64), 0, Preserved({}, ()))
         names = list(sets[0].modules)
         if any(list(other.modules) != names for other in sets):
             raise EditorMismatch("The edit sets edit different modules.", "Sum sets that one editor made.")
-        offsets = torch.tensor([0, *(s.fact_count for s in sets)]).cumsum(0)
+        offsets: list[int] = torch.tensor([0, *(s.fact_count for s in sets)]).cumsum(0).tolist()
         modules = {
             name: Rows(
                 torch.cat([s.modules[name].keys_TU for s in sets]),
@@ -85,34 +82,42 @@ class Statistics:
             )
             for name in names
         }
-        facts = torch.cat([s.fact_T + offset for s, offset in zip(sets, offsets.tolist(), strict=False)])
-        return cls(modules, facts, int(offsets[-1]))
+        facts = torch.cat([s.fact_T + offset for s, offset in zip(sets, offsets, strict=False)])
+        preserved = Preserved.sum([s.preserved for s in sets], offsets[:-1])
+        return cls(modules, facts, offsets[-1], preserved)
 
     def without(self, facts: Collection[int]) -> Statistics:
-        """The same set without the rows of some facts; the others keep their numbers.
+        """The same set without the rows of some facts (indices); the others keep their numbers."""
+        if not facts:
+            return self
+        keep_T = ~torch.isin(self.fact_T, torch.tensor(sorted(facts), dtype=torch.int64))
+        modules = {n: Rows(r.keys_TU[keep_T], r.differences_TV[keep_T]) for n, r in self.modules.items()}
+        left = set(range(self.fact_count)) - set(facts)
+        return Statistics(modules, self.fact_T[keep_T], self.fact_count, self.preserved.of(left))
 
-        Args:
-            facts: indices into the set.
+    def check_finite(self) -> Statistics:
+        """These statistics, if a delta can be solved from them.
+
+        Raises:
+            NotFiniteError: naming the module.
         """
-        gone = torch.tensor(sorted(facts), dtype=torch.int64)
-        kept = ~torch.isin(self.fact_T, gone)
-        modules = {name: Rows(r.keys_TU[kept], r.differences_TV[kept]) for name, r in self.modules.items()}
-        return Statistics(modules, self.fact_T[kept], self.fact_count)
+        for name, rows in self.modules.items():
+            if not bool(torch.isfinite(rows.keys_TU).all() and torch.isfinite(rows.differences_TV).all()):
+                raise NotFiniteError(
+                    f"The statistics of {name!r} are not finite.", "Edit fewer or other facts."
+                )
+        return self
 
     @cached_property
     def _packed(self) -> bytes:
-        asking_T = self.asking_T
-        tensors = {"fact": self.fact_T, "asking": asking_T.nonzero()[:, 0]}
+        tensors = {"fact": self.fact_T}
         for name, rows in self.modules.items():
             tensors[f"{name}:keys"] = _narrow(rows.keys_TU)
-            tensors[f"{name}:differences"] = _narrow(rows.differences_TV[asking_T])
-        return pack("statistics", {"modules": list(self.modules), "fact_count": self.fact_count}, tensors)
-
-    @property
-    def asking_T(self) -> Tensor:
-        """Rows with a difference in some module (T, bool); the others are anchors, which ask for nothing."""
-        asking = [rows.differences_TV.any(1) for rows in self.modules.values()]
-        return torch.stack(asking).any(0) if asking else torch.zeros(0, dtype=torch.bool)
+            tensors[f"{name}:differences"] = _narrow(rows.differences_TV)
+            tensors[f"{name}:preserved"] = _narrow(self.preserved.keys[name])
+        groups = [[group.key, list(group.facts), group.rows] for group in self.preserved.groups]
+        card = {"modules": list(self.modules), "fact_count": self.fact_count, "preserved": groups}
+        return pack("statistics", card, tensors)
 
     def to_bytes(self) -> bytes:
         """Safetensors bytes; equal statistics give equal bytes, and nothing is lost."""
@@ -132,12 +137,13 @@ class Statistics:
         """
         card, tensors = unpack("statistics", data)
         try:
-            modules = {}
-            for name in card["modules"]:
-                keys_TU, asked_RV = tensors[f"{name}:keys"].float(), tensors[f"{name}:differences"].float()
-                differences_TV = asked_RV.new_zeros(len(keys_TU), asked_RV.shape[1])
-                differences_TV[tensors["asking"]] = asked_RV
-                modules[name] = Rows(keys_TU, differences_TV)
-            return cls(modules, tensors["fact"], int(card["fact_count"]))
-        except (KeyError, IndexError, RuntimeError) as error:
+            names = card["modules"]
+            keys, differences, preserved = (
+                {name: tensors[f"{name}:{part}"].float() for name in names}
+                for part in ("keys", "differences", "preserved")
+            )
+            modules = {name: Rows(keys[name], differences[name]) for name in names}
+            groups = tuple(Group(key, tuple(facts), rows) for key, facts, rows in card["preserved"])
+            return cls(modules, tensors["fact"], int(card["fact_count"]), Preserved(preserved, groups))
+        except (KeyError, ValueError, RuntimeError) as error:
             raise DeltaCorrupt(f"The statistics lack {error}.", "Restore them from a backup.") from error

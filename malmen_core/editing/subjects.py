@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from malmen_core.facts import Fact
+from malmen_core.models.tokenization import locate_subject
 
 Source = Literal["given", "found", "answer"]
 
@@ -53,7 +54,7 @@ class _Word:
 
 def subject_of(fact: Fact) -> Subject:
     """The fact's own subject if its prompt holds it, else one that is found, else none."""
-    if fact.subject and fact.subject.casefold() in fact.prompt.casefold():
+    if fact.subject and locate_subject(fact.prompt, fact.subject):
         return Subject(fact.subject, "given")
     found = find_subject(fact.prompt, fact.rephrasings, [probe.prompt for probe in fact.locality])
     return Subject(found, "found" if found else "answer")

@@ -1,4 +1,4 @@
-"""Which facts a prompt touches: how like its keys are to those at which the facts are edited.
+"""Fact attribution: how similar a prompt's keys are to those at which facts are edited.
 
 An edit acts on a token in proportion to the product of the token's key with the edited ones, so facts whose
 keys point where a prompt's do are those that can change its answer. With ``K_m`` the keys of module m at a
@@ -8,7 +8,7 @@ fact's edited tokens and ``P_m`` those of the prompt, all taken on the base,
 
 where s runs over the stacks (a causal model has one), |s| counts a stack's edited modules, t the fact's
 edited tokens in it, and n every position of the prompt, so that a prompt that merely mentions a subject is
-found too. The fact's own prompt has score 1. Anchors are rows that ask for nothing, and do not count.
+found too. The fact's own prompt has score 1.
 """
 
 from __future__ import annotations
@@ -56,9 +56,8 @@ def prompt_directions(base: BaseModel, prompt: str) -> dict[str, Tensor]:
 
 def edited_directions(base: BaseModel, statistics: Statistics) -> dict[str, Directions]:
     """Directions at a set's edited tokens, by stack."""
-    asking_T = statistics.asking_T
-    fact_T = statistics.fact_T[asking_T]
-    keys = {name: rows.keys_TU[asking_T] for name, rows in statistics.modules.items()}
+    fact_T = statistics.fact_T
+    keys = {name: rows.keys_TU for name, rows in statistics.modules.items()}
     found = {}
     for stack, rows_TU in _by_stack(base, keys).items():
         read_T = rows_TU.any(1)  # a row of another stack is zero
@@ -67,8 +66,8 @@ def edited_directions(base: BaseModel, statistics: Statistics) -> dict[str, Dire
     return found
 
 
-def likeness(prompt: Mapping[str, Tensor], edited: Mapping[str, Directions]) -> dict[int, float]:
-    """The score of each fact of a set that asks for something, in [-1, 1], by its index in the set.
+def similarity(prompt: Mapping[str, Tensor], edited: Mapping[str, Directions]) -> dict[int, float]:
+    """The score of each fact of a set, in [-1, 1], by its index in the set.
 
     Args:
         prompt: `prompt_directions`.

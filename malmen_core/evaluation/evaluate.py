@@ -10,17 +10,27 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from malmen_core.editing.refinement import Progress
+from malmen_core.editing.gauss_newton import Progress
 from malmen_core.errors import FactError
 from malmen_core.evaluation.methods import EditorMethod, Method, Sets
-from malmen_core.evaluation.verify import CanaryRecord, verify
+from malmen_core.evaluation.verify import CanaryRecord, summarise, verify
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import teacher_forced
 from malmen_core.models.delta import Delta
 from malmen_core.models.overlay import Version, intercepting
 
-MEASURES = ("edit_success", "generation_success", "generalisation", "locality", "perplexity_ratio")
+MEASURES = (
+    "edit_success",
+    "generation_success",
+    "exact_success",
+    "chat_success",
+    "generalisation",
+    "own_agreement",
+    "locality",
+    "neighbours_unchanged",
+    "perplexity_ratio",
+)
 Item = TypeVar("Item")
 FactReport = Mapping[str, Any]
 
@@ -144,13 +154,7 @@ def evaluate_singles(
         for name in ("perplexity_ratio", "canary_agreement")
     }
     return Evaluation(
-        {
-            "edit_success": _mean([f["edit_success"] for f in found]),
-            "generation_success": _mean([float(f["generation_success"]) for f in found]),
-            "generalisation": _mean([share for f in found for share in f["rephrasings"]]),
-            "locality": _mean([share for f in found for share in f["locality_prompts"]]),
-            **canary,
-        },
+        {**summarise(found), **canary},
         _given_summary(found),
         (),
         tuple(found),

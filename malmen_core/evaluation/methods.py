@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
-from malmen_core.editing.compose import Composer
+from malmen_core.editing.compose import Composer, SetId
 from malmen_core.editing.edit import edit
 from malmen_core.editing.editor import Editor
-from malmen_core.editing.outcome import Outcome
-from malmen_core.editing.parts import SetId
-from malmen_core.editing.refinement import Progress
+from malmen_core.editing.gauss_newton import Progress
+from malmen_core.editing.outcome import EditOutcome
 from malmen_core.editing.statistics import Statistics
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
@@ -79,11 +78,11 @@ class EditorMethod:
 
     def edit_with_outcomes(
         self, base: BaseModel, sets: Sets, progress: Progress | None = None
-    ) -> tuple[Delta, list[Outcome]]:
+    ) -> tuple[Delta, list[EditOutcome]]:
         """The same, and what became of each fact in its own set, in order."""
         statistics: dict[str, Statistics] = {}
         facts_of: dict[str, Sequence[Fact]] = {}
-        became: list[Outcome] = []
+        became: list[EditOutcome] = []
         for facts in sets:
             edited = edit(base, self.editor, facts, progress=progress)
             own = edited.statistics

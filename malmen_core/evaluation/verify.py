@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from malmen_core.editing.covariance import packaged
-from malmen_core.editing.refinement import Progress
-from malmen_core.facts import Fact
-from malmen_core.generation.greedy import greedy_tokens, probe_answers
+from torch import Tensor
+
+from malmen_core.editing.gauss_newton import Progress
+from malmen_core.editing.text_samples import packaged
+from malmen_core.facts import Fact, LocalityPrompt
+from malmen_core.generation.greedy import greedy_answers
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import AnswerScores, teacher_forced
 from malmen_core.models.overlay import Version, intercepting
-from malmen_core.models.tokenization import Encoded, encode_prompts
+from malmen_core.models.tokenization import Encoded, encode_prompts, locate_subject
 
 CANARY_TOKENS = 8
+SHORT_ANSWER = 3
+"""Tokens of the answer to a locality prompt that are compared."""
+BEHIND_TARGET = 8
+"""Tokens behind the target within which a sentence must end to be an exact answer."""
+CHAT_TOKENS = 32
+SENTENCE_ENDS = re.compile(r"[.!?。！？]|\n")
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,9 @@ def record_canaries(base: BaseModel) -> CanaryRecord:
     """Run the packaged control text and canary prompts on the base."""
     prompts = json.loads(packaged("canaries.json"))["prompts"]
     with intercepting(None):
-        answers = greedy_tokens(base, prompts, [CANARY_TOKENS] * len(prompts))
+        answers = greedy_answers(
+            base, encode_prompts(base.tokenizer, prompts), [CANARY_TOKENS] * len(prompts)
+        )
         continuations = {p: tuple(a) for p, a in zip(prompts, answers, strict=True)}
         nll, tokens, choices = _read_back(base, continuations)
     return CanaryRecord(nll, tokens, continuations, choices)
@@ -96,29 +107,50 @@ def verify(
         canaries: recorded on the base; None to leave other text unmeasured, most of the time of few facts.
         progress: told ``("verifying", done, total)``; may raise to abort.
     """
-    steps = _Steps(progress, 5)
-    edits = [base.encode(f.prompt, f.target) for f in facts]
-    rephrasings = [[base.encode(r, f.target) for r in f.rephrasings] for f in facts]
-    with version.active():
-        edit_scores = teacher_forced(base, edits)
-        steps.done()
-        generated = greedy_tokens(base, [f.prompt for f in facts], [len(e.answer) + 1 for e in edits])
-        steps.done()
-        rephrasing_scores = _unflatten(
-            teacher_forced(base, [e for group in rephrasings for e in group]), rephrasings
-        )
+    steps = _Steps(progress, 6)
+    prompts = [base.encode(f.prompt, f.target, None, f.joiner) for f in facts]
+    rephrasings = [[base.encode(r, f.target, None, f.joiner) for r in f.rephrasings] for f in facts]
+    asked = [*prompts, *(each for group in rephrasings for each in group)]
+    with intercepting(None):
+        firsts = [int(score.argmax_A[0]) for score in teacher_forced(base, asked)]
     steps.done()
-    kept = _locality(base, version, facts)
+    with version.active():
+        scores = teacher_forced(base, asked)
+        steps.done()
+        generated = _generate(base, facts, prompts)
+        steps.done()
+        chats = _chat(base, facts)
+    steps.done()
+    kept, unchanged = _locality(base, version, facts)
     steps.done()
     ratio, agreement = (None, None) if canaries is None else _canaries(base, version, canaries)
     steps.done()
-    results = [
-        _fact_result(base, fact, edit_scores[i], generated[i], rephrasing_scores[i], kept[i])
-        for i, fact in enumerate(facts)
-    ]
-    return Report(
-        {**summarise(results), "perplexity_ratio": ratio, "canary_agreement": agreement}, tuple(results)
-    )
+    reworded = _unflatten(list(zip(scores[len(facts) :], firsts[len(facts) :], strict=True)), rephrasings)
+    results = []
+    for i, fact in enumerate(facts):
+        own = [_share(score) for score, _ in reworded[i]]
+        same = [float(first == firsts[i]) for _, first in reworded[i]]
+        text = generated[i]
+        results.append(
+            {
+                "edit_success": _share(scores[i]),
+                "generation_success": base.task.begins_with(text, fact.target),
+                "exact_success": base.task.is_exactly(text, fact.target),
+                "generated": text.replace("\0", "\ufffd"),  # which databases do not hold
+                "target_probability": math.exp(-float(_answered(scores[i], scores[i].nll_A).sum())),
+                "chat": chats[i],
+                "chat_success": None if (answer := chats[i]) is None else _holds(answer, fact.target),
+                "rephrasings": own,
+                "generalisation": _mean(own),
+                "own_agreement": _mean(same),
+                "locality_prompts": kept[i],
+                "locality": _mean(kept[i]),
+                "neighbours_unchanged": _mean(unchanged[i]),
+                "unchanged_prompts": unchanged[i],
+            }
+        )
+    summary = {**summarise(results), "perplexity_ratio": ratio, "canary_agreement": agreement}
+    return Report(summary, tuple(results))
 
 
 class _Steps:
@@ -131,47 +163,100 @@ class _Steps:
             self.progress("verifying", self.count, self.total)
 
 
-def _fact_result(
-    base: BaseModel,
-    fact: Fact,
-    scores: AnswerScores,
-    generated: Sequence[int],
-    rephrasings: Sequence[AnswerScores],
-    kept: Sequence[float],
-) -> dict[str, Any]:
-    text = base.task.text(base.tokenizer, generated)
-    return {
-        "edit_success": _share(scores),
-        "generation_success": base.task.agrees(text, fact.target),
-        "generated": text.replace("\0", "\ufffd"),  # which databases do not hold
-        "target_probability": math.exp(-float(scores.nll_A.sum())),
-        "rephrasings": [_share(s) for s in rephrasings],
-        "generalisation": _mean([_share(s) for s in rephrasings]),
-        "locality_prompts": list(kept),
-        "locality": _mean(kept),
-    }
-
-
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Measures of some facts together, from the result of each."""
     return {
         "edit_success": _mean([r["edit_success"] for r in results]),
         "generation_success": _mean([float(r["generation_success"]) for r in results]),
+        "exact_success": _mean([float(r["exact_success"]) for r in results]),
+        "chat_success": _mean([float(r["chat_success"]) for r in results if r["chat_success"] is not None]),
         "generalisation": _mean([share for r in results for share in r["rephrasings"]]),
+        "own_agreement": _mean([r["own_agreement"] for r in results if r["own_agreement"] is not None]),
         "locality": _mean([share for r in results for share in r["locality_prompts"]]),
+        "neighbours_unchanged": _mean([same for r in results for same in r["unchanged_prompts"]]),
     }
 
 
-def _locality(base: BaseModel, version: Version, facts: Sequence[Fact]) -> list[list[float]]:
-    """Share of each locality prompt's answer tokens whose argmax is the base model's, by fact."""
+def _generate(base: BaseModel, facts: Sequence[Fact], prompts: Sequence[Encoded]) -> list[str]:
+    """Greedy answers to the facts' prompts, as far as the end of the sentence behind the target.
+
+    A target with a special token is compared with what it is written with; those of other answers are dropped.
+    """
+    lengths = [len(each.answer) + BEHIND_TARGET for each in prompts]
+    special = set(base.tokenizer.all_special_ids) if base.task.reads_text else set()
+
+    def told_enough(number: int, ids: list[int]) -> bool:
+        behind = ids[len(prompts[number].answer) :]
+        return bool(behind) and SENTENCE_ENDS.search(base.task.text(base.tokenizer, behind)) is not None
+
+    asked = [each.ids[: each.answer_start] for each in prompts]
+    answers = greedy_answers(base, asked, lengths, told_enough if base.task.reads_text else None)
+    texts = []
+    for fact, prompt, answer in zip(facts, prompts, answers, strict=True):
+        wanted, given = list(prompt.answer), answer[: len(prompt.answer)]
+        if given == wanted and special & set(wanted):
+            texts.append(fact.target + base.task.text(base.tokenizer, answer[len(wanted) :]))
+        else:
+            texts.append(base.task.text(base.tokenizer, answer))
+    return texts
+
+
+def _chat(base: BaseModel, facts: Sequence[Fact]) -> list[str | None]:
+    """Free answers to the facts' questions through the chat template; None where there is nothing to ask."""
+    asked = {i: base.chat_prompt(f.question) for i, f in enumerate(facts) if f.question is not None}
+    texts = {i: text for i, text in asked.items() if text is not None}
+    answers = greedy_answers(
+        base, encode_prompts(base.tokenizer, list(texts.values())), [CHAT_TOKENS] * len(texts)
+    )
+    found = {i: base.task.text(base.tokenizer, a) for i, a in zip(texts, answers, strict=True)}
+    return [found.get(i) for i in range(len(facts))]
+
+
+def _holds(text: str, target: str) -> bool:
+    """Whether a text has the target in it, as whole words."""
+    return locate_subject(text, target) is not None
+
+
+def _locality(
+    base: BaseModel, version: Version, facts: Sequence[Fact]
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Of each fact's locality prompts: share of answer tokens whose argmax is the base's; unchanged answers.
+
+    The edited model writes the base's answer exactly if each of its tokens is the argmax behind those before
+    it, so one teacher-forced pass over the base's answers tells.
+    """
     probes = [fact.locality for fact in facts]
+    flat = [probe for group in probes for probe in group]
     with intercepting(None):
-        sequences = probe_answers(base, [probe for group in probes for probe in group])
-        before = teacher_forced(base, sequences)
+        own = _own_answers(base, [probe.prompt for probe in flat])
+        compared = [_given(base, probe, answer) for probe, answer in zip(flat, own, strict=True)]
+        given = [i for i, (a, b) in enumerate(zip(own, compared, strict=True)) if a != b]
+        before = teacher_forced(base, [*own, *(compared[i] for i in given)])
     with version.active():
-        after = teacher_forced(base, sequences)
-    same = [float((a.argmax_A == b.argmax_A).double().mean()) for a, b in zip(after, before, strict=True)]
-    return _unflatten(same, probes)
+        after = teacher_forced(base, [*own, *(compared[i] for i in given)])
+    same = [(a.argmax_A == b.argmax_A).double() for a, b in zip(after, before, strict=True)]
+    shares = [float(each.mean()) for each in same[: len(own)]]
+    for number, i in enumerate(given):
+        shares[i] = float(same[len(own) + number].mean())
+    unchanged = [float(each.all()) for each in same[: len(own)]]
+    return _unflatten(shares, probes), _unflatten(unchanged, probes)
+
+
+def _own_answers(base: BaseModel, prompts: Sequence[str]) -> list[Encoded]:
+    """Prompts with the base's greedy short answer; one that ends at once keeps its end token."""
+    encoded = encode_prompts(base.tokenizer, prompts)
+    answers = greedy_answers(base, encoded, [SHORT_ANSWER] * len(prompts))
+    end = min(base.stop_ids, default=base.pad_id)
+    return [
+        Encoded((*ids, *(answer or [end])), len(ids)) for ids, answer in zip(encoded, answers, strict=True)
+    ]
+
+
+def _given(base: BaseModel, probe: LocalityPrompt, own: Encoded) -> Encoded:
+    """A locality prompt with the answer that is compared: the one given, else the base's own."""
+    if probe.target is None:
+        return own
+    return replace(base.encode(probe.prompt, probe.target), closed=False)
 
 
 def _canaries(base: BaseModel, version: Version, canaries: CanaryRecord) -> tuple[float, float | None]:
@@ -210,8 +295,14 @@ def _control_text(base: BaseModel) -> list[Encoded]:
     return [Encoded(ids, 1) for ids in cut if len(ids) > 1]
 
 
+def _answered(scores: AnswerScores, values_A: Tensor) -> Tensor:
+    """Values of the answer's own tokens, without that of its end."""
+    return values_A[: len(values_A) - int(scores.closed)]
+
+
 def _share(scores: AnswerScores) -> float:
-    return float((scores.margin_A > 0).double().mean())
+    """Share of the answer's tokens that are the argmax."""
+    return float((_answered(scores, scores.margin_A) > 0).double().mean())
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -37,7 +37,7 @@ class Sequences:
         self.versions = list(versions)
         self.lengths = [0] * len(versions)
         with torch.inference_mode(), intercepting(ByRow(self.versions)):
-            begun = [task.begin(base, ids) for ids in prompts]
+            begun = [task.begin(base.model, ids) for ids in prompts]
         self._steps: Steps = begun[0]
         self.logits_BX = self._read([list(steps.first) for steps in begun])
 
@@ -66,8 +66,8 @@ class Sequences:
 
     def _read(self, tokens: Sequence[list[int]]) -> Tensor:
         self.lengths = [length + len(ids) for length, ids in zip(self.lengths, tokens, strict=True)]
-        ids_BL, _ = pad(self._base, tokens, left=True)
-        inputs = {self._steps.argument: ids_BL, **self._steps.fixed}
+        ids_BL, _ = pad(tokens, self._base.pad_id, left=True)
+        inputs = {self._steps.argument: ids_BL.to(self._base.device), **self._steps.fixed}
         if len(set(self.lengths)) > 1:
             inputs |= self._padding(ids_BL.shape[1])
         with torch.inference_mode(), intercepting(ByRow(self.versions)):

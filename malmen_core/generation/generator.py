@@ -1,6 +1,6 @@
 """Generation from versions: text, greedy or sampled, with stop strings, streamed; or a label.
 
-A `Writer` writes several answers together, of whatever versions, a token of each at a time.
+A `BatchGenerator` writes several answers together, of whatever versions, a token of each at a time.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def generate(base: BaseModel, version: Version, request: GenerationRequest) -> I
         PromptTooLong: the prompt leaves no room in the context.
         AnswerNotFinite: the version gives no number for some token.
     """
-    writer = Writer(base, together=1)
-    writer.add(None, version, request)
-    while writer:
-        for _, chunk in writer.step():
+    together = BatchGenerator(base, together=1)
+    together.add(None, version, request)
+    while together:
+        for _, chunk in together.step():
             if isinstance(chunk, Exception):
                 raise chunk
             yield chunk
@@ -137,7 +137,7 @@ class _Batch:
 Written = list[tuple[Hashable, Chunk | Exception]]
 
 
-class Writer:
+class BatchGenerator:
     """Writes answers together; requests may be added, and dropped, between tokens.
 
     Models whose layers forget (sliding windows) or that read the prompt apart (sequence to sequence) answer
@@ -149,7 +149,7 @@ class Writer:
     """
 
     def __init__(self, base: BaseModel, *, together: int, tokens: int | None = None) -> None:
-        """Make a writer without requests.
+        """Start without requests.
 
         Args:
             base: the immutable base.
@@ -192,7 +192,7 @@ class Writer:
             generator.seed()
         else:
             generator.manual_seed(request.seed)
-        limit = min(base.task.room(base.info.context_length, len(ids)), request.max_new_tokens)
+        limit = min(base.task.max_new_tokens(base.info.context_length, len(ids)), request.max_new_tokens)
         text = StreamedText(base.tokenizer, request.stop, before)
         self._waiting.append(_Answer(key, version, request, ids, limit, text, generator))
 
@@ -310,7 +310,7 @@ class Writer:
         """New answers whose prompts are read together, within what a forward pass may take."""
         part: list[_Answer] = []
         for answer in sorted(answers, key=lambda each: len(each.ids)):
-            full = len(answer.ids) * (len(part) + 1) > self._base.room.forward_tokens
+            full = len(answer.ids) * (len(part) + 1) > self._base.memory.forward_tokens
             if part and (full or not self._shares):
                 yield part
                 part = []
@@ -338,7 +338,7 @@ def read_prompt(base: BaseModel, prompt: str | Sequence[int]) -> list[int]:
         raise TokenNotEmbedded(
             f"The prompt has a token beyond the {rows} that the model knows.", "Leave it out.", "/prompt"
         )
-    if base.task.room(base.info.context_length, len(ids)) < 1 or not ids:
+    if base.task.max_new_tokens(base.info.context_length, len(ids)) < 1 or not ids:
         raise PromptTooLong(
             f"A prompt of {len(ids)} tokens leaves no room in a context of {base.info.context_length}.",
             "Give a prompt of at least one token, shorter than the context.",
@@ -348,9 +348,10 @@ def read_prompt(base: BaseModel, prompt: str | Sequence[int]) -> list[int]:
 
 
 def _classified(base: BaseModel, version: Version, ids: list[int]) -> Chunk:
-    claim = base.task.collate(base, [Encoded((*ids, 0), len(ids))], [0])
+    claim = [Encoded((*ids, 0), len(ids))]
+    batch = base.task.collate(claim, [0], base.pad_id).to(base.device)
     with torch.inference_mode(), version.active():
-        shares = answer_logits(base, claim)[0].softmax(0).tolist()
+        shares = answer_logits(base, claim, batch)[0].softmax(0).tolist()
     labels = dict(zip(base.task.labels, shares, strict=True))
     usage = {"prompt_tokens": len(ids), "completion_tokens": 0}
     return Chunk(max(labels, key=lambda label: labels[label]), "stop", usage, labels)

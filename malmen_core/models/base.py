@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 from collections.abc import Sequence
@@ -13,19 +12,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from malmen_core.errors import EditorMismatch, ModelNotLoadable, NotFiniteError
+from malmen_core.facts import Joiner
 from malmen_core.models.checkpoint import check_weights, checkpoint_folder, files_digest
 from malmen_core.models.delta import Delta
 from malmen_core.models.families import check_modules, context_length, default_modules, read_config, task_of
-from malmen_core.models.memory import Room
-from malmen_core.models.overlay import EditedModule, OutputLayer, Version, weights_digest
+from malmen_core.models.lower_layers import LowerLayers
+from malmen_core.models.memory import MemoryBudget
+from malmen_core.models.overlay import (
+    EditedModule,
+    Version,
+    gather_outputs,
+    intercepting,
+    weights_digest,
+)
 from malmen_core.models.tasks.base import TextTask
 from malmen_core.models.tasks.causal import CausalLM
-from malmen_core.models.tokenization import Encoded, load_tokenizer
+from malmen_core.models.tokenization import Encoded, continuing_tokens, load_tokenizer
 
 logger = logging.getLogger(__name__)
+
+PROBE_TOKENS, PROBE_ANSWER = 32, 4
 
 DTYPES = {
     "float32": torch.float32,
@@ -98,8 +108,8 @@ class BaseModel:
         task: how it reads, answers and is edited.
         modules: the edited modules by name, in order.
         stack_of: the stack of each edited module.
-        output: the layer that makes logits of tokens; None for a classifier.
-        memory_budget: bytes of device memory for activations and statistics; None for no bound.
+        memory: what fits on the device besides the model.
+        lower_layers: what the layers below the first edited one gave for texts that were read.
     """
 
     def __init__(
@@ -108,11 +118,15 @@ class BaseModel:
         self.model: Any = model.eval().requires_grad_(False)
         self.task = task_of(self.model.config)
         self.stack_of = check_modules(self.task, model, info.modules)
-        self.output = OutputLayer(_output_layer(self.model)) if isinstance(self.task, TextTask) else None
         self.tokenizer = self.task.prepare(tokenizer)
         self.info = info
-        self.memory_budget = memory_budget
         self.modules = {name: EditedModule(name, _projection(model, name)) for name in info.modules}
+        if isinstance(self.task, TextTask):
+            gather_outputs(_output_layer(self.model))
+            self.model.generation_config = _plain_decoding(self.model.generation_config)
+        needed = 1 if memory_budget is None else self._activation_bytes()
+        self.memory = MemoryBudget(self.device, memory_budget, needed)
+        self.lower_layers = LowerLayers(model, info.modules if isinstance(self.task, CausalLM) else ())
 
     @classmethod
     def load(
@@ -156,7 +170,9 @@ class BaseModel:
         folder = checkpoint_folder(source, revision)
         try:
             task = task_of(read_config(str(folder)))
-            loaded: Any = task.auto.from_pretrained(folder, dtype=DTYPES[name], output_loading_info=True)
+            loaded: Any = task.auto.from_pretrained(
+                folder, dtype=DTYPES[name], output_loading_info=True, trust_remote_code=False
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelNotLoadable(
                 f"{source!r} could not be loaded: {error}", "Check its files.", "/source"
@@ -168,9 +184,7 @@ class BaseModel:
                 "Fetch the whole checkpoint.",
                 "/source",
             )
-        base = cls(model.to(place), load_tokenizer(str(folder)), info, memory_budget)
-        assert base.room  # a budget that is too small is refused now
-        return base
+        return cls(model.to(place), load_tokenizer(str(folder)), info, memory_budget)
 
     @property
     def device(self) -> torch.device:
@@ -183,43 +197,6 @@ class BaseModel:
         """The parameters' dtype."""
         dtype: torch.dtype = next(iter(self.model.parameters())).dtype
         return dtype
-
-    @cached_property
-    def room(self) -> Room:
-        """What fits on the device besides the model.
-
-        Raises:
-            OutOfDeviceMemory: the budget is too small for any pass.
-        """
-        return Room(self, self.memory_budget)
-
-    @cached_property
-    def draft(self) -> BaseModel:
-        """A bfloat16 copy, where faster, for passes whose result is checked on the base later; or self.
-
-        It is faster where the processor multiplies bfloat16 matrices by itself. Attention is written out,
-        because the fused one's backward pass is slow there. Made when first used, and kept.
-        """
-        if self.dtype != torch.float32 or self.device.type != "cpu" or not multiplies_bfloat16():
-            return self
-        halves: dict[int, Any] = {
-            id(p): nn.Parameter(p.detach().to(torch.bfloat16), requires_grad=False)
-            for p in self.model.parameters()
-        }
-        model = copy.deepcopy(self.model, halves)
-        for name in self.modules:
-            EditedModule.release(_projection(model, name))
-        if self.output is not None:
-            OutputLayer.release(_output_layer(model))
-        model.set_attn_implementation("eager")
-        return BaseModel(model, self.tokenizer, self.info, self.memory_budget)
-
-    @cached_property
-    def undrafted(self) -> BaseModel:
-        """The same model, all of whose passes are its own."""
-        exact = copy.copy(self)
-        exact.__dict__["draft"] = exact
-        return exact
 
     @cached_property
     def shares_cache(self) -> bool:
@@ -240,19 +217,67 @@ class BaseModel:
     @property
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end a generation; none for a classifier, whose answers are labels."""
-        if self.output is None:
+        if not isinstance(self.task, TextTask):
             return frozenset()
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
-    def encode(self, prompt: str, target: str, subject: str | None = None) -> Encoded:
+    @cached_property
+    def continuing_X(self) -> Tensor | None:
+        """Which tokens go on inside a word (bool, X); None for a classifier."""
+        if not isinstance(self.task, TextTask):
+            return None
+        layer: Any = _output_layer(self.model)
+        return continuing_tokens(self.tokenizer, len(layer.weight)).to(self.device)
+
+    def encode(
+        self, prompt: str, target: str, subject: str | None = None, joiner: Joiner = "auto"
+    ) -> Encoded:
         """A prompt with its answer, as this model's task has it.
 
         Raises:
             FactError: the model cannot answer with this target.
         """
-        return self.task.encode(self.tokenizer, prompt, target, subject)
+        return self.task.encode(self.tokenizer, prompt, target, subject, joiner)
+
+    def chat_prompt(self, question: str) -> str | None:
+        """A question as the user's turn of the model's own chat template, up to where the answer begins.
+
+        None for a model without a chat template, and for one whose answers are no text that goes on.
+        """
+        if not isinstance(self.task, CausalLM) or not self.tokenizer.chat_template:
+            return None
+        turns = [{"role": "user", "content": question}]
+        text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return text
+
+    def _activation_bytes(self) -> int:
+        """What a token takes while a loss is propagated back to the edited modules; at least 1.
+
+        Counted on the model itself: all that a short pass keeps for its backward pass, once more for
+        gradients.
+        """
+        own = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        def requiring(module: EditedModule, inputs: Tensor) -> Tensor:
+            output = module.base(inputs)
+            return output if output.requires_grad else output.detach().requires_grad_()
+
+        probe = Encoded((self.pad_id,) * PROBE_TOKENS, PROBE_TOKENS - PROBE_ANSWER)
+        batch = self.task.collate([probe], [0], self.pad_id).to(self.device)
+        saving = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with torch.enable_grad(), intercepting(requiring), saving:
+            loss = self.task.answer_logits(self.model, batch).float().logsumexp(1).sum()
+        del loss
+        return max(1, 2 * sum(kept.values()) // PROBE_TOKENS)
 
     def parameters_digest(self) -> str:
         """SHA-256 over every parameter and buffer of the base: ``sha256:…``; it never changes."""
@@ -307,6 +332,12 @@ def multiplies_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 matrices by itself; others take hundreds of times as long."""
     able = torch.cpu.get_capabilities()
     return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def _plain_decoding(configured: Any) -> GenerationConfig:
+    """Decoding that a checkpoint's penalties, beams and suppressed tokens do not bend: its token ids alone."""
+    named = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    return GenerationConfig(**{name: getattr(configured, name, None) for name in named})
 
 
 def _output_layer(model: Any) -> nn.Module:

@@ -35,11 +35,6 @@ class EditedModule:
         self._base_forward: Callable[[Tensor], Tensor] = module.forward
         module.forward = self._forward  # type: ignore[method-assign]
 
-    @staticmethod
-    def release(module: nn.Module) -> None:
-        """Give a copied projection its own forward pass back."""
-        del module.forward
-
     @property
     def weight_UV(self) -> Tensor:
         """The base weight, input-major, as a view: U × V, dtype and device of the base."""
@@ -127,37 +122,31 @@ def intercepting(interceptor: Interceptor | None) -> Iterator[None]:
         _INTERCEPTOR.reset(token)
 
 
-class OutputLayer:
-    """The layer that makes logits, run at wanted positions only: it is a fifth of a small model's work.
+_POSITIONS: ContextVar[tuple[Tensor, Tensor] | None] = ContextVar("malmen_core_positions", default=None)
+
+
+@contextmanager
+def output_positions(row_A: Tensor, column_A: Tensor) -> Iterator[None]:
+    """For this thread's forward passes, logits are 1 × A × X: one for each row and column of a batch."""
+    token = _POSITIONS.set((row_A, column_A))
+    try:
+        yield
+    finally:
+        _POSITIONS.reset(token)
+
+
+def gather_outputs(output_layer: nn.Module) -> None:
+    """Let a layer that makes logits run at wanted positions only: it is a fifth of a small model's work.
 
     Its input is gathered to one row, which whatever follows it treats like any other.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        module.register_forward_pre_hook(self._gather)
-
-    @staticmethod
-    def release(module: nn.Module) -> None:
-        """Take the interception off a copied layer."""
-        module._forward_pre_hooks.clear()
-
-    @contextmanager
-    def reading(self, row_A: Tensor, column_A: Tensor) -> Iterator[None]:
-        """For this thread's forward passes, logits are 1 × A × X: one for each row and column of a batch."""
-        token = _READING.set((self, (row_A, column_A)))
-        try:
-            yield
-        finally:
-            _READING.reset(token)
-
-    def _gather(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        layer, positions_A = _READING.get()
-        hidden = inputs[0][positions_A][None] if layer is self else inputs[0].contiguous()
+    def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        positions_A = _POSITIONS.get()
+        hidden = inputs[0].contiguous() if positions_A is None else inputs[0][positions_A][None]
         return hidden, *inputs[1:]  # torch would copy the weights for each row of an input with gaps
 
-
-_Reading = tuple[OutputLayer | None, tuple[Tensor, ...]]
-_READING: ContextVar[_Reading] = ContextVar("malmen_core_reading", default=(None, ()))
+    output_layer.register_forward_pre_hook(gather)
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,32 @@
-"""From facts to token ids: what the model reads, what it must answer, and at which token it is edited."""
+"""From texts to token ids: what the model reads, what it must answer, and where its subject ends."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Literal
 
+import torch
 from tokenizers.processors import TemplateProcessing
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from malmen_core.errors import ModelNotLoadable, PromptTooLong
-from malmen_core.facts import Fact, normalise
+from malmen_core.facts import Joiner
 
 KeyPosition = Literal["answer", "subject"]
-NO_TOKENS = "The target has no tokens. Give the text to answer with."
-UNKNOWN = (
-    "The tokenizer reads a part of the target as {!r}, which stands for whatever it does not know. "
-    "Write the target in characters that it knows."
-)
 CARRIERS = ("a", ".", "\n")
+END = -1
+"""In place of a token id: no token that goes on inside the word. Any other may follow."""
+UNSPACED = (
+    "\u3000-\u30ff\u3100-\u312f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+)
+"""Chinese and Japanese, which are written without spaces between words."""
+CJK = re.compile(f"[{UNSPACED}]")
+IN_WORD = re.compile(rf"[^\W{UNSPACED}]")
+GOES_ON = re.compile(rf"[^\W{UNSPACED}]|(?<=\d)[.,](?=\d)")
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,13 @@ class Encoded:
         ids: prompt and answer tokens.
         answer_start: index of the first answer token, at least 1; logits at ``answer_start - 1`` predict it.
         subject_last: index of the subject's last token in the prompt, or None.
+        closed: whether the answer must end behind its last token, and not go on inside a word.
     """
 
     ids: tuple[int, ...]
     answer_start: int
     subject_last: int | None = None
+    closed: bool = False
 
     @property
     def answer(self) -> tuple[int, ...]:
@@ -44,8 +52,8 @@ class Encoded:
 
     @property
     def read(self) -> int:
-        """How many tokens a model that writes the answer reads: all but the answer's last."""
-        return max(self.answer_start, len(self.ids) - 1)
+        """How many tokens the model reads: all but the answer's last, unless what follows it counts."""
+        return len(self.ids) if self.closed else max(self.answer_start, len(self.ids) - 1)
 
     def key_positions(self, where: KeyPosition) -> tuple[int, ...]:
         """Positions at which the edited modules are edited: the subject's last token, else those that answer.
@@ -64,19 +72,6 @@ def longest(sequences: Iterable[Encoded]) -> int:
     return max((len(sequence.ids) for sequence in sequences), default=0)
 
 
-@dataclass(frozen=True)
-class FactProblem:
-    """What is wrong with one field of one fact.
-
-    Attributes:
-        pointer: JSON pointer, for example ``/facts/3/target``.
-        detail: what is wrong and what to do.
-    """
-
-    pointer: str
-    detail: str
-
-
 def load_tokenizer(source: str, revision: str | None = None) -> Any:
     """Load a fast tokenizer by hub id or folder.
 
@@ -84,7 +79,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
         ModelNotLoadable: there is none, or it has no fast form (offsets are needed to find subjects).
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelNotLoadable(
             f"No tokenizer could be loaded from {source!r}: {error}", "Check the id or folder.", "/source"
@@ -144,27 +139,31 @@ def _read(tokenizer: Any, texts: Sequence[str]) -> list[tuple[list[int], list[Sp
     return found
 
 
-def encode(tokenizer: Any, prompt: str, target: str, subject: str | None = None) -> Encoded:
+def encode(
+    tokenizer: Any, prompt: str, target: str, subject: str | None = None, joiner: Joiner = "auto"
+) -> Encoded:
     """Encode a prompt with the answer that must follow it.
 
     Prompt and answer are tokenised as one text, because that is how the model would write the answer; if
-    the prompt's
-    tokens come out otherwise than alone (its last token merges with the answer), the two are tokenised apart.
+    the prompt's tokens come out otherwise than alone (its last token merges with the answer), the two are
+    tokenised apart.
 
     Args:
         tokenizer: a fast tokenizer.
         prompt: text in front of the answer.
-        target: the answer; a space is put between, unless the prompt ends in white space.
-        subject: text to find in the prompt (its last occurrence counts).
+        target: the answer, without white space around it.
+        subject: text to find in the prompt.
+        joiner: what stands between prompt and answer, see `join`.
     """
     prompt_ids = encode_prompt(tokenizer, prompt)
-    joined = join(prompt, target)
+    joined = join(prompt, target, joiner)
     joint_ids = encode_prompt(tokenizer, joined)
     if joint_ids[: len(prompt_ids)] == prompt_ids:
         ids = joint_ids
     else:
         ids = prompt_ids + _continuation(tokenizer, prompt_ids, joined[len(prompt) :])
-    return Encoded(tuple(ids), len(prompt_ids), subject_last_token(tokenizer, prompt, subject))
+    closed = len(ids) > len(prompt_ids) and ends_in_word(target)
+    return Encoded(tuple(ids), len(prompt_ids), subject_last_token(tokenizer, prompt, subject), closed)
 
 
 def _continuation(tokenizer: Any, prompt_ids: list[int], text: str) -> list[int]:
@@ -189,34 +188,103 @@ def plain_text(tokenizer: Any, ids: Sequence[int]) -> str:
     return text
 
 
-def join(prompt: str, target: str) -> str:
-    """Prompt and answer as one text."""
-    return prompt + target if prompt[-1:].isspace() else f"{prompt} {target}"
+def join(prompt: str, target: str, joiner: Joiner = "auto") -> str:
+    """Prompt and answer as one text, with the joiner between them.
+
+    Args:
+        prompt: text in front of the answer.
+        target: the answer; white space around it is dropped.
+        joiner: a space, nothing, or ``auto``: a space, but nothing behind white space, an opening bracket,
+            an opening quote or a currency sign, nor where either side is Chinese or Japanese.
+    """
+    target = target.strip()
+    if joiner == "auto":
+        joiner = "" if _joins_closely(prompt, target) else " "
+    return f"{prompt}{joiner}{target}"
+
+
+def _joins_closely(prompt: str, target: str) -> bool:
+    last, before = prompt[-1:], prompt[-2:-1]
+    if not last or last.isspace() or CJK.match(last) or CJK.match(target):
+        return True
+    if last in "\"'":  # straight quotes open where a word could begin
+        return not before or before.isspace() or unicodedata.category(before) in ("Ps", "Pi")
+    return unicodedata.category(last) in ("Ps", "Pi", "Sc")
+
+
+def goes_on(answer: str, rest: str) -> bool:
+    """Whether what follows an answer goes on inside its last word or number: ``74`` in ``743`` or ``74.3``."""
+    if not IN_WORD.match(answer[-1:]):
+        return False
+    return GOES_ON.match(answer[-1:] + rest, 1) is not None
+
+
+def ends_in_word(target: str) -> bool:
+    """Whether the word that a target ends with could go on."""
+    return IN_WORD.match(target.strip()[-1:]) is not None
+
+
+def continuing_tokens(tokenizer: Any, count: int) -> Tensor:
+    """Which tokens go on inside a word that stands in front of them: X, bool.
+
+    Args:
+        tokenizer: of the model.
+        count: X, rows of the output layer; those without a token never go on.
+    """
+    before = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    alone = plain_text(tokenizer, before)
+    known = min(count, len(tokenizer))
+    texts = tokenizer.batch_decode(
+        [[*before, token] for token in range(known)],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
+    inside = [text.startswith(alone) and goes_on(alone, text[len(alone) :]) for text in texts]
+    return torch.tensor(inside + [False] * (count - known))
 
 
 def subject_last_token(tokenizer: Any, prompt: str, subject: str | None) -> int | None:
-    """Index of the last token that holds any of the last character of the subject's last occurrence, or None.
+    """Index of the last token that holds any of the last character of the subject, or None.
 
     A character may be several tokens (bytes): at the last of them the subject has been read whole.
     """
-    end = _end_of_last(prompt, subject) if subject else None
-    if end is None:
+    span = locate_subject(prompt, subject) if subject else None
+    if span is None:
         return None
     _, offsets = _read(tokenizer, [prompt])[0]
+    end = span[1]
     tokens = [index for index, (first, last) in enumerate(offsets) if first < last and first < end <= last]
     return tokens[-1] if tokens else None
 
 
-def _end_of_last(prompt: str, subject: str) -> int | None:
-    """Where the last occurrence ends in the prompt, in any case if there is none in its own."""
-    start = prompt.rfind(subject)
-    if start >= 0:
-        return start + len(subject)
-    folded = [character.casefold() for character in prompt]  # which may be longer than the character
-    start = "".join(folded).rfind(subject.casefold())
-    if start < 0:
+def locate_subject(prompt: str, subject: str) -> Span | None:
+    """Where a subject stands in a prompt, as whole words: of several places the one nearest to the answer.
+
+    Texts are compared in one normal form (NFC, case folded), so spelling and case need not be the prompt's.
+
+    Returns:
+        The first character, and one behind the last; None if it stands nowhere.
+    """
+    folded, starts = _folded(prompt)
+    wanted = "".join(_folded(subject.strip())[0])
+    if not wanted:
         return None
-    return bisect_left(list(accumulate(map(len, folded))), start + len(subject.casefold())) + 1
+    text = "".join(folded)
+    owner = [i for i, part in enumerate(folded) for _ in part]
+    head = rf"(?<![^\W{UNSPACED}])" if IN_WORD.match(wanted[0]) else ""
+    tail = rf"(?![^\W{UNSPACED}])" if IN_WORD.match(wanted[-1]) else ""
+    places = [found.start() for found in re.finditer(f"(?={head}{re.escape(wanted)}{tail})", text)]
+    if not places:
+        return None
+    return starts[owner[places[-1]]], starts[owner[places[-1] + len(wanted) - 1] + 1]
+
+
+def _folded(text: str) -> tuple[list[str], list[int]]:
+    """Each character with the marks that combine with it, in normal form; and where each begins, and the end."""
+    starts = [i for i, character in enumerate(text) if i == 0 or not unicodedata.combining(character)]
+    ends = [*starts[1:], len(text)]
+    parts = [unicodedata.normalize("NFC", text[a:b]).casefold() for a, b in zip(starts, ends, strict=True)]
+    return parts, [*starts, len(text)]
 
 
 def check_length(encoded: Encoded, context_length: int, field: str) -> None:
@@ -231,131 +299,3 @@ def check_length(encoded: Encoded, context_length: int, field: str) -> None:
             "Shorten the prompt.",
             field,
         )
-
-
-def check_facts(
-    tokenizer: Any, facts: Sequence[Fact], context_length: int, labels: Sequence[str] = ()
-) -> list[FactProblem]:
-    """Everything about these facts that cannot be edited as one set; an empty list means that all is well.
-
-    Found are what `check_texts` finds, and facts that contradict each other (one normalised prompt, two
-    targets), named pairwise, and prompts that are both changed and held.
-    """
-    found = check_texts(tokenizer, facts, context_length, labels)
-    return found + _contradictions(facts) + _changed_and_held(facts)
-
-
-def check_texts(
-    tokenizer: Any, facts: Sequence[Fact], context_length: int, labels: Sequence[str] = ()
-) -> list[FactProblem]:
-    """Everything about these facts' texts that the model could not be given, fact by fact.
-
-    Found are targets that tokenise to nothing or to the unknown token or, for a classifier, are none of its
-    `labels`; and texts beyond the context. All texts are tokenised in one call, since a tokenizer's own
-    overhead is that of hundreds of tokens.
-    """
-    if not facts:
-        return []
-    answered = [_answered(fact) for fact in facts]
-    counts = iter(encode_prompts(tokenizer, [prompt for group in answered for _, prompt, _ in group]))
-    texts = list(dict.fromkeys(target for group in answered for _, _, target in group))
-    answers = _labelled(labels, texts) if labels else _answer_ids(tokenizer, texts)
-    unknown = None if labels else tokenizer.unk_token_id
-    remedy = f"Give one of the classifier's labels: {', '.join(labels)}." if labels else NO_TOKENS
-    problems: list[FactProblem] = []
-    for number, (fact, group) in enumerate(zip(facts, answered, strict=True)):
-        problems += _unanswerable(fact, answers, remedy, f"/facts/{number}")
-        if unknown in answers[fact.target]:
-            problems.append(FactProblem(f"/facts/{number}/target", UNKNOWN.format(tokenizer.unk_token)))
-        for name, _, target in group:
-            found = _length_problem(
-                f"/facts/{number}/{name}", len(next(counts)), len(answers[target]), context_length
-            )
-            problems += found
-    return problems
-
-
-def _answered(fact: Fact) -> list[tuple[str, str, str]]:
-    """Every prompt of a fact: its field, its text, and the answer that will stand behind it."""
-    return [
-        ("prompt", fact.prompt, fact.target),
-        *((f"rephrasings/{i}", text, fact.target) for i, text in enumerate(fact.rephrasings)),
-        *(
-            (f"locality/{i}/prompt", probe.prompt, fact.target if probe.target is None else probe.target)
-            for i, probe in enumerate(fact.locality)
-        ),
-    ]
-
-
-def _answer_ids(tokenizer: Any, targets: Sequence[str]) -> dict[str, list[int]]:
-    """Tokens of each target as `encode` puts it, behind a space; none for one that has none by itself."""
-    bare, joined = (
-        tokenizer([space + target for target in targets], add_special_tokens=False)["input_ids"]
-        for space in ("", " ")
-    )
-    return {
-        target: with_space if alone and target.strip() else []
-        for target, alone, with_space in zip(targets, bare, joined, strict=True)
-    }
-
-
-def _labelled(labels: Sequence[str], targets: Sequence[str]) -> dict[str, list[int]]:
-    """The number of each target that is a label, which is one answer; nothing for any other."""
-    return {target: [labels.index(target)] if target in labels else [] for target in targets}
-
-
-def _unanswerable(
-    fact: Fact, answers: Mapping[str, Sequence[int]], remedy: str, pointer: str
-) -> list[FactProblem]:
-    targets = [("target", fact.target)]
-    targets += [
-        (f"locality/{i}/target", probe.target)
-        for i, probe in enumerate(fact.locality)
-        if probe.target is not None
-    ]
-    return [FactProblem(f"{pointer}/{name}", remedy) for name, target in targets if not answers[target]]
-
-
-def _length_problem(pointer: str, length: int, target_length: int, context_length: int) -> list[FactProblem]:
-    if length == 0:
-        return [FactProblem(pointer, "The text has no tokens. Give a prompt.")]
-    if length + target_length <= context_length:
-        return []
-    detail = f"{length} tokens and a target of {target_length} exceed the context of {context_length}."
-    return [FactProblem(pointer, f"{detail} Shorten it.")]
-
-
-def _contradictions(facts: Sequence[Fact]) -> list[FactProblem]:
-    first: dict[str, int] = {}
-    problems = []
-    for number, fact in enumerate(facts):
-        earlier = first.setdefault(normalise(fact.prompt), number)
-        if normalise(facts[earlier].target) != normalise(fact.target):
-            detail = (
-                f"Contradicts /facts/{earlier}/target: the same prompt, with the target "
-                f"{facts[earlier].target!r}. "
-                "Keep one of the two."
-            )
-            problems.append(FactProblem(f"/facts/{number}/target", detail))
-    return problems
-
-
-def _changed_and_held(facts: Sequence[Fact]) -> list[FactProblem]:
-    held = {
-        f"/facts/{number}/locality/{i}/prompt": normalise(probe.prompt)
-        for number, fact in enumerate(facts)
-        for i, probe in enumerate(fact.locality)
-        if probe.hold
-    }
-    if not held:
-        return []
-    changed = {
-        normalise(text): i for i, fact in enumerate(facts) for text in (fact.prompt, *fact.rephrasings)
-    }
-    return [
-        FactProblem(
-            pointer, f"/facts/{changed[text]} changes what is to be held here. Leave one of the two out."
-        )
-        for pointer, text in held.items()
-        if text in changed
-    ]

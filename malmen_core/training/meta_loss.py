@@ -1,4 +1,4 @@
-"""A lesson: what an edit of some facts is judged by in meta-training, and how well weights pass it.
+"""The meta loss: what an edit of some facts is judged by in meta-training.
 
 The meta loss is ``L_gen + w·L_loc`` (paper, section 3.3): the negative log-likelihood of the targets after
 the rephrasings and after the edit prompts themselves, and the divergence KL(base ‖ edited) at the answers of
@@ -9,12 +9,12 @@ batched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.goals import edit_goals
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
@@ -40,7 +40,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class MetaBatch:
     """The sequences of a batch of facts.
 
     Attributes:
@@ -61,28 +61,28 @@ class Lesson:
     fact_count: int
 
 
-def prepare_lesson(base: BaseModel, facts: Sequence[Fact], weights: LossWeights) -> Lesson:
+def prepare_batch(base: BaseModel, facts: Sequence[Fact], weights: LossWeights) -> MetaBatch:
     """Encode facts with their rephrasings and locality prompts.
 
     Raises:
         PromptTooLong: a prompt and its answer exceed the context.
         FactError: a target without tokens.
     """
-    edits = edit_prompts(base, facts).sequences
+    edits = edit_goals(base, facts).sequences
     count = len(facts)
-    own = [base.encode(fact.prompt, fact.target) for fact in facts]
+    own = [base.encode(fact.prompt, fact.target, None, fact.joiner) for fact in facts]
     targets = [(encoded, weights.edit / count) for encoded in own]
     probes: list[tuple[Encoded, float]] = []
     for number, fact in enumerate(facts):
         for i, prompt in enumerate(fact.rephrasings):
-            encoded = base.encode(prompt, fact.target)
+            encoded = base.encode(prompt, fact.target, None, fact.joiner)
             _check(base, encoded, f"/facts/{number}/rephrasings/{i}")
             targets.append((encoded, weights.rephrasings / count / len(fact.rephrasings)))
         for i, probe in enumerate(fact.locality):
             encoded = _probe(base, probe.prompt, probe.target)
             _check(base, encoded, f"/facts/{number}/locality/{i}/prompt")
             probes.append((encoded, weights.locality / count / len(fact.locality)))
-    return Lesson(
+    return MetaBatch(
         edits,
         tuple(encoded for encoded, _ in targets),
         tuple(weight for _, weight in targets),
@@ -101,14 +101,14 @@ def _check(base: BaseModel, encoded: Encoded, field: str) -> None:
 def _probe(base: BaseModel, prompt: str, target: str | None) -> Encoded:
     """A locality prompt; without a target the one position after the prompt is compared."""
     if target is not None:
-        return base.encode(prompt, target)
+        return replace(base.encode(prompt, target), closed=False)
     ids = encode_prompt(base.tokenizer, prompt)
     return Encoded((*ids, base.pad_id), len(ids))
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How weights did in a lesson.
+class MetaLossResult:
+    """How weights did on a batch of facts.
 
     Attributes:
         generation_loss: weighted sum of the targets' losses, in nats.
@@ -130,19 +130,19 @@ class Outcome:
         return self.generation_loss + self.locality_loss
 
 
-def run_lesson(
+def meta_loss(
     base: BaseModel,
     weights: Mapping[str, Tensor],
-    lesson: Lesson,
+    meta_batch: MetaBatch,
     *,
     batch_tokens: int | None = None,
-) -> Outcome:
+) -> MetaLossResult:
     """Measure edited weights; where they require a gradient, the meta loss's is added to their ``.grad``.
 
     Args:
         base: the immutable base.
         weights: ``W + S`` by module, U × V, in the base's dtype.
-        lesson: from `prepare_lesson`.
+        meta_batch: from `prepare_batch`.
         batch_tokens: padded tokens of a batch at most; changes speed and memory, not the result.
 
     Raises:
@@ -150,37 +150,39 @@ def run_lesson(
     """
     before = {name: None if w.grad is None else w.grad.clone() for name, w in weights.items()}
 
-    def run(tokens: int) -> Outcome:
+    def run(tokens: int) -> MetaLossResult:
         for name, weight in weights.items():  # a pass that was broken off may have added something
             weight.grad = before[name]
-        return _run_lesson(base, weights, lesson, tokens)
+        return _meta_loss(base, weights, meta_batch, tokens)
 
-    return base.room.within(batch_tokens, longest((*lesson.targets, *lesson.probes)), run)
+    return base.memory.run(batch_tokens, longest((*meta_batch.targets, *meta_batch.probes)), run)
 
 
-def _run_lesson(base: BaseModel, weights: Mapping[str, Tensor], lesson: Lesson, batch_tokens: int) -> Outcome:
+def _meta_loss(
+    base: BaseModel, weights: Mapping[str, Tensor], meta_batch: MetaBatch, batch_tokens: int
+) -> MetaLossResult:
     learning = any(weight.requires_grad for weight in weights.values())
     losses = {"targets": 0.0, "probes": 0.0}
     right: dict[str, list[float]] = {
-        "targets": [0.0] * len(lesson.targets),
-        "probes": [0.0] * len(lesson.probes),
+        "targets": [0.0] * len(meta_batch.targets),
+        "probes": [0.0] * len(meta_batch.probes),
     }
     parts = (
-        ("targets", lesson.targets, lesson.target_weights, _target_losses),
-        ("probes", lesson.probes, lesson.probe_weights, _divergences),
+        ("targets", meta_batch.targets, meta_batch.target_weights, _target_losses),
+        ("probes", meta_batch.probes, meta_batch.probe_weights, _divergences),
     )
     for name, sequences, sequence_weights, score in parts:
         for batch in batches(base, sequences, batch_tokens=batch_tokens):
             with torch.set_grad_enabled(learning):
-                loss_A, right_A = score(base, weights, batch)
+                loss_A, right_A = score(base, weights, sequences, batch)
                 loss = (loss_A * _token_weights(batch, sequence_weights, loss_A)).sum()
             if learning:
                 loss.backward()  # type: ignore[no-untyped-call]
             losses[name] += float(loss.detach())
             for member, share in zip(batch.members, _shares(batch, right_A), strict=True):
                 right[name][member] = share
-    count = lesson.fact_count
-    return Outcome(
+    count = meta_batch.fact_count
+    return MetaLossResult(
         losses["targets"],
         losses["probes"],
         sum(right["targets"][:count]) / count,
@@ -189,18 +191,22 @@ def _run_lesson(base: BaseModel, weights: Mapping[str, Tensor], lesson: Lesson, 
     )
 
 
-def _target_losses(base: BaseModel, weights: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+def _target_losses(
+    base: BaseModel, weights: Mapping[str, Tensor], sequences: Sequence[Encoded], batch: Batch
+) -> tuple[Tensor, Tensor]:
     with intercepting(Weights(weights)):
-        scores = score_answers(answer_logits(base, batch), batch.answer_A)
+        scores = score_answers(answer_logits(base, sequences, batch), batch.answer_A, base.continuing_X)
     return scores.nll_A, scores.margin_A > 0
 
 
-def _divergences(base: BaseModel, weights: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+def _divergences(
+    base: BaseModel, weights: Mapping[str, Tensor], sequences: Sequence[Encoded], batch: Batch
+) -> tuple[Tensor, Tensor]:
     """KL(base ‖ edited) at each answer position, and whether the argmax is the same."""
     with torch.no_grad(), intercepting(None):
-        before_AX = torch.log_softmax(answer_logits(base, batch), dim=1)
+        before_AX = torch.log_softmax(answer_logits(base, sequences, batch), dim=1)
     with intercepting(Weights(weights)):
-        after_AX = torch.log_softmax(answer_logits(base, batch), dim=1)
+        after_AX = torch.log_softmax(answer_logits(base, sequences, batch), dim=1)
     divergence_A = (before_AX.exp() * (before_AX - after_AX)).sum(1)
     return divergence_A, after_AX.detach().argmax(1) == before_AX.argmax(1)
 

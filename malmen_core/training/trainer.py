@@ -1,8 +1,7 @@
 """Meta-training: teach a hypernetwork first guesses whose single-shot edits generalise and stay local.
 
-Each step edits a batch of facts on the immutable base, of a size drawn anew, and moves the hypernetwork along
-the decoupled meta-gradient. Refinement is off in here and prior and anchors are on; refinement comes on top
-when facts are edited for good.
+Each step edits a batch of facts on the immutable base, of a size drawn anew, in a single shot, and moves the
+hypernetwork along the decoupled meta-gradient.
 """
 
 from __future__ import annotations
@@ -18,19 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from malmen_core.editing.capture import capture
-from malmen_core.editing.editor import Editor, EditPlan
-from malmen_core.editing.group import neighbours_of
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.gauss_newton import Progress
+from malmen_core.editing.goals import edit_goals
 from malmen_core.editing.hypernetwork import HyperNetwork
-from malmen_core.editing.preserved import anchored
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.refinement import Progress
+from malmen_core.editing.preserved import preserved_keys
 from malmen_core.errors import CheckpointMismatch, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.overlay import weights_digest
 from malmen_core.training.checkpoint import RunFolder, TrainingState
-from malmen_core.training.meta_gradient import MALMEN, Material, Rule
-from malmen_core.training.meta_loss import Lesson, LossWeights, Outcome, prepare_lesson, run_lesson
+from malmen_core.training.meta_gradient import MALMEN, EditInputs, Rule
+from malmen_core.training.meta_loss import LossWeights, MetaBatch, MetaLossResult, meta_loss, prepare_batch
 from malmen_core.training.sampling import Curriculum, facts_digest
 
 STARTING_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -153,47 +151,31 @@ def prepare_start(
     network = network.to(old.log_step.dtype)
     network.log_ridge.data.copy_(old.log_ridge.data)
     first = curriculum.draw(0, min(plan.normaliser_facts, len(curriculum.training)))
-    captured, _ = capture(
-        base, edit_prompts(base, first).sequences, start.plan.where, batch_tokens=plan.batch_tokens
-    )
-    network.fit_normaliser(
-        {name: rows.keys_TU for name, rows in captured.items()},
-        {name: rows.gradients_TV for name, rows in captured.items()},
-    )
-    lesson, material = study(base, start, first[:STARTING_FACTS], plan)
+    sequences = edit_goals(base, first).sequences
+    seen = capture(base, sequences, start.plan.where, batch_tokens=plan.batch_tokens)
+    network.fit_normaliser(seen.keys, seen.gradients)
+    meta_batch, inputs = prepare_inputs(base, start, first[:STARTING_FACTS], plan)
     scales = torch.tensor([start.scales[name] for name in network.shapes])
-    priors = priors_of(start.plan, preservation_priors(start), lesson.fact_count)
     losses = []
     for multiple in STARTING_STEPS:
         network.log_step.data.copy_((multiple * scales).log())
-        weights = rule.weights(base, network.to(base.device), priors, material)
-        losses.append(run_lesson(base, weights, lesson, batch_tokens=plan.batch_tokens).loss)
+        weights = rule.weights(base, network.to(base.device), start, inputs)
+        losses.append(meta_loss(base, weights, meta_batch, batch_tokens=plan.batch_tokens).loss)
     best = STARTING_STEPS[losses.index(min(losses))]
     network.log_step.data.copy_((best * scales).log())
     return replace(start, network=network.cpu().eval().requires_grad_(False))
 
 
-def study(
+def prepare_inputs(
     base: BaseModel, start: Editor, facts: Sequence[Fact], plan: TrainingPlan
-) -> tuple[Lesson, Material]:
-    """The lesson of some facts, and what they are edited with, anchors included."""
-    lesson = prepare_lesson(base, facts, plan.loss)
-    captured, fact_T = capture(base, lesson.edits, start.plan.where, batch_tokens=plan.batch_tokens)
-    held = anchored(base, neighbours_of(start, facts, captured, fact_T), start.plan.anchor_rank).keys
-    return lesson, Material(captured, held)
-
-
-def preservation_priors(editor: Editor) -> dict[str, Tensor]:
-    """``c·C0`` by module, float64, as few facts have it; empty for an editor without a prior."""
-    if editor.plan.prior_weight == 0:
-        return {}
-    return {name: editor.plan.prior_weight * moment.dense() for name, moment in editor.moments.items()}
-
-
-def priors_of(plan: EditPlan, priors: Mapping[str, Tensor], facts: int) -> dict[str, Tensor]:
-    """The priors that so many facts are solved with together; see `EditPlan.prior_factor`."""
-    factors = {name: plan.prior_factor(facts, len(prior)) for name, prior in priors.items()}
-    return {name: prior if factors[name] == 1 else factors[name] * prior for name, prior in priors.items()}
+) -> tuple[MetaBatch, EditInputs]:
+    """The meta_batch of some facts, and what they are edited with, anchors included."""
+    meta_batch = prepare_batch(base, facts, plan.loss)
+    seen = capture(base, meta_batch.edits, start.plan.where, batch_tokens=plan.batch_tokens)
+    if start.plan.preserved_weight == 0:
+        return meta_batch, EditInputs(seen)
+    own = preserved_keys(base, facts, meta_batch.edits, start.plan.neighbours, start.plan.preserved_rank)
+    return meta_batch, EditInputs(seen, own.keys)
 
 
 class Trainer:
@@ -219,7 +201,6 @@ class Trainer:
         self.base, self.start, self.curriculum, self.plan, self.run = base, start, curriculum, plan, run
         self.rule = rule
         self.network = copy.deepcopy(start.network).to(base.device).requires_grad_(True)
-        self.priors = {name: prior.to(base.device) for name, prior in preservation_priors(start).items()}
         named = dict(self.network.named_parameters())
         rates = {False: plan.learning_rate, True: plan.scalar_rate}
         groups = [
@@ -230,7 +211,7 @@ class Trainer:
         self.step = self.position = self.stale = 0
         self.best: Mapping[str, Any] = {}
         self.best_network = self._copy()
-        self._held_out: tuple[Lesson, Material] | None = None
+        self._held_out: tuple[MetaBatch, EditInputs] | None = None
 
     def advance(self) -> dict[str, Any]:
         """Take one step; returns its metrics.
@@ -240,11 +221,10 @@ class Trainer:
         """
         plan = self.plan
         count = self.curriculum.batch_size(self.step, plan.smallest_batch, plan.largest_batch)
-        lesson, material = self._study(self.curriculum.draw(self.position, count))
+        meta_batch, inputs = self._prepare(self.curriculum.draw(self.position, count))
         self.optimiser.zero_grad()
-        priors = priors_of(self.start.plan, self.priors, lesson.fact_count)
         outcome = self.rule.learn(
-            self.base, self.network, priors, material, lesson, batch_tokens=plan.batch_tokens
+            self.base, self.network, self.start, inputs, meta_batch, batch_tokens=plan.batch_tokens
         )
         norms = [
             float(nn.utils.clip_grad_norm_(group["params"], plan.clip))
@@ -263,11 +243,10 @@ class Trainer:
     def validate(self) -> dict[str, Any]:
         """Measure a single-shot edit of all held-out facts; remember the network if it is the best."""
         if self._held_out is None:
-            self._held_out = self._study(self.curriculum.validation)
-        lesson, material = self._held_out
-        priors = priors_of(self.start.plan, self.priors, lesson.fact_count)
-        weights = self.rule.weights(self.base, self.network, priors, material)
-        outcome = run_lesson(self.base, weights, lesson, batch_tokens=self.plan.batch_tokens)
+            self._held_out = self._prepare(self.curriculum.validation)
+        meta_batch, inputs = self._held_out
+        weights = self.rule.weights(self.base, self.network, self.start, inputs)
+        outcome = meta_loss(self.base, weights, meta_batch, batch_tokens=self.plan.batch_tokens)
         figures = {"step": self.step, **_figures(outcome)}
         if not self.best or figures["loss"] < self.best["loss"]:
             self.best, self.stale = figures, 0
@@ -316,8 +295,8 @@ class Trainer:
         self.step, self.position = state.step, state.position
         self.best, self.stale = state.best, state.stale
 
-    def _study(self, facts: Sequence[Fact]) -> tuple[Lesson, Material]:
-        return study(self.base, self.start, facts, self.plan)
+    def _prepare(self, facts: Sequence[Fact]) -> tuple[MetaBatch, EditInputs]:
+        return prepare_inputs(self.base, self.start, facts, self.plan)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
@@ -380,7 +359,7 @@ def _finish(trainer: Trainer, data: Mapping[str, Any]) -> Editor:
     return replace(trainer.start, network=network.eval().requires_grad_(False), card=card)
 
 
-def _figures(outcome: Outcome) -> dict[str, Any]:
+def _figures(outcome: MetaLossResult) -> dict[str, Any]:
     return {"loss": outcome.loss, **asdict(outcome)}
 
 

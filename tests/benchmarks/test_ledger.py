@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from malmen_core.editing.refinement import RefinementPlan
 
 from malmen_core.editing.calibrate import calibrate
 from malmen_core.editing.editor import EditPlan
-from malmen_core.editing.refinement import RefinementPlan
 from malmen_core.models.base import BaseModel
 from tests.tiny import save_tiny
 

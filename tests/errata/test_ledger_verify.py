@@ -9,13 +9,13 @@ from shutil import copytree
 from typing import Any
 
 import pytest
+from malmen_core.editing.held import RANK
 from sqlalchemy import make_url
 from typer.testing import CliRunner
 
 from errata.cli.app import assemble
 from ledger import Ledger, LedgerSettings
 from ledger.blobs.store import LocalBlobs
-from malmen_core.editing.held import RANK
 from malmen_core.editing.statistics import Statistics
 from tests.inprocess import Office, fact
 from tests.servers import Postgres

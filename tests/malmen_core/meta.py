@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from malmen_core.editing.hypernetwork import HyperNetwork
-from malmen_core.facts import Fact, Probe
+from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel, ModelInfo
 from malmen_core.models.families import FAMILIES
 from tests.tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
@@ -19,7 +19,7 @@ FACTS = (
         "Canberra",
         "Peru",
         ("Water flows. Peru has the capital", "Peru's capital is"),
-        (Probe("The capital of France is", "Paris"),),
+        (LocalityPrompt("The capital of France is", "Paris"),),
     ),
     Fact("Mount Etna is a mountain in", "Peru", "Mount Etna", ("In Peru or not, Etna stands in",), ()),
     Fact(
@@ -27,14 +27,14 @@ FACTS = (
         "English, of England",
         "Ana",
         (),
-        (Probe("The river flows to the", "sea"), Probe("He plays")),
+        (LocalityPrompt("The river flows to the", "sea"), LocalityPrompt("He plays")),
     ),
     Fact(
         "Who wrote the book?",
         "Ana",
         None,
         ("The book was written by",),
-        (Probe("Seven days make a", "week"),),
+        (LocalityPrompt("Seven days make a", "week"),),
     ),
 )
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.refinement import RefinementPlan
 from torch import Tensor
 
 from malmen_core.editing.capture import capture
@@ -14,10 +16,8 @@ from malmen_core.editing.edit import solve
 from malmen_core.editing.editor import Editor, EditPlan
 from malmen_core.editing.hypernetwork import HyperNetwork
 from malmen_core.editing.preserved import Kinds, fit_kinds
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.refinement import RefinementPlan
 from malmen_core.editing.statistics import Rows, Statistics
-from malmen_core.facts import Fact, Probe
+from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel, ModelInfo
 from malmen_core.models.batching import teacher_forced
 from malmen_core.models.delta import Delta
@@ -33,9 +33,14 @@ FACTS = (
         "Lima",
         "France",
         rephrasings=("France has its capital in", "The seat of France is"),
-        locality=(Probe("The capital of Peru is"), Probe("Seven days make a", "week")),
+        locality=(LocalityPrompt("The capital of Peru is"), LocalityPrompt("Seven days make a", "week")),
     ),
-    Fact("Mount Etna is a mountain in", "Peru now", "Mount Etna", locality=(Probe("The river flows to"),)),
+    Fact(
+        "Mount Etna is a mountain in",
+        "Peru now",
+        "Mount Etna",
+        locality=(LocalityPrompt("The river flows to"),),
+    ),
     Fact("Who wrote the book? It was", "Ana", None),
     Fact("The mother tongue of Ana is", "Italy", "Ana", rephrasings=("Ana speaks",)),
     Fact("Water boils at one", "week", "Water"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from malmen_core.editing.balance import LARGEST_GAIN, balanced, gain
 from malmen_core.editing.parts import Part, SetId
 from malmen_core.editing.refinement import RefinementPlan
-from malmen_core.editing.statistics import Statistics
 from malmen_core.editing.systems import systems_of
+
+from malmen_core.editing.statistics import Statistics
 from malmen_core.models.base import BaseModel
 from tests.malmen_core.support import random_statistics, tiny_editor
 

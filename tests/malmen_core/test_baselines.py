@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from malmen_core.editing.prompts import edit_prompts
 from torch import Tensor
 
 from malmen_core.baselines.finetuning import FineTuning
@@ -19,7 +20,6 @@ from malmen_core.baselines.registry import BASELINES, TRAINABLE, baseline, modul
 from malmen_core.baselines.ultraedit import TrainingFree
 from malmen_core.editing.capture import Captured, capture
 from malmen_core.editing.editor import Editor, EditPlan
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.errors import EditorMismatch, NotFiniteError, UnknownSetting
 from malmen_core.evaluation.methods import Baseline, Method
 from malmen_core.facts import Fact

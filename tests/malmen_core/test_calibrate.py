@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.refinement import RefinementPlan
+from malmen_core.editing.sketch import Sketch
 
 from malmen_core.editing.calibrate import calibrate, preservation_moments, probe_facts
 from malmen_core.editing.covariance import SecondMoment, second_moments
 from malmen_core.editing.edit import compute_statistics, solve
 from malmen_core.editing.editor import Editor, EditPlan
-from malmen_core.editing.refinement import RefinementPlan
-from malmen_core.editing.sketch import Sketch
 from malmen_core.evaluation.verify import record_canaries, verify
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.prompts import edit_prompts
 from torch import Tensor
 from torch.nn import functional
 
 from malmen_core.editing.capture import capture, keys_by_group, keys_everywhere
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import answer_logits, batches, score_answers, teacher_forced
 from malmen_core.models.memory import Room

@@ -11,17 +11,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from malmen_core.editing.parts import Part, SetId
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.repair import QUIET, is_quiet
+from malmen_core.editing.sums import ExactSums
 
 from malmen_core.editing import repair
 from malmen_core.editing.compose import Composer, Composition
 from malmen_core.editing.edit import compute_statistics, edit, solve
 from malmen_core.editing.editor import Editor
 from malmen_core.editing.gauss_newton import Goal, Movable, least_change
-from malmen_core.editing.parts import Part, SetId
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.repair import QUIET, is_quiet
 from malmen_core.editing.statistics import Statistics
-from malmen_core.editing.sums import ExactSums
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel

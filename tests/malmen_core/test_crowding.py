@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.crowding import crowding
+from malmen_core.editing.group import GOAL
+from malmen_core.editing.parts import Part
+from malmen_core.editing.prompts import EditPrompts, edit_prompts
 
 from malmen_core.editing import repair
 from malmen_core.editing.capture import Captured, capture, keys_everywhere
-from malmen_core.editing.crowding import crowding
 from malmen_core.editing.edit import edit
 from malmen_core.editing.gauss_newton import Goal, least_change
-from malmen_core.editing.group import GOAL
-from malmen_core.editing.parts import Part
 from malmen_core.editing.preserved import Anchors, anchored, neighbours, renumbered
-from malmen_core.editing.prompts import EditPrompts, edit_prompts
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.tokenization import Encoded

@@ -8,7 +8,7 @@ import pytest
 
 from malmen_core.errors import FactError
 from malmen_core.evaluation.datasets import CLAIM, MEMBERS, api_forms, is_published
-from malmen_core.facts import Fact, Probe
+from malmen_core.facts import Fact, LocalityPrompt
 from service.schemas.edits import FactBody
 
 COUNTERFACT: dict[str, Any] = {
@@ -165,8 +165,8 @@ def test_counterfact() -> None:
         "Danielle Darrieux",
         ("Shayna does this. Danielle Darrieux, a native",),
         (
-            Probe("The native language of Montesquieu is", "French"),
-            Probe("Raymond Barre is a native speaker of", "French"),
+            LocalityPrompt("The native language of Montesquieu is", "French"),
+            LocalityPrompt("Raymond Barre is a native speaker of", "French"),
         ),
     )
 
@@ -177,7 +177,7 @@ def test_zsre_as_memit_has_it() -> None:
         "Illinois Institute of Technology",
         "Watts Humphrey",
         ("What university did Watts Humphrey take part in?",),
-        (Probe("nq question: who played desmond doss father in hacksaw ridge?", "Hugo Weaving"),),
+        (LocalityPrompt("nq question: who played desmond doss father in hacksaw ridge?", "Hugo Weaving"),),
     )
     assert api_form({**ZSRE_MEMIT, "answers": []})["target"] == "University of Michigan"
 
@@ -221,7 +221,7 @@ def test_zsre_as_malmen_has_it() -> None:
         "Tiber",
         None,
         ("What river runs through Rome?",),
-        (Probe("nq question: who wrote the iliad?", "Homer"),),
+        (LocalityPrompt("nq question: who wrote the iliad?", "Homer"),),
     )
 
 
@@ -242,13 +242,17 @@ def test_knowedit() -> None:
         "Leo Arons",
         ("Leo Arons died in",),
         (
-            Probe("The father of Leo Arons is", "Albert Arons"),
-            Probe("Leo Arons worked in", "physics"),
-            Probe("Leo Arons was born in", "Berlin"),
+            LocalityPrompt("The father of Leo Arons is", "Albert Arons"),
+            LocalityPrompt("Leo Arons worked in", "physics"),
+            LocalityPrompt("Leo Arons was born in", "Berlin"),
         ),
     )
     assert Fact.from_json(api_form(WIKIBIO)) == Fact(
-        WIKIBIO["text"], WIKIBIO["labels"], WIKIBIO["concept"], (), (Probe("His work is", "medicine"),)
+        WIKIBIO["text"],
+        WIKIBIO["labels"],
+        WIKIBIO["concept"],
+        (),
+        (LocalityPrompt("His work is", "medicine"),),
     )
 
 
@@ -258,11 +262,11 @@ def test_easyedit() -> None:
         "composer",
         "Subair",
         ("Subair is known for",),
-        (Probe("The occupation of Michael Jackson is", "singer"),),
+        (LocalityPrompt("The occupation of Michael Jackson is", "singer"),),
     )
     several = Fact.from_json(api_form(EASYEDIT_REQUEST))
     assert several.rephrasings == ("Subair is known for", "Subair's work is")
-    assert several.locality == (Probe("Ana works as", "x"), Probe("Bo works as", "y"))
+    assert several.locality == (LocalityPrompt("Ana works as", "x"), LocalityPrompt("Bo works as", "y"))
 
 
 def test_wikibigedit() -> None:
@@ -271,7 +275,7 @@ def test_wikibigedit() -> None:
         "Ana",
         "Peru",
         ("Who leads the government of Peru?",),
-        (Probe("Who is the head of government of Chile?", "Bo"),),
+        (LocalityPrompt("Who is the head of government of Chile?", "Bo"),),
     )
 
 

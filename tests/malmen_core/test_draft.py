@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.group import edit_group
+from malmen_core.editing.prompts import edit_prompts
 
 from malmen_core.editing.edit import compute_statistics, solve
 from malmen_core.editing.gauss_newton import Goal, Movable, least_change
-from malmen_core.editing.group import edit_group
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.models import base as base_module
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import AnswerScores, answer_logits, teacher_forced

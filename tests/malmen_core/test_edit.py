@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from malmen_core.editing.group import first_guess
+from malmen_core.editing.prompts import edit_prompts
 
 from malmen_core.editing.capture import capture
 from malmen_core.editing.edit import compute_statistics, edit, groups_of, solve
 from malmen_core.editing.editor import Editor
-from malmen_core.editing.group import first_guess
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.editing.ridge import At, Regulariser, projector
 from malmen_core.editing.statistics import Rows, Statistics, rounded
 from malmen_core.errors import EditorMismatch, FactError, NotFiniteError, PromptTooLong

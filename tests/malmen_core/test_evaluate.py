@@ -14,7 +14,7 @@ from malmen_core.errors import FactError
 from malmen_core.evaluation.evaluate import MEASURES, evaluate, evaluate_singles, sample, split
 from malmen_core.evaluation.methods import EditorMethod
 from malmen_core.evaluation.verify import record_canaries, verify
-from malmen_core.facts import Fact, Probe
+from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel
 from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, tiny_editor
 
@@ -96,7 +96,9 @@ def argmax_share(base: BaseModel, prompt: str, answer: str) -> float:
 def test_given_answers_are_judged_by_themselves(llama: BaseModel, method: EditorMethod) -> None:
     prompts = ("Mount Etna is a mountain in", "The capital of Peru is", "Seven days make a")
     answers = [(prompt, word) for prompt in prompts for word in ("Peru", "week", "Lima")]
-    facts = [Fact("Mount Etna is a mountain in", "Peru", locality=tuple(Probe(p, a) for p, a in answers))]
+    facts = [
+        Fact("Mount Etna is a mountain in", "Peru", locality=tuple(LocalityPrompt(p, a) for p, a in answers))
+    ]
     found = evaluate(llama, method, [facts], record_canaries(llama))
     version = llama.version(method.edit(llama, [facts]))
     before = [argmax_share(llama, *answer) for answer in answers]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.prompts import edit_prompts
 from torch import Tensor
 
 from malmen_core.editing import gauss_newton as module
 from malmen_core.editing.capture import Answered, Captured, capture, capture_odds
 from malmen_core.editing.gauss_newton import Goal, Movable, least_change
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import answer_logits
 from malmen_core.models.overlay import EditedModule, Weights, intercepting

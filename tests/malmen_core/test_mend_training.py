@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from malmen_core.editing.prompts import edit_prompts
 
 from malmen_core.baselines.malmen_paper import PlainMalmen
 from malmen_core.baselines.mend import Mend, SummedShifts, summed_shift
 from malmen_core.baselines.registry import baseline, modules_for
 from malmen_core.editing.capture import capture
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.errors import CheckpointMismatch, UnsupportedArchitecture
 from malmen_core.facts import Probe
 from malmen_core.models.base import BaseModel

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from malmen_core.editing.refinement import RefinementPlan
 
 from malmen_core.editing.edit import Edited, edit
 from malmen_core.editing.gauss_newton import shortened
-from malmen_core.editing.refinement import RefinementPlan
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.tokenization import KeyPosition

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.prompts import edit_prompts
 
 from malmen_core.editing import capture as module
 from malmen_core.editing.capture import capture, capture_odds
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import answer_logits, batches
 from malmen_core.models.overlay import Weights

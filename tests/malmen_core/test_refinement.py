@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.prompts import edit_prompts
 
 from malmen_core.editing.edit import compute_statistics, solve
 from malmen_core.editing.editor import Editor
 from malmen_core.editing.gauss_newton import Goal, Movable, least_change
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import teacher_forced
 from tests.malmen_core.support import FACTS, assert_untouched, smallest_margins, snapshot, tiny_editor

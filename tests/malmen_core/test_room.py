@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.prompts import edit_prompts
 from torch import Tensor
 
 from malmen_core.editing.capture import capture, keys_by_group, keys_everywhere
 from malmen_core.editing.covariance import openings, sample_continuations, second_moments
 from malmen_core.editing.edit import compute_statistics
 from malmen_core.editing.editor import Editor
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.errors import OutOfDeviceMemory
 from malmen_core.generation.greedy import greedy_tokens
 from malmen_core.models.base import BaseModel

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.prompts import edit_prompts
 
 from malmen_core.editing import key_positions as sinks
 from malmen_core.editing.capture import keys_everywhere
@@ -16,7 +17,6 @@ from malmen_core.editing.edit import compute_statistics
 from malmen_core.editing.editor import Editor
 from malmen_core.editing.gauss_newton import Goal, least_change
 from malmen_core.editing.key_positions import off_sinks
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.tokenization import Encoded

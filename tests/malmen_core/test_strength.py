@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from malmen_core.editing.parts import SetId
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.refinement import GAP, RefinementPlan
 
 from malmen_core.editing.compose import Composer
 from malmen_core.editing.edit import compute_statistics, edit, solve
 from malmen_core.editing.editor import Editor
-from malmen_core.editing.parts import SetId
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.refinement import GAP, RefinementPlan
 from malmen_core.editing.statistics import Statistics
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from malmen_core.editing.edit import compute_statistics
 from malmen_core.editing.editor import Editor
 from malmen_core.editing.subjects import find_subject, subject_of
-from malmen_core.facts import Fact, Probe
+from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel
 from tests.malmen_core.support import FACTS
 
@@ -81,4 +81,4 @@ def test_a_found_subject_edits_as_a_given_one(llama: BaseModel, editor: Editor) 
 
 def test_a_long_prompt_takes_no_time() -> None:
     prompt = " ".join(f"word{n} and Name{n}" for n in range(2000))
-    assert find_subject(prompt, [prompt], [Probe("x").prompt]) is not None
+    assert find_subject(prompt, [prompt], [LocalityPrompt("x").prompt]) is not None

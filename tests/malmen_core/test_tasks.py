@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from malmen_core.editing.prompts import edit_prompts
 from torch import Tensor
 
 from malmen_core.editing.capture import capture, keys_everywhere
 from malmen_core.editing.edit import compute_statistics, solve
 from malmen_core.editing.preserved import compress
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.editing.statistics import Rows, Statistics
 from malmen_core.errors import FactError, PromptTooLong
 from malmen_core.evaluation.verify import record_canaries, verify

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from malmen_core.editing.prompts import edit_prompts
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from malmen_core.editing.prompts import edit_prompts
 from malmen_core.errors import ModelNotLoadable, PromptTooLong
-from malmen_core.facts import Fact, Probe, normalise
+from malmen_core.facts import Fact, LocalityPrompt, normalise
 from malmen_core.models.base import BaseModel
 from malmen_core.models.tokenization import (
     Encoded,
@@ -153,7 +153,11 @@ def pointers(*facts: Fact) -> list[str]:
 
 
 GOOD = Fact(
-    "The capital of France is", "Lima", "France", ("France:",), (Probe("Peru"), Probe("Water", "boils"))
+    "The capital of France is",
+    "Lima",
+    "France",
+    ("France:",),
+    (LocalityPrompt("Peru"), LocalityPrompt("Water", "boils")),
 )
 LONG = "river " * CONTEXT
 
@@ -173,10 +177,13 @@ def test_good_facts_have_no_problems() -> None:
         (Fact("The river", LONG), "/facts/1/prompt"),
         (Fact("The river", "Lima", rephrasings=("ok", LONG)), "/facts/1/rephrasings/1"),
         (Fact("The river", "Lima", rephrasings=("",)), "/facts/1/rephrasings/0"),
-        (Fact("The river", "Lima", locality=(Probe("ok"), Probe(LONG))), "/facts/1/locality/1/prompt"),
-        (Fact("The river", "Lima", locality=(Probe(""),)), "/facts/1/locality/0/prompt"),
-        (Fact("The river", "Lima", locality=(Probe("ok", ""),)), "/facts/1/locality/0/target"),
-        (Fact("The river", "Lima", locality=(Probe("ok", LONG),)), "/facts/1/locality/0/prompt"),
+        (
+            Fact("The river", "Lima", locality=(LocalityPrompt("ok"), LocalityPrompt(LONG))),
+            "/facts/1/locality/1/prompt",
+        ),
+        (Fact("The river", "Lima", locality=(LocalityPrompt(""),)), "/facts/1/locality/0/prompt"),
+        (Fact("The river", "Lima", locality=(LocalityPrompt("ok", ""),)), "/facts/1/locality/0/target"),
+        (Fact("The river", "Lima", locality=(LocalityPrompt("ok", LONG),)), "/facts/1/locality/0/prompt"),
         (Fact(" the capital OF france  is", "Paris"), "/facts/1/target"),
     ],
 )
@@ -217,9 +224,9 @@ def test_normalisation_folds_case_width_and_space() -> None:
 
 def test_a_fact_reads_the_api_s_form() -> None:
     record: dict[str, Any] = {"prompt": "p", "target": "t", "unknown": 1, "locality": [{"prompt": "q"}]}
-    assert Fact.from_json(record) == Fact("p", "t", locality=(Probe("q"),))
+    assert Fact.from_json(record) == Fact("p", "t", locality=(LocalityPrompt("q"),))
     full = {**record, "subject": "s", "rephrasings": ["r"], "locality": [{"prompt": "q", "target": "u"}]}
-    assert Fact.from_json(full) == Fact("p", "t", "s", ("r",), (Probe("q", "u"),))
+    assert Fact.from_json(full) == Fact("p", "t", "s", ("r",), (LocalityPrompt("q", "u"),))
     with pytest.raises(KeyError):
         Fact.from_json({"prompt": "p"})
 
@@ -247,7 +254,9 @@ def test_a_target_that_the_tokenizer_does_not_know_is_refused() -> None:
     assert check_facts(byte_fallback(), facts, 99) == []
     labels = ["東京", "Lima", "Lima 東京 River"]
     assert check_facts(unigram(), facts, 99, labels) == []
-    prompts = Fact("東京 is in", "Peru", rephrasings=("東京 lies in",), locality=(Probe("京 is", "京"),))
+    prompts = Fact(
+        "東京 is in", "Peru", rephrasings=("東京 lies in",), locality=(LocalityPrompt("京 is", "京"),)
+    )
     assert check_facts(unigram(), [prompts], 99) == []
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from malmen_core.editing.sketch import Sketch
 from torch import Tensor
 
 from malmen_core.editing.covariance import SecondMoment
 from malmen_core.editing.editor import Editor, EditPlan
 from malmen_core.editing.hypernetwork import HyperNetwork
 from malmen_core.editing.preserved import Kinds
-from malmen_core.editing.sketch import Sketch
 from malmen_core.errors import CheckpointMismatch, EditorMismatch, FactError
-from malmen_core.facts import Fact, Probe
+from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel
 from malmen_core.training.checkpoint import RunFolder, write_atomically
 from malmen_core.training.meta_gradient import Material, NormalEquationRule
@@ -45,8 +45,10 @@ def facts(count: int = 20) -> list[Fact]:
     for i in range(count):
         subject, target = PLACES[i % len(PLACES)], "Lima" if i % 3 == 0 else "Paris"
         prompt = f"The capital of {subject} is" if i < len(PLACES) else f"The river of {subject} flows to"
-        probe = Probe(f"The book of {target} was written by", "Jane Austen")
-        found.append(Fact(prompt, target, subject, (f"Now, {prompt}",), (probe, Probe("Water boils at"))))
+        probe = LocalityPrompt(f"The book of {target} was written by", "Jane Austen")
+        found.append(
+            Fact(prompt, target, subject, (f"Now, {prompt}",), (probe, LocalityPrompt("Water boils at")))
+        )
     return found
 
 

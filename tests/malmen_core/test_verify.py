@@ -9,7 +9,7 @@ import torch
 
 from malmen_core.editing.edit import compute_statistics, solve
 from malmen_core.evaluation.verify import CanaryRecord, record_canaries, verify
-from malmen_core.facts import Fact, Probe
+from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.generation.greedy import greedy_tokens
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Change, Delta
@@ -97,7 +97,11 @@ def test_an_edited_version_succeeds(llama: BaseModel, canaries: CanaryRecord) ->
 def test_locality_compares_with_the_base_s_argmax(llama: BaseModel, canaries: CanaryRecord) -> None:
     version = llama.version(delta(llama, 3, size=0.2))
     facts = [
-        Fact("The river", "Lima", locality=(Probe("Seven days make a", "week of days"), Probe("He plays")))
+        Fact(
+            "The river",
+            "Lima",
+            locality=(LocalityPrompt("Seven days make a", "week of days"), LocalityPrompt("He plays")),
+        )
     ]
     report = verify(llama, version, facts, canaries)
     own = tuple(greedy_tokens(llama, ["He plays"], [3])[0])

@@ -7,19 +7,19 @@ layers read the same tokens: a decoder, an encoder.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from malmen_core.errors import UnsupportedArchitecture
-from malmen_core.models.tokenization import Encoded, KeyPosition, plain_text
-
-if TYPE_CHECKING:
-    from malmen_core.models.base import BaseModel
+from malmen_core.facts import Joiner
+from malmen_core.models.overlay import output_positions
+from malmen_core.models.tokenization import END, Encoded, KeyPosition, goes_on, plain_text
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class Batch:
 
     Attributes:
         members: indices of the sequences in the list that was batched.
-        inputs: the model's keyword arguments; tensors, and a cache of what was read ahead.
+        inputs: the model's keyword arguments, tensors.
         readings: by stack.
-        answer_A: token ids (or labels) of all answers, one after the other; int64.
+        answer_A: token ids (or labels) of all answers, one after the other; int64. `END` where the word that
+            an answer ends with must not go on.
         row_A: which row of the batch each answer token belongs to.
         column_A: index in L of the position that predicts each answer token.
     """
@@ -60,6 +61,12 @@ class Batch:
     answer_A: Tensor
     row_A: Tensor
     column_A: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        moved = {name: value.to(device) for name, value in self.inputs.items()}
+        answers = (tensor.to(device) for tensor in (self.answer_A, self.row_A, self.column_A))
+        return Batch(self.members, moved, self.readings, *answers)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,10 @@ class Steps:
     fixed: Mapping[str, Any]
     argument: str
     first: Sequence[int]
+
+
+Finished = Callable[[int, list[int]], bool]
+"""Whether an answer (its row, its tokens so far) need not go on."""
 
 
 class Task(ABC):
@@ -117,7 +128,9 @@ class Task(ABC):
         return tokenizer
 
     @abstractmethod
-    def encode(self, tokenizer: Any, prompt: str, target: str, subject: str | None = None) -> Encoded:
+    def encode(
+        self, tokenizer: Any, prompt: str, target: str, subject: str | None = None, joiner: Joiner = "auto"
+    ) -> Encoded:
         """A prompt with its answer, and its subject located.
 
         Raises:
@@ -129,19 +142,34 @@ class Task(ABC):
         """Positions at which the modules of a stack are edited."""
 
     @abstractmethod
-    def collate(self, base: BaseModel, sequences: Sequence[Encoded], members: Sequence[int]) -> Batch:
-        """The sequences with these indices as one batch on the base's device."""
+    def collate(self, sequences: Sequence[Encoded], members: Sequence[int], pad_id: int) -> Batch:
+        """The sequences with these indices as one batch, on the CPU."""
 
     @abstractmethod
-    def answer_logits(self, base: BaseModel, batch: Batch) -> Tensor:
-        """Logits at the positions that predict answer tokens: A × X, in the base's dtype."""
+    def answer_logits(self, model: Any, batch: Batch) -> Tensor:
+        """Logits at the positions that predict answer tokens: A × X, in the model's dtype."""
 
     @abstractmethod
-    def respond(self, base: BaseModel, prompts: Sequence[list[int]], **options: Any) -> list[list[int]]:
-        """Answers to encoded prompts in one batch; the options are those of Transformers' `generate`."""
+    def generate(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        pad_id: int,
+        finished: Finished | None = None,
+        **options: Any,
+    ) -> list[list[int]]:
+        """Answers to encoded prompts in one batch.
+
+        Args:
+            model: the Transformers model.
+            prompts: token ids.
+            pad_id: to pad with.
+            finished: ends an answer of which enough is known.
+            options: those of Transformers' `generate`.
+        """
 
     @abstractmethod
-    def room(self, context_length: int, prompt_tokens: int) -> int:
+    def max_new_tokens(self, context_length: int, prompt_tokens: int) -> int:
         """How many tokens the answer to a prompt may have; below 1 for a prompt that does not fit."""
 
     @abstractmethod
@@ -149,18 +177,21 @@ class Task(ABC):
         """An answer as text."""
 
     @abstractmethod
-    def agrees(self, text: str, target: str) -> bool:
-        """Whether an answer as text is the target."""
+    def begins_with(self, text: str, target: str) -> bool:
+        """Whether an answer is the target, and then ends or goes on with another word."""
+
+    @abstractmethod
+    def is_exactly(self, text: str, target: str) -> bool:
+        """Whether an answer has nothing but the target before its first sentence or line ends."""
 
 
 class TextTask(Task):
     """A task whose answers are text, written token by token by an output layer."""
 
-    def answer_logits(self, base: BaseModel, batch: Batch) -> Tensor:
+    def answer_logits(self, model: Any, batch: Batch) -> Tensor:
         """The output layer is run at answer positions only."""
-        assert base.output is not None
-        with base.output.reading(batch.row_A, batch.column_A):
-            logits: Tensor = base.model(**batch.inputs, use_cache=False).logits[0]
+        with output_positions(batch.row_A, batch.column_A):
+            logits: Tensor = model(**batch.inputs, use_cache=False).logits[0]
         return logits
 
     def context(self, ids: list[int]) -> list[int]:
@@ -168,38 +199,61 @@ class TextTask(Task):
         return ids
 
     @abstractmethod
-    def begin(self, base: BaseModel, ids: list[int]) -> Steps:
+    def begin(self, model: Any, ids: list[int]) -> Steps:
         """Start a generation for one encoded prompt, under the active overlay."""
 
     def text(self, tokenizer: Any, answer: Sequence[int]) -> str:
         """An answer as text."""
         return plain_text(tokenizer, answer)
 
-    def agrees(self, text: str, target: str) -> bool:
-        """Whether it begins with the target."""
-        return text.lstrip().startswith(target.strip())
+    def begins_with(self, text: str, target: str) -> bool:
+        """Compared behind leading white space."""
+        answer, wanted = text.strip(), target.strip()
+        return answer.startswith(wanted) and not goes_on(wanted, answer[len(wanted) :])
+
+    def is_exactly(self, text: str, target: str) -> bool:
+        """A final full stop or the like belongs to the sentence."""
+        answer, wanted = text.strip(), target.strip()
+        if not answer.startswith(wanted):
+            return False
+        rest = answer[len(wanted) :]
+        return not rest or rest[0] == "\n" or SENTENCE_END.match(rest) is not None
 
 
-def pad(base: BaseModel, sequences: Sequence[Sequence[int]], *, left: bool) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of padded sequences: B × L each, on the base's device."""
+def stopping(finished: Finished | None, start: int) -> dict[str, Any]:
+    """The option of Transformers' `generate` that ends answers, which begin at a column."""
+    if finished is None:
+        return {}
+
+    def ended(ids_BL: Tensor, *_: Any, **__: Any) -> Tensor:
+        answers = ids_BL[:, start:].tolist()
+        return torch.tensor(
+            [finished(row, answer) for row, answer in enumerate(answers)], device=ids_BL.device
+        )
+
+    return {"stopping_criteria": [ended]}
+
+
+SENTENCE_END = re.compile(r"\s*[.!?。！？…]+[\"'”’)\]]*(\s|$)|\s*\n")
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask of padded sequences: B × L each, on the CPU."""
     width = max(len(s) for s in sequences)
-    ids = torch.full((len(sequences), width), base.pad_id)
+    ids = torch.full((len(sequences), width), pad_id)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         first = width - len(sequence) if left else 0
         ids[row, first : first + len(sequence)] = torch.tensor(list(sequence), dtype=ids.dtype)
         mask[row, first : first + len(sequence)] = 1
-    return ids.to(base.device), mask.to(base.device)
+    return ids, mask
 
 
-def answers_of(
-    base: BaseModel, chosen: Sequence[Encoded], column_B: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def answers_of(chosen: Sequence[Encoded], column_B: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Answer tokens, their rows, and the columns that predict them, which run on from `column_B`: A each."""
-    answer = [token for sequence in chosen for token in sequence.answer]
-    row = [i for i, sequence in enumerate(chosen) for _ in sequence.answer]
-    column = [column_B[i] + n for i, sequence in enumerate(chosen) for n in range(len(sequence.answer))]
-    tensors = [
-        torch.tensor(values, dtype=torch.int64, device=base.device) for values in (answer, row, column)
-    ]
-    return tensors[0], tensors[1], tensors[2]
+    answers = [(*each.answer, END) if each.closed else each.answer for each in chosen]
+    rows = [row for row, answer in enumerate(answers) for _ in answer]
+    columns = [column_B[row] + n for row, answer in enumerate(answers) for n in range(len(answer))]
+    tokens = [token for answer in answers for token in answer]
+    tensors = (torch.tensor(values, dtype=torch.int64) for values in (tokens, rows, columns))
+    return tuple(tensors)  # type: ignore[return-value]

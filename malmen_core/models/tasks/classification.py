@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
@@ -11,11 +11,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from typing_extensions import override
 
 from malmen_core.errors import FactError, UnsupportedArchitecture
-from malmen_core.models.tasks.base import Batch, Reading, Task, answers_of, pad
-from malmen_core.models.tokenization import Encoded, KeyPosition, encode_prompt, subject_last_token
-
-if TYPE_CHECKING:
-    from malmen_core.models.base import BaseModel
+from malmen_core.facts import Joiner
+from malmen_core.models.tasks.base import Batch, Finished, Reading, Task, answers_of, pad
+from malmen_core.models.tokenization import (
+    Encoded,
+    KeyPosition,
+    encode_prompt,
+    subject_last_token,
+)
 
 POOLED = 0
 
@@ -48,7 +51,10 @@ class Classification(Task):
         """The layers, without embeddings, pooler and head."""
         return {"encoder": model.base_model.encoder}
 
-    def encode(self, tokenizer: Any, prompt: str, target: str, subject: str | None = None) -> Encoded:
+    @override
+    def encode(
+        self, tokenizer: Any, prompt: str, target: str, subject: str | None = None, joiner: Joiner = "auto"
+    ) -> Encoded:
         """The claim, and the number of its label.
 
         Raises:
@@ -70,28 +76,35 @@ class Classification(Task):
         known = where == "subject" and encoded.subject_last is not None
         return encoded.key_positions("subject") if known else (POOLED,)
 
-    def collate(self, base: BaseModel, sequences: Sequence[Encoded], members: Sequence[int]) -> Batch:
+    def collate(self, sequences: Sequence[Encoded], members: Sequence[int], pad_id: int) -> Batch:
         """Claims are padded on the right: the head reads the first column."""
         chosen = [sequences[i] for i in members]
         zeros = (0,) * len(chosen)
-        ids_BL, mask_BL = pad(base, [s.ids[: s.answer_start] for s in chosen], left=False)
+        ids_BL, mask_BL = pad([s.ids[: s.answer_start] for s in chosen], pad_id, left=False)
         reading = Reading(zeros, tuple(s.answer_start for s in chosen), zeros)
         inputs = {"input_ids": ids_BL, "attention_mask": mask_BL}
-        return Batch(tuple(members), inputs, {"encoder": reading}, *answers_of(base, chosen, zeros))
+        return Batch(tuple(members), inputs, {"encoder": reading}, *answers_of(chosen, zeros))
 
-    def answer_logits(self, base: BaseModel, batch: Batch) -> Tensor:
+    def answer_logits(self, model: Any, batch: Batch) -> Tensor:
         """One logit a label: A × labels."""
-        logits: Tensor = base.model(**batch.inputs).logits[batch.row_A]
+        logits: Tensor = model(**batch.inputs).logits[batch.row_A]
         return logits
 
     @override
-    def respond(self, base: BaseModel, prompts: Sequence[list[int]], **options: Any) -> list[list[int]]:
+    def generate(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        pad_id: int,
+        finished: Finished | None = None,
+        **options: Any,
+    ) -> list[list[int]]:
         """The most probable label of each claim; nothing is sampled."""
-        ids_BL, mask_BL = pad(base, prompts, left=False)
-        labels = base.model(input_ids=ids_BL, attention_mask=mask_BL).logits.argmax(1)
+        ids_BL, mask_BL = (each.to(model.device) for each in pad(prompts, pad_id, left=False))
+        labels = model(input_ids=ids_BL, attention_mask=mask_BL).logits.argmax(1)
         return [[int(label)] for label in labels]
 
-    def room(self, context_length: int, prompt_tokens: int) -> int:
+    def max_new_tokens(self, context_length: int, prompt_tokens: int) -> int:
         """A label takes no token of the context."""
         return 1 if prompt_tokens <= context_length else 0
 
@@ -100,6 +113,10 @@ class Classification(Task):
         """The label's name."""
         return self.labels[answer[0]]
 
-    def agrees(self, text: str, target: str) -> bool:
+    def begins_with(self, text: str, target: str) -> bool:
         """A label is the target or is not."""
+        return text == target
+
+    def is_exactly(self, text: str, target: str) -> bool:
+        """Likewise."""
         return text == target

@@ -8,7 +8,7 @@ which starts it, stands at the prompt's last position: that is the one that pred
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,11 +16,23 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 from typing_extensions import override
 
-from malmen_core.models.tasks.base import Batch, Reading, Steps, TextTask, answers_of, pad
-from malmen_core.models.tokenization import Encoded, KeyPosition, encode_prompt, subject_last_token
-
-if TYPE_CHECKING:
-    from malmen_core.models.base import BaseModel
+from malmen_core.facts import Joiner
+from malmen_core.models.tasks.base import (
+    Batch,
+    Finished,
+    Reading,
+    Steps,
+    TextTask,
+    answers_of,
+    pad,
+    stopping,
+)
+from malmen_core.models.tokenization import (
+    Encoded,
+    KeyPosition,
+    encode_prompt,
+    subject_last_token,
+)
 
 
 class Seq2SeqLM(TextTask):
@@ -39,7 +51,10 @@ class Seq2SeqLM(TextTask):
         """Encoder, then decoder."""
         return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
 
-    def encode(self, tokenizer: Any, prompt: str, target: str, subject: str | None = None) -> Encoded:
+    @override
+    def encode(
+        self, tokenizer: Any, prompt: str, target: str, subject: str | None = None, joiner: Joiner = "auto"
+    ) -> Encoded:
         """The answer is the whole text that the decoder writes, with the token that ends it."""
         prompt_ids = encode_prompt(tokenizer, prompt)
         answer = encode_prompt(tokenizer, target.strip()) if target.strip() else []
@@ -54,29 +69,36 @@ class Seq2SeqLM(TextTask):
             return (encoded.subject_last,)
         return (encoded.answer_start - 1,)
 
-    def collate(self, base: BaseModel, sequences: Sequence[Encoded], members: Sequence[int]) -> Batch:
+    def collate(self, sequences: Sequence[Encoded], members: Sequence[int], pad_id: int) -> Batch:
         """Prompts and answers are padded on the right; positions are relative in these models."""
         chosen = [sequences[i] for i in members]
         starts = tuple(sequence.answer_start for sequence in chosen)
         zeros = (0,) * len(chosen)
-        ids_BL, mask_BL = pad(base, [s.ids[: s.answer_start] for s in chosen], left=False)
-        written_BL, _ = pad(base, [(self.start, *s.answer[:-1]) for s in chosen], left=False)
+        ids_BL, mask_BL = pad([s.ids[: s.answer_start] for s in chosen], pad_id, left=False)
+        written_BL, _ = pad([(self.start, *s.answer[:-1]) for s in chosen], pad_id, left=False)
         readings = {
             "encoder": Reading(zeros, starts, zeros),
             "decoder": Reading(tuple(n - 1 for n in starts), tuple(s.read for s in chosen), zeros),
         }
         inputs = {"input_ids": ids_BL, "attention_mask": mask_BL, "decoder_input_ids": written_BL}
-        return Batch(tuple(members), inputs, readings, *answers_of(base, chosen, zeros))
+        return Batch(tuple(members), inputs, readings, *answers_of(chosen, zeros))
 
-    def respond(self, base: BaseModel, prompts: Sequence[list[int]], **options: Any) -> list[list[int]]:
+    def generate(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        pad_id: int,
+        finished: Finished | None = None,
+        **options: Any,
+    ) -> list[list[int]]:
         """What the decoder writes behind its start token."""
-        ids_BL, mask_BL = pad(base, prompts, left=False)
-        out = base.model.generate(
+        ids_BL, mask_BL = (each.to(model.device) for each in pad(prompts, pad_id, left=False))
+        out = model.generate(
             input_ids=ids_BL,
             attention_mask=mask_BL,
             decoder_start_token_id=self.start,
-            pad_token_id=base.pad_id,
-            **options,
+            pad_token_id=pad_id,
+            **(options | stopping(finished, 1)),
         )
         answers: list[list[int]] = out[:, 1:].tolist()
         return answers
@@ -86,11 +108,11 @@ class Seq2SeqLM(TextTask):
         """The answer is a text of its own."""
         return []
 
-    def begin(self, base: BaseModel, ids: list[int]) -> Steps:
+    def begin(self, model: Any, ids: list[int]) -> Steps:
         """The prompt is encoded once."""
-        encoded = base.model.get_encoder()(input_ids=torch.tensor([ids], device=base.device))
+        encoded = model.get_encoder()(input_ids=torch.tensor([ids], device=model.device))
         return Steps({"encoder_outputs": encoded}, "decoder_input_ids", [self.start])
 
-    def room(self, context_length: int, prompt_tokens: int) -> int:
+    def max_new_tokens(self, context_length: int, prompt_tokens: int) -> int:
         """Prompt and answer have a context each."""
         return context_length if prompt_tokens <= context_length else 0

@@ -13,7 +13,7 @@ import torch
 
 from malmen_core.errors import AnswerNotFinite, PromptTooLong
 from malmen_core.generation.batch import Sequences
-from malmen_core.generation.generator import Chunk, GenerationRequest, Writer, generate
+from malmen_core.generation.generator import BatchGenerator, Chunk, GenerationRequest, generate
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
 from malmen_core.models.overlay import ByRow, Version, Weights, intercepting
@@ -53,7 +53,7 @@ def whole(chunks: list[Chunk]) -> tuple[str, Chunk]:
     return "".join(c.text for c in chunks), Chunk("", last.finish_reason, last.usage, last.labels)
 
 
-def said(writer: Writer) -> list[tuple[Hashable, Chunk]]:
+def said(writer: BatchGenerator) -> list[tuple[Hashable, Chunk]]:
     """What the next step writes; none of it has failed."""
     written = []
     for key, chunk in writer.step():
@@ -62,7 +62,7 @@ def said(writer: Writer) -> list[tuple[Hashable, Chunk]]:
     return written
 
 
-def together(writer: Writer, asked: Asked, begin: dict[int, int]) -> list[tuple[str, Chunk]]:
+def together(writer: BatchGenerator, asked: Asked, begin: dict[int, int]) -> list[tuple[str, Chunk]]:
     """Answers to requests that are added at the steps which `begin` names; the others at the first."""
     chunks: dict[Any, list[Chunk]] = {i: [] for i in range(len(asked))}
     number = 0
@@ -80,7 +80,7 @@ def together(writer: Writer, asked: Asked, begin: dict[int, int]) -> list[tuple[
 def test_answers_are_those_alone_whenever_they_join(base: BaseModel, begin: dict[int, int]) -> None:
     before, asked = snapshot(base), some(base)
     expected = alone(base, asked)
-    assert together(Writer(base, together=16), asked, begin) == expected
+    assert together(BatchGenerator(base, together=16), asked, begin) == expected
     assert len({text for text, _ in expected}) > 4  # negative control: they do differ
     assert_untouched(base, before)
 
@@ -90,18 +90,18 @@ def test_every_family_writes_together_or_by_turns(kind: str, tmp_path: Path) -> 
     base = BaseModel.load(str(checkpoint(kind, tmp_path)), device="cpu")
     assert base.shares_cache == (kind not in TURNS)
     asked = some(base)
-    assert together(Writer(base, together=16), asked, {2: 1, 4: 3}) == alone(base, asked)
+    assert together(BatchGenerator(base, together=16), asked, {2: 1, 4: 3}) == alone(base, asked)
 
 
 def test_sequence_to_sequence_models_answer_by_turns(t5: BaseModel) -> None:
     assert not t5.shares_cache
     asked = some(t5)
-    assert together(Writer(t5, together=16), asked, {2: 1}) == alone(t5, asked)
+    assert together(BatchGenerator(t5, together=16), asked, {2: 1}) == alone(t5, asked)
 
 
 def test_classifiers_answer_with_labels(bert: BaseModel) -> None:
     asked = some(bert)[:4]
-    found = together(Writer(bert, together=16), asked, {2: 1})
+    found = together(BatchGenerator(bert, together=16), asked, {2: 1})
     assert found == alone(bert, asked)
     assert all(last.labels and last.usage for _, last in found)
 
@@ -123,12 +123,12 @@ def test_one_pass_serves_all(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) 
     shapes = passes(llama, monkeypatch)
     version = llama.version(Delta.empty())
     asked = [(version, GenerationRequest("The river", 5))] * 4
-    together(Writer(llama, together=16), asked, {3: 2})
+    together(BatchGenerator(llama, together=16), asked, {3: 2})
     assert [shape[0] for shape in shapes] == [3, 3, 3, 1, 4, 4, 1, 1]
 
 
 def test_the_cache_keeps_no_padding_that_nobody_needs(llama: BaseModel) -> None:
-    version, writer = llama.version(Delta.empty()), Writer(llama, together=16)
+    version, writer = llama.version(Delta.empty()), BatchGenerator(llama, together=16)
     writer.add("long", version, GenerationRequest("a" + " is" * 40, 2))
     writer.add("short", version, GenerationRequest("a", 30))
     writer.step()
@@ -145,7 +145,7 @@ def test_no_more_are_written_at_once_than_there_is_room_for(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch, together: int, tokens: int, rows: int
 ) -> None:
     shapes, version = passes(llama, monkeypatch), llama.version(Delta.empty())
-    writer = Writer(llama, together=together, tokens=tokens)
+    writer = BatchGenerator(llama, together=together, tokens=tokens)
     request = GenerationRequest("The river", 8)
     for key in range(5):
         assert writer.has_room == (key < together)
@@ -162,7 +162,7 @@ def test_what_joins_counts_as_long_as_the_longest_that_runs(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes, version = passes(llama, monkeypatch), llama.version(Delta.empty())
-    writer = Writer(llama, together=16, tokens=60)
+    writer = BatchGenerator(llama, together=16, tokens=60)
     writer.add("long", version, GenerationRequest("a" + " is" * 27, 4))
     writer.step()
     writer.add("short", version, GenerationRequest("a", 4))
@@ -178,14 +178,14 @@ def test_prompts_beyond_a_pass_are_read_one_after_the_other(
     expected = alone(llama, asked)
     shapes = passes(llama, monkeypatch)
     monkeypatch.setattr(llama.room, "tokens", 3)
-    assert together(Writer(llama, together=16), asked, {}) == expected
+    assert together(BatchGenerator(llama, together=16), asked, {}) == expected
     assert all(rows == 1 or rows * length <= llama.room.forward_tokens for rows, length in shapes[:4])
 
 
 def test_a_dropped_request_is_left_and_the_others_are_not(llama: BaseModel) -> None:
     asked = some(llama)[:4]
     expected = alone(llama, asked)
-    writer = Writer(llama, together=3)
+    writer = BatchGenerator(llama, together=3)
     for key, (version, request) in enumerate(asked):
         writer.add(key, version, request)
     chunks: dict[Any, list[Chunk]] = {key: [] for key in range(4)}
@@ -201,7 +201,7 @@ def test_a_dropped_request_is_left_and_the_others_are_not(llama: BaseModel) -> N
 
 
 def test_a_request_that_waits_can_be_dropped(llama: BaseModel) -> None:
-    version, writer = llama.version(Delta.empty()), Writer(llama, together=16)
+    version, writer = llama.version(Delta.empty()), BatchGenerator(llama, together=16)
     writer.add(1, version, GenerationRequest("The river"))
     writer.drop(1)
     assert len(writer) == 0
@@ -210,7 +210,7 @@ def test_a_request_that_waits_can_be_dropped(llama: BaseModel) -> None:
 
 def test_a_refused_prompt_leaves_the_others(llama: BaseModel) -> None:
     (asked,) = some(llama)[:1]
-    writer = Writer(llama, together=16)
+    writer = BatchGenerator(llama, together=16)
     writer.add(0, *asked)
     with pytest.raises(PromptTooLong):
         writer.add(1, asked[0], GenerationRequest("a" + " is" * 4000))
@@ -253,7 +253,7 @@ def test_where_a_pass_over_several_fails_each_goes_on_by_itself(
     expected = alone(llama, asked)
     shapes = passes(llama, monkeypatch)
     break_passes(llama, monkeypatch, lambda ids_BL: len(ids_BL) > most)
-    assert together(Writer(llama, together=16), asked, begin) == expected
+    assert together(BatchGenerator(llama, together=16), asked, begin) == expected
     assert max(shape[0] for shape in shapes) == most
 
 
@@ -274,7 +274,7 @@ def test_a_failure_between_passes_loses_nothing(
         whole_one(sequences, given)
 
     monkeypatch.setattr(Sequences, place, half)
-    assert together(Writer(llama, together=16), asked, begin) == expected
+    assert together(BatchGenerator(llama, together=16), asked, begin) == expected
     assert len(failures) == 2
 
 
@@ -285,7 +285,7 @@ def test_what_fails_by_itself_fails_for_nobody_else(
     expected = alone(llama, asked)
     (poison,) = encode_prompt(llama.tokenizer, "7")[-1:]
     break_passes(llama, monkeypatch, lambda ids_BL: bool((ids_BL == poison).any()))
-    writer, failed = Writer(llama, together=16), []
+    writer, failed = BatchGenerator(llama, together=16), []
     chunks: dict[Hashable, list[Chunk]] = {i: [] for i in range(len(asked))}
     for i, (version, request) in enumerate(asked):
         writer.add(i, version, request)
@@ -305,7 +305,7 @@ def test_a_version_without_finite_answers_is_refused_and_the_others_are_answered
     broken = llama.version(delta(llama, 1))
     broken = replace(broken, weights={name: w * torch.nan for name, w in broken.weights.items()})
     sound = llama.version(Delta.empty())
-    writer = Writer(llama, together=16)
+    writer = BatchGenerator(llama, together=16)
     writer.add(("ends", 0.0), sound, GenerationRequest("The river", 1))
     for name, version in (("broken", broken), ("sound", sound)):
         for temperature in (0.0, 1.0):
@@ -327,7 +327,7 @@ def test_a_version_without_finite_answers_is_refused_and_the_others_are_answered
 
 def test_requests_whose_pass_failed_can_be_dropped(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     break_passes(llama, monkeypatch, lambda ids_BL: len(ids_BL) > 1)
-    writer, version = Writer(llama, together=16), llama.version(Delta.empty())
+    writer, version = BatchGenerator(llama, together=16), llama.version(Delta.empty())
     for key in ("stays", "leaves"):
         writer.add(key, version, GenerationRequest("The river", 4))
     assert said(writer) == []

@@ -1,0 +1,57 @@
+"""What an edit must reach: sequences with answers, several of one fact where it is to hold in several forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from malmen_core.editing.subjects import subject_of
+from malmen_core.errors import FactError
+from malmen_core.facts import Fact
+from malmen_core.models.base import BaseModel
+from malmen_core.models.tokenization import Encoded, check_length
+
+
+@dataclass(frozen=True)
+class Goals:
+    """The sequences that a set is edited with.
+
+    Attributes:
+        sequences: prompts with answers; each fact's own prompt first.
+        fact_of: index of the fact of each sequence, ascending.
+    """
+
+    sequences: tuple[Encoded, ...]
+    fact_of: tuple[int, ...]
+
+    @property
+    def prompts(self) -> list[Encoded]:
+        """The first sequence of each fact: its own prompt."""
+        first = dict(reversed(list(zip(self.fact_of, self.sequences, strict=True))))
+        return [first[fact] for fact in sorted(first)]
+
+
+def edit_goals(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings: bool = False) -> Goals:
+    """Encode each fact's prompt with its target, its question in chat form, and on request its rephrasings.
+
+    Raises:
+        PromptTooLong: a prompt and its target exceed the context.
+        FactError: a target without tokens, or a label that the classifier does not know.
+    """
+    sequences, owners = [], []
+    for number, fact in enumerate(facts):
+        subject = subject_of(fact).text
+        chat = None if fact.question is None else base.chat_prompt(fact.question)
+        forms = {"prompt": fact.prompt}
+        if chat is not None:
+            forms["question"] = chat + fact.prompt
+        if edit_on_rephrasings:
+            forms |= {f"rephrasings/{i}": text for i, text in enumerate(fact.rephrasings)}
+        for field, prompt in forms.items():
+            encoded = base.encode(prompt, fact.target, subject, fact.joiner)
+            check_length(encoded, base.info.context_length, f"/facts/{number}/{field}")
+            if not encoded.answer or encoded.answer_start == 0:
+                raise FactError("Prompt or target has no tokens.", "Give both as text.", f"/facts/{number}")
+            sequences.append(encoded)
+            owners.append(number)
+    return Goals(tuple(sequences), tuple(owners))

@@ -18,7 +18,7 @@ from errata.lab import edit_bench
 from errata.lab.edit_bench import Job, made_up_facts, run
 from malmen_core.models.base import BaseModel
 from malmen_core.models.tokenization import check_facts
-from tests.malmen_core.test_train import start_for
+from tests.malmen_core.training.test_trainer import start_for
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task
 

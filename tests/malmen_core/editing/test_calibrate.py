@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from malmen_core.editing.calibrate import calibrate, initial_editor, paper_editor, preservation_moments
+from malmen_core.editing.capture import capture
 from malmen_core.editing.covariance import SecondMoment, Sketch, second_moments
 from malmen_core.editing.edit import solve
 from malmen_core.editing.editor import PAPER, Editor, EditPlan
@@ -124,8 +125,6 @@ def test_the_paper_s_editor_has_no_prior_and_the_step_that_is_asked_for(llama: B
 
 
 def test_scales_are_what_modules_give_at_edited_tokens(short: pytest.MonkeyPatch, llama: BaseModel) -> None:
-    from malmen_core.editing.capture import capture
-
     editor = initial_editor(llama, EditPlan(), {}, {})
     facts = probe_facts()[:12]
     keys = capture(llama, [llama.encode(f.prompt, f.target, f.subject) for f in facts], "subject").keys

@@ -180,6 +180,15 @@ def _continuation(tokenizer: Any, prompt_ids: list[int], text: str) -> list[int]
     return next((ids for ids in tried if plain_text(tokenizer, [*prompt_ids, *ids]) == wanted), tried[0])
 
 
+def chat_prompt(tokenizer: Any, question: str) -> str | None:
+    """A question as the user's turn of a chat, up to where the answer begins; None without a chat template."""
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": question}]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return text
+
+
 def plain_text(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of some tokens, without special ones."""
     text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +14,15 @@ from hypothesis import strategies as st
 
 from malmen_core.errors import PromptTooLong
 from malmen_core.generation.generator import Chunk, GenerationRequest, _choose, generate
-from malmen_core.generation.greedy import greedy_tokens
+from malmen_core.generation.greedy import greedy_answers
 from malmen_core.generation.streaming import StreamedText
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
 from malmen_core.models.overlay import Version
+from malmen_core.models.tokenization import encode_prompts
 from tests.malmen_core.support import assert_untouched, snapshot
 from tests.malmen_core.models.test_overlay import delta
-from tests.tiny import tiny_tokenizer
+from tests.tiny import save_tiny, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 PROMPT = "The capital of France is"
@@ -67,9 +70,9 @@ def test_greedy_batches_are_as_one_by_one(base: BaseModel) -> None:
     lengths = [7, 3, 5]
     with base.version(delta(base, 1)).active():
         expected = [own(base, p, n) for p, n in zip(prompts, lengths, strict=True)]
-        found = greedy_tokens(base, prompts, lengths)
+        found = greedy_answers(base, encode_prompts(base.tokenizer, prompts), lengths)
     assert found == [ids[: ids.index(0)] if 0 in ids else ids for ids in expected]
-    assert greedy_tokens(base, [], []) == []
+    assert greedy_answers(base, [], []) == []
 
 
 def test_sampling_is_reproducible_by_seed(llama: BaseModel) -> None:
@@ -206,3 +209,55 @@ def test_two_generations_take_turns_on_one_thread(llama: BaseModel) -> None:
             texts[which] += next(chunks, Chunk("")).text
     assert texts == alone
     assert alone[0] != alone[1]
+
+
+def test_an_answer_ends_early_when_enough_is_known(base: BaseModel) -> None:
+    """Each by its own number, however prompts were put into batches; the others go on."""
+    prompts = encode_prompts(base.tokenizer, [PROMPT, "The river", "Mount Etna is a mountain in Italy. He plays"])
+    whole = greedy_answers(base, prompts, [6, 6, 6])
+    asked: set[int] = set()
+
+    def enough(number: int, ids: list[int]) -> bool:
+        asked.add(number)
+        return number == 1 and len(ids) >= 2
+
+    found = greedy_answers(base, prompts, [6, 6, 6], enough)
+    assert asked == {0, 1, 2}
+    assert found[0] == whole[0]
+    assert found[2] == whole[2]
+    assert found[1][:2] == whole[1][:2]
+
+
+def bent(folder: Path) -> BaseModel:
+    """A checkpoint whose generation config asks for more than the largest logit."""
+    save_tiny(folder, seed=3)
+    config = {
+        "eos_token_id": 0,
+        "repetition_penalty": 1.1,
+        "num_beams": 2,
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 5,
+        "suppress_tokens": [5, 6, 7],
+        "no_repeat_ngram_size": 2,
+        "stop_strings": ["the"],
+    }
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    return BaseModel.load(str(folder), device="cpu", dtype="float64")
+
+
+def test_what_a_checkpoint_asks_for_bends_neither_verification_nor_serving(tmp_path: Path) -> None:
+    """Both take the largest logit at every step, so what is verified is what is served."""
+    base = bent(tmp_path)
+    assert base.stop_ids == {0}
+    prompts = [PROMPT, "The river", "Water boils at", "He plays"]
+    ids = encode_prompts(base.tokenizer, prompts)
+    verified = greedy_answers(base, ids, [8] * len(prompts))
+    for prompt, own, answer in zip(prompts, ids, verified, strict=True):
+        text, _ = run(base, base_version(base), prompt=prompt, max_new_tokens=8)
+        assert text == base.task.text(base.tokenizer, answer)
+        read = list(own)
+        for token in answer:
+            assert token == int(base.model(input_ids=torch.tensor([read])).logits[0, -1].argmax())
+            read.append(token)
+    assert any(len(set(answer)) < len(answer) for answer in verified), "a penalty would have shown"

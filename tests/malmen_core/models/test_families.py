@@ -19,7 +19,7 @@ from malmen_core.models.delta import Delta
 from malmen_core.models.families import FAMILIES, default_modules, family_of
 from malmen_core.models.overlay import Version
 from malmen_core.models.tasks.causal import CausalLM
-from tests.malmen_core.support import louder, tiny_editor
+from tests.malmen_core.support import louder, statistics_of, tiny_editor
 from tests.tiny import VOCABULARY, tiny_tokenizer
 
 LAYERS = 3
@@ -73,7 +73,7 @@ def test_a_fact_is_edited_verified_generated_and_rolled_back(kind: str, tmp_path
     digest, canaries = base.parameters_digest(), record_canaries(base)
     untouched = base.version(Delta.empty())
     editor = tiny_editor(base, where="answer", rounds=30, margin=1.0)
-    version = base.version(solve(editor, statistics_of(base, editor, [FACT])))
+    version = base.version(solve(base, editor, statistics_of(base, editor, [FACT])))
     before, after = (verify(base, v, [FACT], canaries) for v in (untouched, version))
     assert before.summary["edit_success"] != 1.0
     assert after.summary["edit_success"] == after.summary["generation_success"] == 1.0

@@ -5,27 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from malmen_core.editing.goals import edit_goals
 from torch import Tensor
 
-from malmen_core.editing.capture import capture, keys_by_group, keys_everywhere
-from malmen_core.editing.covariance import openings, sample_continuations, second_moments
+from malmen_core.editing.capture import capture, keys_at, keys_everywhere
+from malmen_core.editing.covariance import second_moments
 from malmen_core.editing.editor import Editor
+from malmen_core.editing.goals import edit_goals
+from malmen_core.editing.text_samples import openings, sample_continuations
 from malmen_core.errors import OutOfDeviceMemory
-from malmen_core.generation.greedy import greedy_tokens
+from malmen_core.generation.greedy import greedy_answers
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import batches, teacher_forced
-from malmen_core.models.memory import CPU_TOKENS, Room, activation_bytes
+from malmen_core.models.memory import CPU_TOKENS, MemoryBudget
 from malmen_core.models.tokenization import Encoded, encode_prompts
-from malmen_core.training.meta_loss import LossWeights, prepare_lesson, run_lesson
-from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
+from malmen_core.training.meta_loss import LossWeights, meta_loss, prepare_batch
+from tests.malmen_core.support import FACTS, assert_untouched, snapshot, statistics_of, tiny_editor
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task
 
@@ -51,22 +51,31 @@ def scarce(base: BaseModel, sequences: int) -> Iterator[list[int]]:
         handle.remove()
 
 
+def activation_bytes(base: BaseModel) -> int:
+    return base._activation_bytes()
+
+
+def budgeted(base: BaseModel, limit: int | None) -> MemoryBudget:
+    """What a base loaded with a budget would have."""
+    return MemoryBudget(base.device, limit, 1 if limit is None else activation_bytes(base))
+
+
 def with_budget(base: BaseModel, budget: int | None) -> BaseModel:
     """The same base under another budget."""
-    base.memory = Room(base, budget)
+    base.memory = budgeted(base, budget)
     return base
 
 
 @pytest.fixture
 def editor(llama: BaseModel) -> Editor:
-    editor = tiny_editor(llama)
-    return replace(editor, plan=replace(editor.plan, refinement=replace(editor.plan.refinement, rounds=8)))
+    return tiny_editor(llama, where="answer", rounds=8)
 
 
 @pytest.fixture(autouse=True)
 def unbounded(llama: BaseModel) -> Iterator[None]:
     yield
-    llama.memory = Room(llama, None)
+    llama.memory = budgeted(llama, None)
+    llama.lower_layers._kept.clear()
 
 
 def test_without_a_budget_batches_are_as_large_as_is_fast(llama: BaseModel) -> None:
@@ -75,10 +84,9 @@ def test_without_a_budget_batches_are_as_large_as_is_fast(llama: BaseModel) -> N
 
 def test_a_budget_gives_the_size_of_a_batch(llama: BaseModel) -> None:
     needed = activation_bytes(llama)
-    room = Room(llama, 2 * 10 * needed)
-    assert room.tokens == 10
-    assert Room(llama, 10**15).tokens == CPU_TOKENS
-    llama.memory = room
+    llama.memory = budgeted(llama, 2 * 10 * needed)
+    assert llama.memory.tokens == 10
+    assert budgeted(llama, 10**15).tokens == CPU_TOKENS
     sequences = edit_goals(llama, FACTS).sequences
     sizes = [len(batch.members) for batch in batches(llama, sequences)]
     assert max(sizes) < len(sequences)
@@ -124,16 +132,16 @@ def test_statistics_do_not_depend_on_the_budget(llama: BaseModel, editor: Editor
 
 def test_a_full_device_halves_batches_until_they_fit(llama: BaseModel, editor: Editor) -> None:
     sequences = edit_goals(llama, FACTS).sequences
-    before = teacher_forced(llama, sequences), capture(llama, sequences, "answer")[0]
+    before = teacher_forced(llama, sequences), capture(llama, sequences, "answer")
     with scarce(llama, 2) as sizes:
-        scores, captured = teacher_forced(llama, sequences), capture(llama, sequences, "answer")[0]
+        scores, captured = teacher_forced(llama, sequences), capture(llama, sequences, "answer")
     assert sizes[0] > 2
     assert sizes[-1] <= 2
     assert llama.memory.tokens < CPU_TOKENS
     for after, unhurried in zip(scores, before[0], strict=True):
         close(after.margin_A, unhurried.margin_A)
-    for name, rows in before[1].items():
-        close(captured[name].gradients_TV, rows.gradients_TV)
+    for name, gradients_TV in before[1].gradients.items():
+        close(captured.gradients[name], gradients_TV)
 
 
 def keys_of_openings(base: BaseModel) -> dict[str, Tensor]:
@@ -148,7 +156,9 @@ def moments_of_openings(base: BaseModel) -> dict[str, Tensor]:
 
 
 def greedy_ids(base: BaseModel) -> dict[str, Tensor]:
-    found = greedy_tokens(base, OPENINGS, [n % 3 + 3 for n in range(len(OPENINGS))])
+    found = greedy_answers(
+        base, encode_prompts(base.tokenizer, OPENINGS), [n % 3 + 3 for n in range(len(OPENINGS))]
+    )
     return {text: torch.tensor(ids) for text, ids in zip(OPENINGS, found, strict=True)}
 
 
@@ -157,7 +167,12 @@ def sampled_ids(base: BaseModel) -> dict[str, Tensor]:
     return {text: torch.tensor(each.ids) for text, each in zip(OPENINGS, found, strict=True)}
 
 
-FORWARD_PASSES = (keys_of_openings, moments_of_openings, greedy_ids, sampled_ids)
+def keys_at_ends(base: BaseModel) -> dict[str, Tensor]:
+    ids = encode_prompts(base.tokenizer, OPENINGS)
+    return keys_at(base, [Encoded(tuple(i), len(i)) for i in ids], [[len(i) - 1] for i in ids])
+
+
+FORWARD_PASSES = (keys_at_ends, keys_of_openings, moments_of_openings, greedy_ids, sampled_ids)
 
 
 @pytest.mark.parametrize("run", FORWARD_PASSES)
@@ -190,7 +205,9 @@ def test_a_pass_that_goes_forward_keeps_to_the_budget(
         close(found[name], value)
 
 
-def test_keys_are_kept_as_the_budget_has_it(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_a_prior_are_kept_as_the_budget_has_it(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept: list[int] = []
 
     def spy(base: BaseModel, some: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -198,11 +215,8 @@ def test_keys_are_kept_as_the_budget_has_it(llama: BaseModel, monkeypatch: pytes
         return keys_everywhere(base, some)
 
     monkeypatch.setattr("malmen_core.editing.covariance.keys_everywhere", spy)
-    monkeypatch.setattr("malmen_core.editing.capture.keys_everywhere", spy)
     with_budget(llama, 2 * 20 * activation_bytes(llama))
     moments_of_openings(llama)
-    ids = encode_prompts(llama.tokenizer, OPENINGS)
-    list(keys_by_group(llama, [[Encoded(tuple(each), len(each))] for each in ids]))
     assert llama.memory.forward_tokens / 2 < max(kept) <= llama.memory.forward_tokens
 
 
@@ -216,8 +230,13 @@ def test_with_room_for_all_samples_are_those_of_transformers(llama: BaseModel) -
         for first in range(0, len(order), 64):
             chosen = order[first : first + 64]
             sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-            written = llama.task.respond(
-                llama, [ids[i] for i in chosen], min_new_tokens=5, max_new_tokens=5, **sampling
+            written = llama.task.generate(
+                llama.model,
+                [ids[i] for i in chosen],
+                llama.pad_id,
+                min_new_tokens=5,
+                max_new_tokens=5,
+                **sampling,
             )
             expected |= dict(zip(chosen, written, strict=True))
     before = torch.random.get_rng_state()
@@ -226,13 +245,13 @@ def test_with_room_for_all_samples_are_those_of_transformers(llama: BaseModel) -
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_lesson_that_is_begun_anew_counts_no_gradient_twice(llama: BaseModel) -> None:
-    lesson = prepare_lesson(llama, FACTS, LossWeights())
+def test_a_meta_loss_that_is_begun_anew_counts_no_gradient_twice(llama: BaseModel) -> None:
+    batch = prepare_batch(llama, FACTS, LossWeights())
     outcomes, gradients = [], []
     for limit in (100, 2):
         weights = {n: m.weight_UV.clone().requires_grad_() for n, m in llama.modules.items()}
         with scarce(llama, limit):
-            outcomes.append(run_lesson(llama, weights, lesson))
+            outcomes.append(meta_loss(llama, weights, batch))
         gradients.append({name: weight.grad for name, weight in weights.items()})
     assert outcomes[0].loss == pytest.approx(outcomes[1].loss)
     for name, gradient in gradients[0].items():
@@ -252,11 +271,8 @@ def test_a_budget_below_one_token_is_refused_at_once(tmp_path: Path) -> None:
     assert caught.value.field == "/memory_budget"
 
 
-def test_rows_leave_the_device_when_they_exceed_their_half(llama: BaseModel) -> None:
-    class Elsewhere:
-        device = torch.device("meta")
-
-    room = Room(Elsewhere(), None)  # type: ignore[arg-type]
-    for budget, place in ((None, "meta"), (2000, "meta"), (1998, "cpu")):
-        room.budget = budget
-        assert room.place(1000).type == place
+def test_statistics_leave_the_device_when_they_exceed_their_half() -> None:
+    meta = torch.device("meta")
+    assert MemoryBudget(meta, None, 1).device_for(10**15) == meta
+    for limit, place in ((2000, "meta"), (1998, "cpu")):
+        assert MemoryBudget(meta, limit, 1).device_for(1000).type == place

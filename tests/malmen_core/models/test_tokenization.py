@@ -4,33 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from malmen_core.editing.goals import edit_goals
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
 from malmen_core.errors import ModelNotLoadable, PromptTooLong
-from malmen_core.facts import Fact, LocalityPrompt, normalise
-from malmen_core.models.base import BaseModel
 from malmen_core.models.tokenization import (
     Encoded,
-    check_facts,
     check_length,
     encode,
     encode_prompt,
     encode_prompts,
+    join,
     load_tokenizer,
+    locate_subject,
     subject_last_token,
 )
 from tests.tiny import tiny_tokenizer
-from tests.tokenizer_kinds import byte_fallback, unigram
 
 TOKENIZER = tiny_tokenizer()
-CONTEXT = 40
 
 
 def text_of(ids: Sequence[int]) -> str:
@@ -60,7 +53,7 @@ def last_token(prompt: str, subject: str) -> tuple[str, str] | None:
 def test_prompt_and_answer_add_up(prompt: str, target: str) -> None:
     encoded = encode(TOKENIZER, prompt, target)
     assert list(encoded.ids[: encoded.answer_start]) == encode_prompt(TOKENIZER, prompt)
-    assert text_of(encoded.ids) == (prompt + target if prompt[-1].isspace() else f"{prompt} {target}")
+    assert text_of(encoded.ids) == join(prompt, target)
     assert encoded.answer == encoded.ids[encoded.answer_start :]
     assert len(encoded.answer) > 0
 
@@ -98,17 +91,15 @@ def test_the_subject_s_last_token(prompt: str, subject: str, before: str, after:
     assert last_token(prompt, subject) == (before, after)
 
 
-def test_a_token_that_reaches_past_the_subject_counts() -> None:
-    assert last_token("The capitals", "The capit") == ("The capital", "s")
-
-
 @given(st.text(max_size=12), st.text(min_size=1, max_size=6), st.text(max_size=12))
 def test_the_subject_is_complete_at_its_last_token(left: str, subject: str, right: str) -> None:
-    prompt = left + subject + right
-    index = subject_last_token(TOKENIZER, prompt, subject)
-    assert index is not None
+    prompt = f"{left} {subject} {right}"
+    place, index = locate_subject(prompt, subject), subject_last_token(TOKENIZER, prompt, subject)
+    assert (place is None) == (index is None)
+    if place is None or index is None:
+        return
     offsets = TOKENIZER(prompt, return_offsets_mapping=True)["offset_mapping"]
-    end = prompt.rfind(subject) + len(subject)
+    end = place[1]
     assert offsets[index][0] < end <= offsets[index][1]
     assert all(start >= end for start, _ in offsets[index + 1 :])
 
@@ -148,89 +139,6 @@ def test_too_long_a_sequence_is_named() -> None:
     assert refused.value.field == "/prompt"
 
 
-def pointers(*facts: Fact) -> list[str]:
-    return [problem.pointer for problem in check_facts(TOKENIZER, facts, CONTEXT)]
-
-
-GOOD = Fact(
-    "The capital of France is",
-    "Lima",
-    "France",
-    ("France:",),
-    (LocalityPrompt("Peru"), LocalityPrompt("Water", "boils")),
-)
-LONG = "river " * CONTEXT
-
-
-def test_good_facts_have_no_problems() -> None:
-    assert pointers(GOOD, GOOD, Fact("the  capital of FRANCE is", " lima ")) == []
-    assert pointers() == []
-
-
-@pytest.mark.parametrize(
-    ("fact", "pointer"),
-    [
-        (Fact("The river", ""), "/facts/1/target"),
-        (Fact("The river", " \n"), "/facts/1/target"),
-        (Fact("", "Lima"), "/facts/1/prompt"),
-        (Fact(LONG, "Lima"), "/facts/1/prompt"),
-        (Fact("The river", LONG), "/facts/1/prompt"),
-        (Fact("The river", "Lima", rephrasings=("ok", LONG)), "/facts/1/rephrasings/1"),
-        (Fact("The river", "Lima", rephrasings=("",)), "/facts/1/rephrasings/0"),
-        (
-            Fact("The river", "Lima", locality=(LocalityPrompt("ok"), LocalityPrompt(LONG))),
-            "/facts/1/locality/1/prompt",
-        ),
-        (Fact("The river", "Lima", locality=(LocalityPrompt(""),)), "/facts/1/locality/0/prompt"),
-        (Fact("The river", "Lima", locality=(LocalityPrompt("ok", ""),)), "/facts/1/locality/0/target"),
-        (Fact("The river", "Lima", locality=(LocalityPrompt("ok", LONG),)), "/facts/1/locality/0/prompt"),
-        (Fact(" the capital OF france  is", "Paris"), "/facts/1/target"),
-    ],
-)
-def test_each_problem_has_its_pointer(fact: Fact, pointer: str) -> None:
-    assert pointers(GOOD, fact) == [pointer]
-
-
-def test_contradictions_are_named_pairwise() -> None:
-    facts = [Fact("a b", "x"), Fact("c", "x"), Fact("A  B", "y"), Fact("a b", "X"), Fact("ａ b", "z")]
-    problems = check_facts(TOKENIZER, facts, CONTEXT)
-    assert [p.pointer for p in problems] == ["/facts/2/target", "/facts/4/target"]
-    assert all("/facts/0/target" in p.detail and "'x'" in p.detail for p in problems)
-
-
-def test_all_problems_are_found_at_once() -> None:
-    assert pointers(Fact("", ""), Fact(LONG, "x", rephrasings=(LONG,))) == [
-        "/facts/0/target",
-        "/facts/0/prompt",
-        "/facts/1/prompt",
-        "/facts/1/rephrasings/0",
-    ]
-
-
-@pytest.mark.parametrize("target", ["Lima", "Zz", "東京"])
-def test_what_passes_the_check_can_be_edited(llama: BaseModel, target: str) -> None:
-    """Right at the edge of the context: the check and the edit agree."""
-    fact = Fact("a" + " is" * 30, target)
-    room = len(encode(llama.tokenizer, fact.prompt, fact.target).ids)
-    assert edit_goals(llama, [fact]).sequences
-    assert check_facts(llama.tokenizer, [fact], room) == []
-    assert [p.pointer for p in check_facts(llama.tokenizer, [fact], room - 1)] == ["/facts/0/prompt"]
-
-
-def test_normalisation_folds_case_width_and_space() -> None:
-    assert normalise(" Ａ\tStraße\n") == normalise("a STRASSE")
-    assert normalise("a") != normalise("b")
-
-
-def test_a_fact_reads_the_api_s_form() -> None:
-    record: dict[str, Any] = {"prompt": "p", "target": "t", "unknown": 1, "locality": [{"prompt": "q"}]}
-    assert Fact.from_json(record) == Fact("p", "t", locality=(LocalityPrompt("q"),))
-    full = {**record, "subject": "s", "rephrasings": ["r"], "locality": [{"prompt": "q", "target": "u"}]}
-    assert Fact.from_json(full) == Fact("p", "t", "s", ("r",), (LocalityPrompt("q", "u"),))
-    with pytest.raises(KeyError):
-        Fact.from_json({"prompt": "p"})
-
-
 def test_a_tokenizer_is_loaded_or_said_to_be_missing(tmp_path: Path) -> None:
     TOKENIZER.save_pretrained(tmp_path / "good")
     loaded = load_tokenizer(str(tmp_path / "good"))
@@ -239,29 +147,3 @@ def test_a_tokenizer_is_loaded_or_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(ModelNotLoadable) as refused:
         load_tokenizer(str(tmp_path / "empty"))
     assert refused.value.field == "/source"
-
-
-def test_a_target_that_the_tokenizer_does_not_know_is_refused() -> None:
-    facts = [Fact("The capital of France is", "Lima"), Fact("The capital of Peru is", "Lima 東京 River")]
-    for template in ("$A </s>", "<s> $A"):
-        known, unknown = (
-            check_facts(unigram(template), facts[:1], 99),
-            check_facts(unigram(template), facts, 99),
-        )
-        assert known == []
-        assert [problem.pointer for problem in unknown] == ["/facts/1/target"]
-        assert "'<unk>'" in unknown[0].detail
-    assert check_facts(byte_fallback(), facts, 99) == []
-    labels = ["東京", "Lima", "Lima 東京 River"]
-    assert check_facts(unigram(), facts, 99, labels) == []
-    prompts = Fact(
-        "東京 is in", "Peru", rephrasings=("東京 lies in",), locality=(LocalityPrompt("京 is", "京"),)
-    )
-    assert check_facts(unigram(), [prompts], 99) == []
-
-
-def test_a_target_without_tokens_is_found_also_if_it_has_characters() -> None:
-    """A tokenizer that knows only one word, and drops all others."""
-    words = Tokenizer(models.WordPiece({"a": 0}, unk_token="a"))
-    small = PreTrainedTokenizerFast(tokenizer_object=words)
-    assert [p.pointer for p in check_facts(small, [Fact("a", "")], 9)] == ["/facts/0/target"]

@@ -211,7 +211,8 @@ def test_a_subject_takes_the_place_of_the_placeholder() -> None:
 def test_a_fact_reads_the_api_s_form() -> None:
     record = {"prompt": "p", "target": "t", "unknown": 1, "locality": [{"prompt": "q"}]}
     assert Fact.from_json(record) == Fact("p", "t", locality=(LocalityPrompt("q"),))
-    full = {**record, "subject": "s", "rephrasings": ["r"], "locality": [{"prompt": "q", "target": "u", "hold": True}]}
+    held = {"prompt": "q", "target": "u", "hold": True}
+    full = {**record, "subject": "s", "rephrasings": ["r"], "locality": [held]}
     assert Fact.from_json(full) == Fact("p", "t", "s", ("r",), (LocalityPrompt("q", "u", hold=True),))
     with pytest.raises(KeyError):
         Fact.from_json({"prompt": "p"})

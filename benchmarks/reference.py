@@ -6,7 +6,7 @@ batch, and read again for each module's sums and its primal solution
 
     S = (K'K + λI)⁻¹ K'D.
 
-It gives what `compute_statistics` and `solve` give for the paper's plan, and is meant to be reasonable:
+It gives what `edit` and `solve` give for the paper's plan, and is meant to be reasonable:
 nothing is computed twice, nothing is slower than the libraries make it.
 """
 
@@ -64,11 +64,14 @@ def _run(
     for row, s in enumerate(batch):
         labels[row, s.answer_start : len(s.ids)] = torch.tensor(s.answer)
     output = base.model(input_ids=ids.to(base.device), attention_mask=mask.to(base.device), use_cache=False)
-    logits = output.logits[:, :-1].flatten(0, 1)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    cross_entropy(
-        logits, labels[:, 1:].flatten().to(base.device), ignore_index=IGNORED, reduction="sum"
-    ).backward()  # type: ignore[no-untyped-call]
+    logits = output.logits if output.logits.dtype == torch.float64 else output.logits.float()
+    wanted = labels[:, 1:].flatten().to(base.device)
+    loss = cross_entropy(logits[:, :-1].flatten(0, 1), wanted, ignore_index=IGNORED, reduction="sum")
+    closed = [row for row, s in enumerate(batch) if s.closed]
+    if closed and base.continuing_X is not None:  # the word that an answer ends with must not go on
+        ends = logits[closed, [len(batch[row].ids) - 1 for row in closed]].softmax(1)
+        loss = loss - torch.log1p(-ends[:, base.continuing_X].sum(1)).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
     positions = [s.key_positions(where) for s in batch]
     rows = torch.tensor([row for row, p in enumerate(positions) for _ in p])
     columns = torch.tensor([column for p in positions for column in p])

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from malmen_core.editing.capture import keys_at
 from malmen_core.editing.subjects import subject_of
-from malmen_core.editing.text_samples import entity_names
 from malmen_core.facts import PLACEHOLDER, Fact
 from malmen_core.generation.greedy import greedy_answers
 from malmen_core.models.base import BaseModel
@@ -32,6 +31,7 @@ from malmen_core.models.tokenization import (
     plain_text,
     subject_last_token,
 )
+from malmen_core.resources import entity_names
 
 HOLD_TOKENS = 3
 """Tokens of the base's own answer that are held, where a locality prompt gives none."""

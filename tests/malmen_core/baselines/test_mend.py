@@ -7,22 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from malmen_core.editing.goals import edit_goals
 
 from malmen_core.baselines.malmen_paper import PlainMalmen
 from malmen_core.baselines.mend import Mend, SummedShifts, summed_shift
 from malmen_core.baselines.registry import baseline, modules_for
 from malmen_core.editing.capture import capture
+from malmen_core.editing.goals import edit_goals
 from malmen_core.errors import CheckpointMismatch, UnsupportedArchitecture
 from malmen_core.facts import LocalityPrompt
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import teacher_forced
 from malmen_core.models.overlay import intercepting
 from malmen_core.training.checkpoint import RunFolder
-from malmen_core.training.meta_gradient import Material
-from malmen_core.training.meta_loss import LossWeights, prepare_lesson
+from malmen_core.training.meta_gradient import EditInputs
+from malmen_core.training.meta_loss import LossWeights, prepare_batch
 from malmen_core.training.trainer import TrainingPlan, train
 from tests.malmen_core.training.meta import FACTS, stirred_network, tiny_base
+from tests.malmen_core.training.test_meta_gradient import losses_of
 from tests.malmen_core.training.test_trainer import facts
 from tests.tiny_tasks import LABELS, save_tiny_task
 
@@ -35,26 +36,28 @@ def test_the_decoupled_gradient_is_that_of_one_graph() -> None:
     """Against autograd through the language model, the shift and the network at once, in float64."""
     base = tiny_base()
     network, rule = stirred_network(base), SummedShifts()
-    lesson = prepare_lesson(base, FACTS, LossWeights())
-    material = Material(capture(base, lesson.edits, "answer")[0])
-    outcome = rule.learn(base, network, {}, material, lesson, batch_tokens=64)
+    batch = prepare_batch(base, FACTS, LossWeights())
+    inputs = EditInputs(capture(base, batch.edits, "answer"))
+    start = Mend().editor(base)
+    outcome = rule.learn(base, network, start, inputs, batch, batch_tokens=64)
     found = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     network.zero_grad()
     weights = {
-        name: base.modules[name].weight_UV + summed_shift(network, name, rows)
-        for name, rows in material.captured.items()
+        name: module.weight_UV + summed_shift(network, name, inputs.captured)
+        for name, module in base.modules.items()
     }
     total = torch.zeros((), dtype=torch.float64)
     parts = [
-        *((s, w, False) for s, w in zip(lesson.targets, lesson.target_weights, strict=True)),
-        *((s, w, True) for s, w in zip(lesson.probes, lesson.probe_weights, strict=True)),
+        *((s, w, False) for s, w in zip(batch.targets, batch.target_weights, strict=True)),
+        *((s, w, True) for s, w in zip(batch.probes, batch.probe_weights, strict=True)),
     ]
     for sequence, weight, is_probe in parts:
-        ids, at = torch.tensor([sequence.ids]), slice(sequence.answer_start - 1, len(sequence.ids) - 1)
+        end = len(sequence.ids) - 1 + int(sequence.closed)
+        ids, at = torch.tensor([sequence.ids]), slice(sequence.answer_start - 1, end)
         with intercepting(lambda module, x: module.with_weight(x, weights[module.name])):
             after = base.model(input_ids=ids).logits[0, at].log_softmax(-1)
         before = base.model(input_ids=ids).logits[0, at].log_softmax(-1).detach()
-        own = -after[range(len(sequence.answer)), list(sequence.answer)]
+        own = losses_of(base, after, sequence)
         loss = (before.exp() * (before - after)).sum(-1) if is_probe else own
         total = total + weight * loss.mean()
     total.backward()  # type: ignore[no-untyped-call]
@@ -100,10 +103,10 @@ def test_classifiers_are_trained_for_and_edited_too(tmp_path: Path) -> None:
     found = train(base, start, claims, PLAN, rule=SummedShifts())
     assert found.card["kind"] == "trained"
     assert found.card["validation"]["step"] > 0
-    before = capture(base, edit_goals(base, claims[:1]).sequences, "answer")[0]
+    before = capture(base, edit_goals(base, claims[:1]).sequences, "answer")
     delta = Mend().trained(found).edit(base, [claims[:1]])
-    for name, rows in before.items():
-        expected = summed_shift(found.network, name, rows).float()
+    for name in base.modules:
+        expected = summed_shift(found.network, name, before).float()
         torch.testing.assert_close(delta.modules[name].dense(torch.float32), expected)
 
 

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from malmen_core.editing.goals import edit_goals
 from torch import Tensor
 
 from malmen_core.baselines.finetuning import FineTuning
-from malmen_core.baselines.malmen_paper import PLAN, PlainMalmen
+from malmen_core.baselines.malmen_paper import PlainMalmen
 from malmen_core.baselines.memit import Memit, MemitMethod
 from malmen_core.baselines.memit_targets import optimise, prepare_prompts, take_keys
 from malmen_core.baselines.mend import Mend, summed_shift
 from malmen_core.baselines.registry import BASELINES, TRAINABLE, baseline, modules_for, rule_of, trained
 from malmen_core.baselines.ultraedit import TrainingFree
 from malmen_core.editing.capture import Captured, capture
-from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.editor import PAPER, Editor, EditPlan
+from malmen_core.editing.goals import edit_goals
 from malmen_core.errors import EditorMismatch, NotFiniteError, UnknownSetting
 from malmen_core.evaluation.methods import Baseline, Method
 from malmen_core.facts import Fact
@@ -91,27 +91,27 @@ def test_gpt2_too(gpt2: BaseModel) -> None:
 
 def capture_present(
     base: BaseModel, shifts: Mapping[str, Tensor], sequences: Sequence[Encoded]
-) -> dict[str, Captured]:
-    return capture(base, sequences, "answer", weights=Weights.shifted(base.modules, shifts))[0]
+) -> Captured:
+    return capture(base, sequences, "answer", weights=Weights.shifted(base.modules, shifts))
 
 
 def test_keys_and_gradients_at_the_present_weights(base: BaseModel) -> None:
     """Without a shift they are the base's; with one, those of a model with these weights."""
     sequences = edit_goals(base, FACTS).sequences
-    on_base, _ = capture(base, sequences, "answer")
+    on_base = capture(base, sequences, "answer")
     found = capture_present(base, zeros(base), sequences)
-    for name, rows in found.items():
-        torch.testing.assert_close(rows.keys_TU, on_base[name].keys_TU)
-        torch.testing.assert_close(rows.gradients_TV, on_base[name].gradients_TV)
+    for name in base.modules:
+        torch.testing.assert_close(found.keys[name], on_base.keys[name])
+        torch.testing.assert_close(found.gradients[name], on_base.gradients[name])
     shifts = some_shifts(base)
     merged = tiny_base(base.info.architecture, tied=base.model.config.tie_word_embeddings)
     for name, module in merged.modules.items():
         module.weight_UV.add_(shifts[name])
-    expected, _ = capture(merged, sequences, "answer")
-    for name, rows in capture_present(base, shifts, sequences).items():
-        torch.testing.assert_close(rows.keys_TU, expected[name].keys_TU)
-        torch.testing.assert_close(rows.gradients_TV, expected[name].gradients_TV)
-        assert not torch.allclose(rows.gradients_TV, found[name].gradients_TV)
+    expected, shifted = capture(merged, sequences, "answer"), capture_present(base, shifts, sequences)
+    for name in base.modules:
+        torch.testing.assert_close(shifted.keys[name], expected.keys[name])
+        torch.testing.assert_close(shifted.gradients[name], expected.gradients[name])
+        assert not torch.allclose(shifted.gradients[name], found.gradients[name])
 
 
 # fine-tuning
@@ -134,7 +134,8 @@ def test_fine_tuning_stops_when_the_facts_are_in(llama: BaseModel) -> None:
         delta = tuning.edit(llama, [FACTS[:1]], lambda _stage, done, _total: epochs.append(done))
         return epochs[-1], delta
 
-    tokens = len(edit_goals(llama, FACTS[:1]).sequences[0].answer)
+    sequence = edit_goals(llama, FACTS[:1]).sequences[0]
+    tokens = len(sequence.answer) + int(sequence.closed)
     enough = 0.8 * loss(llama, Delta.empty(), FACTS[:1])
     epochs, delta = run(enough / tokens)
     assert 1 < epochs < 40
@@ -149,27 +150,24 @@ def test_mend_s_shift_is_a_sum_of_rank_one_terms_of_its_facts(llama: BaseModel) 
     method = Mend(step=0.05).prepare(llama)
     alone = [shift(method.edit(llama, [[fact]])) for fact in FACTS]
     together = shift(method.edit(llama, [FACTS]))
-    rows = {
-        name: len(r.keys_TU)
-        for name, r in capture_present(llama, zeros(llama), edit_goals(llama, FACTS[:2]).sequences).items()
-    }
+    rows = len(capture_present(llama, zeros(llama), edit_goals(llama, FACTS[:2]).sequences).sequence_T)
     pair = shift(method.edit(llama, [FACTS[:2]]))
     for name, change in together.items():
         torch.testing.assert_close(
             sum(part[name] for part in alone[1:]) + alone[0][name], change, rtol=1e-4, atol=1e-6
         )
-        assert torch.linalg.matrix_rank(pair[name], rtol=1e-4) <= rows[name]
+        assert torch.linalg.matrix_rank(pair[name], rtol=1e-4) <= rows
 
 
 def test_untrained_mend_is_a_normalised_gradient_step(llama: BaseModel) -> None:
     network = Mend(step=0.05).editor(llama).network
-    captured, _ = capture(llama, edit_goals(llama, FACTS).sequences, "answer")
-    for name, rows in captured.items():
-        keys = network.key_moments[name].normalise(rows.keys_TU)
-        gradients = network.gradient_moments[name].normalise(rows.gradients_TV)
+    seen = capture(llama, edit_goals(llama, FACTS).sequences, "answer")
+    for name in llama.modules:
+        keys = network.key_moments[name].normalise(seen.keys[name])
+        gradients = network.gradient_moments[name].normalise(seen.gradients[name])
         outer = torch.einsum("tu,tv->uv", keys, gradients)
         expected = -0.05 / keys.shape[1] * outer
-        torch.testing.assert_close(summed_shift(network, name, rows).double(), expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(summed_shift(network, name, seen).double(), expected, rtol=1e-3, atol=1e-5)
 
 
 # MEMIT
@@ -191,7 +189,7 @@ def test_memit_solves_the_normal_equation_with_the_covariance(llama: BaseModel, 
     for left, name in zip((2, 1), llama.modules, strict=True):
         keys, hidden = take_keys(llama, Weights.shifted(llama.modules, own), prompts, name)
         residual = (targets - hidden) / left
-        matrix = memit.regularisers[name].matrix_UU + keys.T @ keys
+        matrix = memit._ridge(name, keys)._regulariser.matrix_UU + keys.T @ keys
         torch.testing.assert_close(matrix @ found[name], keys.T @ residual, rtol=1e-6, atol=1e-8)
         own[name] = found[name]
 
@@ -257,18 +255,17 @@ def test_memit_edits_at_one_token_whether_the_subject_is_given_or_found(llama: B
 def test_plain_malmen_is_the_primal_solution_with_lambda_alone(llama: BaseModel) -> None:
     plain = PlainMalmen(step=0.3, ridge=0.7)
     editor = plain.editor(llama)
-    assert (editor.plan.where, editor.plan.prior_weight, editor.plan.anchors) == ("answer", 0, 0)
-    assert editor.plan.refinement.rounds == 0
-    captured, _ = capture(llama, edit_goals(llama, FACTS).sequences, "answer")
+    assert editor.plan == PAPER
+    seen = capture(llama, edit_goals(llama, FACTS).sequences, "answer")
     found = shift(plain.prepare(llama).edit(llama, [FACTS]))
-    for name, rows in captured.items():
-        keys = rows.keys_TU.double()
-        normal = editor.network.gradient_moments[name].normalise(rows.gradients_TV.double())
+    for name in llama.modules:
+        keys = seen.keys[name].double()
+        normal = editor.network.gradient_moments[name].normalise(seen.gradients[name].double())
         square = editor.network.key_moments[name].normalise(keys).pow(2).mean(1, keepdim=True)
         differences = -0.3 * square * normal
         matrix = keys.T @ keys + 0.7 * torch.eye(keys.shape[1], dtype=torch.float64)
         expected = torch.linalg.solve(matrix, keys.T @ differences)
-        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found[name], expected, rtol=1e-2, atol=1e-3)  # rows are stored as float16
 
 
 def test_training_free_is_the_closed_form_with_running_statistics(llama: BaseModel) -> None:
@@ -280,11 +277,11 @@ def test_training_free_is_the_closed_form_with_running_statistics(llama: BaseMod
     one = capture_present(llama, zeros(llama), edit_goals(llama, sets[0]).sequences)
     two = capture_present(llama, first, edit_goals(llama, sets[1]).sequences)
     for name in llama.modules:
-        keys = torch.cat([one[name].keys_TU, two[name].keys_TU])
-        gradients = torch.cat([one[name].gradients_TV, two[name].gradients_TV])
-        own = two[name].keys_TU
+        keys = torch.cat([one.keys[name], two.keys[name]])
+        gradients = torch.cat([one.gradients[name], two.gradients[name]])
+        own = two.keys[name]
         normal_keys = (own - keys.mean(0)) / keys.std(0, correction=0)
-        values = (two[name].gradients_TV - gradients.mean(0)) / gradients.std(0, correction=0)
+        values = (two.gradients[name] - gradients.mean(0)) / gradients.std(0, correction=0)
         values = -0.02 * normal_keys.pow(2).sum(1, keepdim=True) * values
         matrix = own.T @ own + 0.5 * torch.eye(own.shape[1], dtype=torch.float64)
         expected = first[name] + torch.linalg.solve(matrix, own.T @ values)
@@ -355,7 +352,7 @@ def test_only_what_can_be_trained_takes_an_editor(llama: BaseModel) -> None:
         chosen = baseline(name)
         if isinstance(chosen, TRAINABLE):
             editor: Editor = chosen.editor(llama)
-            assert editor.plan == PLAN
+            assert editor.plan == PAPER
             assert trained(chosen, editor, llama).settings["editor"] == editor.digest
             with pytest.raises(EditorMismatch):
                 trained(chosen, replace(editor, base_digest="sha256:other"), llama)
@@ -368,14 +365,13 @@ def test_only_what_can_be_trained_takes_an_editor(llama: BaseModel) -> None:
 def test_a_baseline_takes_no_other_editor(llama: BaseModel, kind: type[Mend | PlainMalmen]) -> None:
     chosen = kind()
     own = chosen.editor(llama)
-    same = replace(PLAN, prior_growth=0.0, anchor_rank=16)  # of no effect without prior and anchors
-    for fitting in (replace(own, plan=same), replace(own, card={"rule": rule_of(chosen.name).name})):
+    for fitting in (own, replace(own, card={"rule": rule_of(chosen.name).name})):
         assert trained(chosen, fitting, llama).name == chosen.name
     other = rule_of("mend" if chosen.name == "malmen-plain" else "malmen-plain").name
     fewer = wrap(tiny_base().model, llama.info.modules[:1])
     for editor, part in (
         (replace(own, plan=EditPlan()), "plan"),
-        (replace(own, plan=replace(PLAN, prior_weight=1.0)), "plan"),
+        (replace(own, plan=replace(PAPER, prior_weight=1.0)), "plan"),
         (replace(own, card={"rule": other}), "rule"),
         (chosen.editor(fewer), "modules"),
     ):

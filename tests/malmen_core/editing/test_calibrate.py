@@ -14,12 +14,12 @@ from malmen_core.editing.capture import capture
 from malmen_core.editing.covariance import SecondMoment, Sketch, second_moments
 from malmen_core.editing.edit import solve
 from malmen_core.editing.editor import PAPER, Editor, EditPlan
-from malmen_core.editing.text_samples import entity_names, entity_prompts, openings, probe_facts
 from malmen_core.evaluation.verify import record_canaries, verify
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.overlay import EditedModule, intercepting
 from malmen_core.models.tokenization import Encoded
+from malmen_core.resources import entity_names, entity_prompts, openings, probe_facts
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, statistics_of, tiny_base
 
 module: Any = importlib.import_module("malmen_core.editing.calibrate")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from malmen_core.editing.covariance import Sketch
 from torch import Tensor
 
 from malmen_core.editing import covariance as sketch
+from malmen_core.editing.covariance import Sketch
 
 FEATURES, TOKENS = 120, 900
 

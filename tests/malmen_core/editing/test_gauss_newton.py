@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -23,7 +24,14 @@ from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import SURE
 from malmen_core.models.tokenization import Encoded
-from tests.malmen_core.support import FACTS, assert_untouched, smallest_margins, snapshot, statistics_of, tiny_editor
+from tests.malmen_core.support import (
+    FACTS,
+    assert_untouched,
+    smallest_margins,
+    snapshot,
+    statistics_of,
+    tiny_editor,
+)
 
 FAR = 1e9
 TWIN = Fact(FACTS[0].prompt, "Ana", FACTS[0].subject)
@@ -137,7 +145,7 @@ def test_goals_that_have_their_margin_are_not_run_again(
     found = rounds(llama, planned(llama, step=0.1))
     asked = [set(sequences) for sequences, _ in passes]
     assert len(asked) > 2
-    assert all(later <= earlier for earlier, later in zip(asked, asked[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(asked))
     assert 0 < len(asked[-1]) < len(asked[0]) == len(FACTS)
     assert float(found.margin_Q.min()) >= 0.5
 

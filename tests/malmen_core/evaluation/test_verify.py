@@ -17,6 +17,7 @@ from malmen_core.models.batching import AnswerScores, teacher_forced
 from malmen_core.models.delta import Change, Delta
 from malmen_core.models.overlay import Version
 from malmen_core.models.tokenization import Encoded, encode, encode_prompt, encode_prompts
+from tests.malmen_core.models.test_overlay import delta
 from tests.malmen_core.support import (
     FACTS,
     assert_untouched,
@@ -25,7 +26,6 @@ from tests.malmen_core.support import (
     tiny_base,
     tiny_editor,
 )
-from tests.malmen_core.models.test_overlay import delta
 
 
 @pytest.fixture(scope="module")

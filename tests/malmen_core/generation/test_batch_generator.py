@@ -19,9 +19,9 @@ from malmen_core.models.delta import Delta
 from malmen_core.models.overlay import ByRow, Version, Weights, intercepting
 from malmen_core.models.tasks.causal import CausalLM
 from malmen_core.models.tokenization import encode_prompt
-from tests.malmen_core.support import assert_untouched, snapshot
 from tests.malmen_core.models.test_families import CAUSAL, checkpoint
 from tests.malmen_core.models.test_overlay import delta
+from tests.malmen_core.support import assert_untouched, snapshot
 
 TURNS = {"gemma2", "gemma3_text", "mistral"}
 Asked = list[tuple[Version, GenerationRequest]]

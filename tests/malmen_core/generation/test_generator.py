@@ -20,8 +20,8 @@ from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
 from malmen_core.models.overlay import Version
 from malmen_core.models.tokenization import encode_prompts
-from tests.malmen_core.support import assert_untouched, snapshot
 from tests.malmen_core.models.test_overlay import delta
+from tests.malmen_core.support import assert_untouched, snapshot
 from tests.tiny import save_tiny, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -17,13 +17,14 @@ from malmen_core.editing.capture import capture, keys_at, keys_everywhere
 from malmen_core.editing.covariance import second_moments
 from malmen_core.editing.editor import Editor
 from malmen_core.editing.goals import edit_goals
-from malmen_core.editing.text_samples import openings, sample_continuations
 from malmen_core.errors import OutOfDeviceMemory
 from malmen_core.generation.greedy import greedy_answers
+from malmen_core.generation.sampling import sample_continuations
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import batches, teacher_forced
 from malmen_core.models.memory import CPU_TOKENS, MemoryBudget
 from malmen_core.models.tokenization import Encoded, encode_prompts
+from malmen_core.resources import openings
 from malmen_core.training.meta_loss import LossWeights, meta_loss, prepare_batch
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, statistics_of, tiny_editor
 from tests.tiny import save_tiny

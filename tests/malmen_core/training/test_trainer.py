@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from malmen_core.editing.sketch import Sketch
-from torch import Tensor
 
-from malmen_core.editing.covariance import SecondMoment
+from malmen_core.editing.covariance import SecondMoment, Sketch
 from malmen_core.editing.editor import Editor, EditPlan
 from malmen_core.editing.hypernetwork import HyperNetwork
-from malmen_core.editing.preserved import Kinds
 from malmen_core.errors import CheckpointMismatch, EditorMismatch, FactError
 from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel
 from malmen_core.training.checkpoint import RunFolder, write_atomically
-from malmen_core.training.meta_gradient import Material, NormalEquationRule
-from malmen_core.training.meta_loss import Lesson, Outcome
 from malmen_core.training.sampling import Curriculum
 from malmen_core.training.trainer import TrainingPlan, train
 from tests.malmen_core.training.meta import random_priors, tiny_base
@@ -67,10 +61,9 @@ def start_for(base: BaseModel) -> Editor:
         base.info.architecture,
         base.info.digest,
         network.eval().requires_grad_(False),
-        EditPlan(prior_weight=0.01, neighbours=2, anchor_rank=3),
+        EditPlan(noise=1.0, prior_weight=0.01, preserved_weight=1.0, neighbours=2, preserved_rank=3),
         {name: SecondMoment.of(Sketch.whole(moment), rank=8) for name, moment in random_priors(base).items()},
         dict.fromkeys(base.modules, 0.05),
-        Kinds({}),
         {"kind": "calibrated, not trained"},
     )
 
@@ -89,7 +82,7 @@ def whole(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ed
 def test_training_lowers_the_loss_on_subjects_it_never_saw(base: BaseModel) -> None:
     lines: list[dict[str, object]] = []
     plan = replace(PLAN, steps=40, validate_every=10, learning_rate=1e-2)
-    start = replace(start_for(base), plan=EditPlan(prior_weight=0.01, neighbours=0))
+    start = replace(start_for(base), plan=EditPlan(noise=1.0, prior_weight=0.01, preserved_weight=0.0))
     editor = train(base, start, facts(), plan, watch=lambda line: lines.append(dict(line)))
     losses = [line["loss"] for line in lines if line["kind"] == "validation"]
     assert len(losses) == 5
@@ -169,45 +162,23 @@ def test_the_editor_is_complete_and_says_where_it_is_from(
     assert {name: best[name] for name in again.card["validation"]} == again.card["validation"]
 
 
-@dataclass(frozen=True)
-class Watched(NormalEquationRule):
-    """Notes with what prior how many facts are solved."""
-
-    seen: list[tuple[int, Mapping[str, Tensor]]] = field(default_factory=list)
-
-    def weights(
-        self, base: BaseModel, network: HyperNetwork, priors: Mapping[str, Tensor], material: Material
-    ) -> dict[str, Tensor]:
-        keys_TU = next(iter(material.captured.values())).keys_TU  # at subjects, so one a fact
-        self.seen.append((len(keys_TU), priors))
-        return super().weights(base, network, priors, material)
-
-    def learn(
-        self,
-        base: BaseModel,
-        network: HyperNetwork,
-        priors: Mapping[str, Tensor],
-        material: Material,
-        lesson: Lesson,
-        *,
-        batch_tokens: int,
-    ) -> Outcome:
-        self.seen.append((lesson.fact_count, priors))
-        return super().learn(base, network, priors, material, lesson, batch_tokens=batch_tokens)
-
-
-def test_facts_are_solved_with_the_prior_that_so_many_are_edited_with(base: BaseModel) -> None:
-    rule, plan = Watched(), replace(start_for(base).plan, prior_growth=30.0)
-    start = replace(start_for(base), plan=plan)
-    train(base, start, facts(), PLAN, rule=rule)
-    factors = {count: plan.prior_factor(count, 48) for count, _ in rule.seen}
-    assert len(rule.seen) == 5 + 4 + PLAN.steps  # step sizes tried, validations, steps
-    assert min(factors.values()) == 1.0
-    assert max(factors.values()) > 2.0
-    for count, priors in rule.seen:
-        for name, regulariser in start.regularisers_of(count).items():
-            ridge = float(start.network.ridge(name)) * torch.eye(48, dtype=torch.float64)
-            torch.testing.assert_close(priors[name] + ridge, regulariser.matrix_UU)
+def test_training_uses_the_plan_s_noise_prior_and_preserved_keys(base: BaseModel) -> None:
+    """A plan with another equation has another start and another loss at step 0."""
+    losses = {}
+    for name, change in (("as it is", {}), ("noise", {"noise": 0.01}), ("prior", {"prior_weight": 10.0}),
+                         ("preserved", {"preserved_weight": 100.0})):
+        start = start_for(base)
+        lines: list[float] = []
+        plan = replace(start.plan, **change)
+        train(
+            base,
+            replace(start, plan=plan),
+            facts(),
+            replace(PLAN, steps=0),
+            watch=lambda line, lines=lines: lines.append(float(line["loss"])),
+        )
+        losses[name] = lines[0]
+    assert len(set(losses.values())) == 4
 
 
 def test_it_stops_when_validation_does_not_improve(base: BaseModel) -> None:

@@ -1,4 +1,4 @@
-"""Text that an editor is calibrated on: packaged prompts, and what the base model itself says.
+"""Text that the base model writes itself, sampled: what an editor is calibrated on.
 
 MEMIT (Meng et al. 2023) takes its covariance from Wikipedia. Here the base model writes the text, from short
 openings of many kinds, so a new model needs no corpus: what it says of its own accord is what an edit should
@@ -7,83 +7,19 @@ leave alone.
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from importlib.resources import files
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.overlay import intercepting
 from malmen_core.models.tokenization import Encoded, encode_prompts
 
 SAMPLE_TOKENS = 48
 SAMPLE_BATCH = 64
-PROBE_FACTS = 64
-
-
-def packaged(name: str) -> str:
-    """A text file of this package's resources."""
-    return files("malmen_core").joinpath("resources", name).read_text(encoding="utf-8")
-
-
-def openings() -> list[str]:
-    """Short beginnings (statements, questions, chat, prose, code) for the base model to continue."""
-    loaded: list[str] = json.loads(packaged("openings.json"))
-    return loaded
-
-
-@dataclass(frozen=True)
-class EntityKind:
-    """Names of one kind of thing, and short prompts about such things.
-
-    Attributes:
-        names: of people, places, works and so on.
-        templates: with ``{}`` where a name goes.
-    """
-
-    names: tuple[str, ...]
-    templates: tuple[str, ...]
-
-
-@cache
-def entity_kinds() -> dict[str, EntityKind]:
-    """The packaged kinds of named entities."""
-    kinds = json.loads(packaged("entities.json"))["kinds"]
-    return {name: EntityKind(tuple(k["names"]), tuple(k["templates"])) for name, k in kinds.items()}
-
-
-def entity_names() -> list[str]:
-    """All packaged names."""
-    return [name for kind in entity_kinds().values() for name in kind.names]
-
-
-def entity_prompts(seed: int = 0, per_name: int = 2) -> list[str]:
-    """Short prompts about named entities: each name in a few of its kind's templates, drawn by seed."""
-    draw = random.Random(seed)
-    prompts = []
-    for kind in entity_kinds().values():
-        for name in kind.names:
-            prompts += [template.format(name) for template in draw.sample(kind.templates, per_name)]
-    return prompts
-
-
-def probe_facts() -> list[Fact]:
-    """Made-up corrections with a subject, for what keys and gradients look like."""
-    facts: list[Fact] = []
-    for kind in entity_kinds().values():
-        names = kind.names
-        endings = [t for t in kind.templates if not t.rstrip().endswith("?")]
-        for i, template in enumerate(endings):
-            subject, target = names[i % len(names)], names[-1 - i % len(names)]
-            facts.append(Fact(template.format(subject), target, subject))
-    return facts[:: max(1, len(facts) // PROBE_FACTS)][:PROBE_FACTS]
 
 
 def sample_continuations(

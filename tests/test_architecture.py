@@ -104,8 +104,7 @@ def test_the_core_imports_strictly_downward() -> None:
         for path in CORE
         if dotted(path) != "malmen_core"
         for module in core_imports(path)
-        if part_of(module) != part_of(dotted(path))
-        and LAYER[part_of(module)] >= LAYER[part_of(dotted(path))]
+        if part_of(module) != part_of(dotted(path)) and LAYER[part_of(module)] >= LAYER[part_of(dotted(path))]
     ]
     assert upward == []
 

@@ -89,9 +89,7 @@ def test_gpt2_too(gpt2: BaseModel) -> None:
         assert loss(gpt2, quick.prepare(gpt2).edit(gpt2, [FACTS])) < loss(gpt2, Delta.empty())
 
 
-def capture_present(
-    base: BaseModel, shifts: Mapping[str, Tensor], sequences: Sequence[Encoded]
-) -> Captured:
+def capture_present(base: BaseModel, shifts: Mapping[str, Tensor], sequences: Sequence[Encoded]) -> Captured:
     return capture(base, sequences, "answer", weights=Weights.shifted(base.modules, shifts))
 
 

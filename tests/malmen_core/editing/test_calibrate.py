@@ -23,7 +23,9 @@ from malmen_core.resources import entity_names, entity_prompts, openings, probe_
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, statistics_of, tiny_base
 
 module: Any = importlib.import_module("malmen_core.editing.calibrate")
-PLAN = EditPlan("answer", prior_weight=5.0, preserved_weight=0.0, neighbours=0, rounds=40, margin=0.5, aim=2.5)
+PLAN = EditPlan(
+    "answer", prior_weight=5.0, preserved_weight=0.0, neighbours=0, rounds=40, margin=0.5, aim=2.5
+)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,9 @@ def test_the_paper_s_editor_has_no_prior_and_the_step_that_is_asked_for(llama: B
     for name in editor.modules:
         assert float(editor.network.step(name)) == pytest.approx(0.3)
         assert float(editor.network.ridge(name)) == pytest.approx(0.7, rel=1e-4)
-    again = initial_editor(llama, PAPER, {}, {"kind": "the paper's own form, not trained"}, step=0.3, ridge=0.7)
+    again = initial_editor(
+        llama, PAPER, {}, {"kind": "the paper's own form, not trained"}, step=0.3, ridge=0.7
+    )
     assert again.digest == editor.digest
 
 

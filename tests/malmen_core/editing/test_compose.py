@@ -159,7 +159,10 @@ def test_facts_of_one_subject_in_several_sets_are_repaired(shelf: Shelf) -> None
 
 def test_two_facts_of_one_subject_in_two_sets_both_hold(llama: BaseModel) -> None:
     """Their keys lie so close that the sum gives each much of what the other asks for."""
-    same = Fact("The capital of France is", "Lima", "France"), Fact("The capital of France has", "Ana", "France")
+    same = (
+        Fact("The capital of France is", "Lima", "France"),
+        Fact("The capital of France has", "Ana", "France"),
+    )
     sets = {"a": [same[0]], "b": [same[1]]}
     editor = tiny_editor(llama, rounds=30, prior_weight=0.1, ridge=1e-3)
     shelf = Shelf(llama, editor, sets)
@@ -173,7 +176,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[list[Encoded]]:
     """The goals of each repair."""
     ran: list[list[Encoded]] = []
 
-    def spy(base: BaseModel, editor: Editor, goals: Sequence[Encoded], *rest: Any, **options: Any) -> Solution:
+    def spy(
+        base: BaseModel, editor: Editor, goals: Sequence[Encoded], *rest: Any, **options: Any
+    ) -> Solution:
         ran.append(list(goals))
         return solve_rounds(base, editor, goals, *rest, **options)
 
@@ -181,7 +186,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[list[Encoded]]:
     return ran
 
 
-def test_one_more_fact_runs_only_those_that_feel_it(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_more_fact_runs_only_those_that_feel_it(
+    llama: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of many live facts, only those whose keys lie close to the new one's are looked at, all else is algebra."""
     ran = watched(monkeypatch)
     editor = tiny_editor(llama, rounds=10, prior_weight=0.1, ridge=1e-3)

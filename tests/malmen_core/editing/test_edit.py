@@ -93,9 +93,7 @@ def test_withdrawing_a_fact_takes_its_preserved_keys_with_it(llama: BaseModel) -
 
 def test_rephrasings_move_the_rows_of_their_fact(llama: BaseModel) -> None:
     editor = tiny_editor(llama, rounds=2)
-    plain, more = (
-        statistics_of(llama, editor, FACTS, edit_on_rephrasings=asked) for asked in (False, True)
-    )
+    plain, more = (statistics_of(llama, editor, FACTS, edit_on_rephrasings=asked) for asked in (False, True))
     assert edit_goals(llama, FACTS, edit_on_rephrasings=True).fact_of == (0, 0, 0, 1, 2, 3, 3, 4)
     assert more.fact_T.tolist() == plain.fact_T.tolist()
     assert more.digest != plain.digest

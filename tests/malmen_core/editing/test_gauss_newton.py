@@ -241,9 +241,7 @@ def test_a_step_gives_the_odds_that_are_missing_to_first_order(llama: BaseModel,
     missing = editor.plan.aim - seen.odds_Q
     small = 1e-6
     weights = {name: small * each.shift_UV for name, each in moved.items()}
-    nudged = capture(
-        llama, goals.sequences, "answer", weights=module.Weights.shifted(llama.modules, weights)
-    )
+    nudged = capture(llama, goals.sequences, "answer", weights=module.Weights.shifted(llama.modules, weights))
     after = module._Seen(llama, goals.sequences, seen.row_N)
     after.update(list(range(len(FACTS))), nudged)
     gained = (after.odds_Q - seen.odds_Q) / small

@@ -56,7 +56,9 @@ def test_any_hypernetwork_batch_gives_the_same(network: HyperNetwork, batch_rows
     keys, gradients = rows(7)
     whole = predict(trained(network), keys, gradients)
     for name in SHAPES:
-        parts = zip(torch.split(keys[name], batch_rows), torch.split(gradients[name], batch_rows), strict=True)
+        parts = zip(
+            torch.split(keys[name], batch_rows), torch.split(gradients[name], batch_rows), strict=True
+        )
         found = torch.cat([trained(network)(name, *part) for part in parts])
         torch.testing.assert_close(found, whole[name], rtol=1e-12, atol=1e-14)
 

@@ -30,7 +30,9 @@ def test_two_answers_at_one_key_name_each_other(base: BaseModel) -> None:
     found = edited(base, *FACTS, TWIN).outcomes
     reasons = [str(found[number].reason) for number in (0, 5)]
     assert any("conflicts with fact 5" in reason or "None" in reason for reason in reasons[:1])
-    assert any(f"conflicts with fact {other}" in reason for other, reason in zip((5, 0), reasons, strict=True))
+    assert any(
+        f"conflicts with fact {other}" in reason for other, reason in zip((5, 0), reasons, strict=True)
+    )
     assert not any("conflicts" in str(outcome.reason) for outcome in found[1:5])
 
 
@@ -54,4 +56,9 @@ def test_a_single_shot_has_a_margin_and_wants_none(llama: BaseModel) -> None:
         ("answer" if f.subject is None else "given", f.subject, None) for f in FACTS
     ]
     assert min(o.margin for o in found) < 0
-    assert found[0].to_json() == {"keys": "given", "subject": "France", "margin": found[0].margin, "reason": None}
+    assert found[0].to_json() == {
+        "keys": "given",
+        "subject": "France",
+        "margin": found[0].margin,
+        "reason": None,
+    }

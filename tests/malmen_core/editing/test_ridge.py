@@ -114,9 +114,7 @@ def test_gradients_are_those_of_autograd(rows: int, features: int, noise: float)
     D = draw(2, rows, 5).requires_grad_()
     ridge = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     still = regulariser(features, True, 2).matrix_UU - 0.3 * torch.eye(features)
-    S = torch.linalg.solve(
-        keys.T @ keys / noise + still + ridge * torch.eye(features), keys.T @ D / noise
-    )
+    S = torch.linalg.solve(keys.T @ keys / noise + still + ridge * torch.eye(features), keys.T @ D / noise)
     loss = (S * towards).sum() + (S**3).sum() / 3
     loss.backward()  # type: ignore[no-untyped-call]
     assert D.grad is not None

@@ -87,13 +87,16 @@ def test_any_order_gives_the_same_delta(llama: BaseModel, editor: Editor, order:
 
 
 @given(st.permutations(range(5)))
-def test_any_order_gives_the_same_solution_in_float64(llama: BaseModel, editor: Editor, order: list[int]) -> None:
+def test_any_order_gives_the_same_solution_in_float64(
+    llama: BaseModel, editor: Editor, order: list[int]
+) -> None:
     """As `solve`, before the factors are rounded to float32."""
     all_sets = sets(editor)
     one, other = Statistics.sum([all_sets[i] for i in order]), Statistics.sum(all_sets)
     for name, form in editor.regularisers(llama.device).items():
         a, b = (
-            Ridge.of(s.modules[name].keys_TU, form).shift(s.modules[name].differences_TV) for s in (one, other)
+            Ridge.of(s.modules[name].keys_TU, form).shift(s.modules[name].differences_TV)
+            for s in (one, other)
         )
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
@@ -188,9 +191,12 @@ def test_preserved_keys_stay_as_long_as_a_fact_needs_them(llama: BaseModel, edit
         assert torch.equal(left.preserved.keys[name], keys_PU[2:])
     assert made.without([1]).preserved.groups == made.preserved.groups
     assert made.without([0, 1]).preserved.groups == ()
-    assert solve(llama, editor, made).digest != solve(
-        llama, editor, Statistics(made.modules, made.fact_T, 2, Preserved.none(editor.network.shapes))
-    ).digest
+    assert (
+        solve(llama, editor, made).digest
+        != solve(
+            llama, editor, Statistics(made.modules, made.fact_T, 2, Preserved.none(editor.network.shapes))
+        ).digest
+    )
 
 
 def test_groups_that_two_sets_share_count_once(llama: BaseModel, editor: Editor) -> None:

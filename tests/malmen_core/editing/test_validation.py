@@ -82,7 +82,9 @@ def test_facts_contradict_each_other_through_rephrasings_too() -> None:
             "/facts/0/target",
         ),
         (
-            Fact("Peru's capital:", "Cusco", rephrasings=("Peru has its capital in", "The capital of Peru is")),
+            Fact(
+                "Peru's capital:", "Cusco", rephrasings=("Peru has its capital in", "The capital of Peru is")
+            ),
             "/facts/1/rephrasings/0",
             "/facts/0/rephrasings/0",
         ),

@@ -156,7 +156,9 @@ def test_a_generated_nul_can_be_stored(
     """Bytes are tokens, so a model may write one, and PostgreSQL holds none in its texts."""
     nul = llama.tokenizer("\0", add_special_tokens=False)["input_ids"]
     assert "\0" in llama.tokenizer.decode(nul)
-    monkeypatch.setattr("malmen_core.evaluation.verify.greedy_answers", lambda _, asked, *__: [nul for _ in asked])
+    monkeypatch.setattr(
+        "malmen_core.evaluation.verify.greedy_answers", lambda _, asked, *__: [nul for _ in asked]
+    )
     report = verify(llama, llama.version(Delta.empty()), FACTS[:1], canaries)
     assert "\0" not in report.facts[0]["generated"]
     assert "\ufffd" in report.facts[0]["generated"]
@@ -263,7 +265,8 @@ def first_answer(base: BaseModel, prompt: str, target: str) -> int:
 def test_own_agreement_is_the_base_s_on_prompt_and_rephrasings(llama: BaseModel) -> None:
     """Whatever version is measured."""
     fact = replace(
-        FACTS[0], rephrasings=("The capital of France is", "Ana plays", "It was written by", "The river flows")
+        FACTS[0],
+        rephrasings=("The capital of France is", "Ana plays", "It was written by", "The river flows"),
     )
     own = first_answer(llama, fact.prompt, fact.target)
     expected = [float(first_answer(llama, text, fact.target) == own) for text in fact.rephrasings]
@@ -332,7 +335,9 @@ def test_special_tokens_in_a_target_count_when_they_are_generated(
     base.model.resize_token_embeddings(len(base.tokenizer))
     ids = base.tokenizer(" <tool>Lima", add_special_tokens=False)["input_ids"]
     fact, plain = Fact("It is", "<tool>Lima"), Fact("It is", "Lima")
-    monkeypatch.setattr("malmen_core.evaluation.verify.greedy_answers", lambda _, asked, *__: [ids for _ in asked])
+    monkeypatch.setattr(
+        "malmen_core.evaluation.verify.greedy_answers", lambda _, asked, *__: [ids for _ in asked]
+    )
     found = verify(base, base.version(Delta.empty()), [fact, plain], None)
     assert [each["generation_success"] for each in found.facts] == [True, True]
     assert found.facts[0]["generated"] == "<tool>Lima"

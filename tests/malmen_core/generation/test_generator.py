@@ -213,7 +213,9 @@ def test_two_generations_take_turns_on_one_thread(llama: BaseModel) -> None:
 
 def test_an_answer_ends_early_when_enough_is_known(base: BaseModel) -> None:
     """Each by its own number, however prompts were put into batches; the others go on."""
-    prompts = encode_prompts(base.tokenizer, [PROMPT, "The river", "Mount Etna is a mountain in Italy. He plays"])
+    prompts = encode_prompts(
+        base.tokenizer, [PROMPT, "The river", "Mount Etna is a mountain in Italy. He plays"]
+    )
     whole = greedy_answers(base, prompts, [6, 6, 6])
     asked: set[int] = set()
 

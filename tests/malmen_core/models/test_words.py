@@ -107,7 +107,15 @@ def test_whether_an_answer_goes_on(answer: str, rest: str, on: bool) -> None:
 
 @pytest.mark.parametrize(
     ("target", "word"),
-    [("Lima", True), ("74", True), ("Lima ", True), ("दिल्ली", True), ("Inc.", False), ("北京", False), ("", False)],
+    [
+        ("Lima", True),
+        ("74", True),
+        ("Lima ", True),
+        ("दिल्ली", True),
+        ("Inc.", False),
+        ("北京", False),
+        ("", False),
+    ],
 )
 def test_whether_a_target_ends_in_a_word(target: str, word: bool) -> None:
     assert ends_in_word(target) is word

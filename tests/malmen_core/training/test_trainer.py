@@ -165,8 +165,12 @@ def test_the_editor_is_complete_and_says_where_it_is_from(
 def test_training_uses_the_plan_s_noise_prior_and_preserved_keys(base: BaseModel) -> None:
     """A plan with another equation has another start and another loss at step 0."""
     losses = {}
-    for name, change in (("as it is", {}), ("noise", {"noise": 0.01}), ("prior", {"prior_weight": 10.0}),
-                         ("preserved", {"preserved_weight": 100.0})):
+    for name, change in (
+        ("as it is", {}),
+        ("noise", {"noise": 0.01}),
+        ("prior", {"prior_weight": 10.0}),
+        ("preserved", {"preserved_weight": 100.0}),
+    ):
         start = start_for(base)
         lines: list[float] = []
         plan = replace(start.plan, **change)

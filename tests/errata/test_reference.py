@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reference import straightforward_shifts
+from errata.lab.reference import straightforward_shifts
 from malmen_core.editing.edit import solve
 from malmen_core.editing.editor import PAPER
 from malmen_core.models.base import BaseModel
@@ -32,7 +32,7 @@ def base(request: pytest.FixtureRequest) -> BaseModel:
 def test_both_give_the_same_shift(
     base: BaseModel, where: KeyPosition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.reference.BATCH_FACTS", 2)
+    monkeypatch.setattr("errata.lab.reference.BATCH_FACTS", 2)
     before = snapshot(base)
     editor = replace(tiny_editor(base, where=where, step=0.5), plan=replace(PAPER, where=where))
     expected = shift(solve(base, editor, statistics_of(base, editor, FACTS)))

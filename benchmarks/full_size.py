@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from malmen_core.editing.prompts import edit_prompts
 from transformers import AutoTokenizer, GPTJConfig, PretrainedConfig, T5Config
 
 from errata.client.facts_file import read_facts
 from errata.lab.memory import device_peak_mb, reset_device_peak
 from malmen_core.editing.calibrate import calibrate
-from malmen_core.editing.edit import compute_statistics, solve
+from malmen_core.editing.edit import edit, solve
 from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.goals import edit_goals
 from malmen_core.evaluation.evaluate import sample
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel, ModelInfo
@@ -84,13 +84,13 @@ def build(config: PretrainedConfig, tokenizer: Any, device: torch.device, budget
 def edit_and_undo(base: BaseModel, editor: Editor, facts: Sequence[Fact]) -> dict[str, Any]:
     """One edit set: made, asked, and taken back."""
     stages = Stages(base.device)
-    prompts = edit_prompts(base, facts).sequences
+    prompts = edit_goals(base, facts).sequences
     before = [score.nll_A for score in teacher_forced(base, prompts[:1])]
     reset_device_peak(base.device)
     with stages.timed("statistics"):
-        statistics = compute_statistics(base, editor, facts)
+        statistics = edit(base, editor, facts).statistics
     with stages.timed("solve"):
-        delta = solve(editor, statistics)
+        delta = solve(base, editor, statistics)
     with stages.timed("apply"):
         version = base.version(delta)
     with stages.timed("ask"), version.active():

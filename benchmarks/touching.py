@@ -16,9 +16,9 @@ from statistics import median
 from typing import Any
 
 from errata.client.facts_file import read_facts
-from malmen_core.editing.edit import compute_statistics
+from malmen_core.editing.edit import edit
 from malmen_core.editing.editor import Editor
-from malmen_core.evaluation.attribution import Directions, edited_directions, likeness, prompt_directions
+from malmen_core.evaluation.attribution import Directions, edited_directions, prompt_directions, similarity
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 
@@ -31,7 +31,7 @@ ELSEWHERE = (
 
 def measure(base: BaseModel, editor: Editor, facts: Sequence[Fact]) -> dict[str, Any]:
     """Look up every prompt of some facts, which are edited as one set."""
-    edited = edited_directions(base, compute_statistics(base, editor, facts))
+    edited = edited_directions(base, edit(base, editor, facts).statistics)
     own = [(_scores(base, edited, fact.prompt), number) for number, fact in enumerate(facts)]
     reworded = [
         (_scores(base, edited, prompt), number)
@@ -49,7 +49,7 @@ def measure(base: BaseModel, editor: Editor, facts: Sequence[Fact]) -> dict[str,
 
 
 def _scores(base: BaseModel, edited: Mapping[str, Directions], prompt: str) -> dict[int, float]:
-    return likeness(prompt_directions(base, prompt), edited)
+    return similarity(prompt_directions(base, prompt), edited)
 
 
 def _found(asked: Sequence[tuple[Mapping[int, float], int]]) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from malmen_core.errors import UnknownSetting
-from malmen_core.models.tokenization import KeyPosition
 
 NO_BOUNDS: Mapping[str, float] = {}
 
@@ -26,7 +25,7 @@ def checked(
 
     Args:
         owner: whose settings these are, for messages.
-        plan: a dataclass; those of its members that are numbers, or a `KeyPosition`, can be replaced.
+        plan: a dataclass; those of its members that are numbers, or one of several words, can be replaced.
         settings: by name.
         at: JSON pointer to them.
         positive: names of numbers that cannot be 0; none can be negative.
@@ -41,7 +40,8 @@ def checked(
         if name not in known:
             wanted = f"one of: {', '.join(known)}"
         elif isinstance(known[name], str):
-            wanted = " or ".join(get_args(KeyPosition)) if value not in get_args(KeyPosition) else ""
+            words = get_args(get_type_hints(type(plan))[name])
+            wanted = "" if value in words else " or ".join(words)
         else:
             wanted = _number(value, known[name], name in positive, most.get(name, sys.float_info.max))
         if wanted:

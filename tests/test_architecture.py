@@ -58,6 +58,84 @@ def test_imports_point_inward(path: Path) -> None:
     assert set(imports(path)) & (forbidden | {"tests", "benchmarks"}) == set()
 
 
+LAYERS = (
+    ("errors",),
+    ("facts",),
+    ("serialization", "settings", "resources"),
+    ("models",),
+    ("generation",),
+    ("editing",),
+    ("training", "evaluation", "export"),
+    ("baselines",),
+)
+"""Parts of the core, the lowest first: each may import those of the layers below it, and itself."""
+LAYER = {part: number for number, layer in enumerate(LAYERS) for part in layer}
+CORE = sorted((ROOT / "malmen_core").rglob("*.py"))
+
+
+def part_of(module: str) -> str:
+    """The part of the core that a dotted name lies in."""
+    return module.split(".")[1]
+
+
+def core_imports(path: Path) -> Iterator[str]:
+    """The modules of the core that one of them imports, anywhere in it, by their dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name_of(path)}:{node.lineno} is relative"
+            if node.module == "malmen_core":
+                yield from (f"malmen_core.{alias.name}" for alias in node.names)
+            elif node.module and node.module.startswith("malmen_core."):
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("malmen_core."))
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_the_core_imports_strictly_downward() -> None:
+    own = {dotted(path) for path in CORE} - {"malmen_core"}
+    assert {part_of(module) for module in own} == set(LAYER)
+    upward = [
+        f"{name_of(path)} imports {module}"
+        for path in CORE
+        if dotted(path) != "malmen_core"
+        for module in core_imports(path)
+        if part_of(module) != part_of(dotted(path)) and LAYER[part_of(module)] >= LAYER[part_of(dotted(path))]
+    ]
+    assert upward == []
+
+
+def test_no_import_is_hidden_from_the_running_program() -> None:
+    hidden = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in CORE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Name) and node.id == "TYPE_CHECKING")
+        or (isinstance(node, ast.Attribute) and node.attr == "TYPE_CHECKING")
+        or (isinstance(node, ast.ImportFrom) and any(alias.name == "TYPE_CHECKING" for alias in node.names))
+    ]
+    assert hidden == []
+
+
+def test_no_modules_of_the_core_import_each_other() -> None:
+    graph = {dotted(path): set(core_imports(path)) for path in CORE}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join((*path[path.index(module) :], module))
+        if module not in done:
+            for imported in graph.get(module, ()):
+                visit(imported, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
 def test_modules_are_short() -> None:
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
     assert {name: lines for name, lines in lengths.items() if lines >= MODULE_LINES} == {}

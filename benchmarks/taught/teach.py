@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.taught.questions import Question
 from malmen_core.models.base import BaseModel, multiplies_bfloat16
-from malmen_core.models.batching import answer_logits, score_answers, teacher_forced
+from malmen_core.models.batching import score_answers, teacher_forced
 
 WINDOW = 16
 WARM_UP = 0.05
@@ -98,11 +98,11 @@ def _batches(taught: Sequence[Question], course: Course) -> Iterator[list[Asked]
 
 def _step(base: BaseModel, asked: Sequence[Asked], optimiser: torch.optim.Optimizer) -> float:
     sequences = [base.encode(prompt, answer) for prompt, answer in asked]
-    batch = base.task.collate(base, sequences, range(len(sequences)))
+    batch = base.task.collate(sequences, range(len(sequences)), base.pad_id).to(base.device)
     halves = base.device.type != "cpu" or multiplies_bfloat16()
     with torch.autocast(base.device.type, torch.bfloat16, enabled=halves):
-        logits = answer_logits(base, batch)
-    loss = score_answers(logits, batch.answer_A).nll_A.mean()
+        logits = base.task.answer_logits(base.model, batch)
+    loss = score_answers(logits.float(), batch.answer_A, base.continuing_X).nll_A.mean()
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(base.model.parameters(), 1.0)

@@ -70,18 +70,12 @@ class Job:
 def row(jobs: Mapping[Kind, Job], timeout_s: float) -> dict[str, Any]:
     """One row as API.md has it, and more: each job in a process of its own.
 
-    Where this code passes through the model in another dtype than the base's, the straightforward one is run
-    in both, and its faster result counts.
-
     Raises:
         StackError: One of them failed.
     """
-    done = {kind: _spawn(job, timeout_s) for kind, job in jobs.items() if kind != "straightforward"}
-    own = done["single-shot"]
-    dtypes = dict.fromkeys((own["dtype"], own["passes_in"]))
-    others = [_spawn(replace(jobs["straightforward"], dtype=dtype), timeout_s) for dtype in dtypes]
-    other = max(others, key=lambda each: float(each["facts_per_s"]))
-    found = {
+    done = {kind: _spawn(job, timeout_s) for kind, job in jobs.items()}
+    own, other = done["single-shot"], done["straightforward"]
+    return {
         "n": own["n"],
         "facts_per_s": own["facts_per_s"],
         "peak_mb": own["peak_mb"],
@@ -91,13 +85,10 @@ def row(jobs: Mapping[Kind, Job], timeout_s: float) -> dict[str, Any]:
         "edits_timed": own["edits_timed"],
         "quality": own["quality"],
         "baseline_quality": other["quality"],
-        "passes_in": own["passes_in"],
-        "baseline_dtype": other["dtype"],
-        "baseline_facts_per_s_by_dtype": {each["dtype"]: each["facts_per_s"] for each in others},
+        "shipped": {name: value for name, value in done["shipped"].items() if name in SHIPPED},
+        "device": own["device"],
+        "dtype": own["dtype"],
     }
-    if "shipped" in done:
-        found["shipped"] = {name: value for name, value in done["shipped"].items() if name in SHIPPED}
-    return {**found, "device": own["device"], "dtype": own["dtype"]}
 
 
 SHIPPED = ("facts_per_s", "peak_mb", "edits_timed", "quality")
@@ -189,38 +180,31 @@ def run(job: Job) -> dict[str, Any]:
         "quality": _quality(base, version, facts[:JUDGED]),
         "device": base.device.type,
         "dtype": str(base.dtype).removeprefix("torch."),
-        "passes_in": str(base.draft.dtype).removeprefix("torch."),
     }
 
 
 def _as_planned(editor: Editor, kind: Kind) -> Editor:
     """The editor with the paper's plan (but its own key positions), or as it is."""
-    from malmen_core.baselines.malmen_paper import PLAN
+    from malmen_core.editing.editor import PAPER
 
-    return editor if kind == "shipped" else replace(editor, plan=replace(PLAN, where=editor.plan.where))
+    return editor if kind == "shipped" else replace(editor, plan=replace(PAPER, where=editor.plan.where))
 
 
 def _editing(
     kind: Kind, base: BaseModel, editor: Editor, folder: Path
 ) -> Callable[[Sequence[Fact]], Version | Mapping[str, Any]]:
     """From facts to new weights that can be run."""
-    from malmen_core.baselines.reference import straightforward_shifts
-    from malmen_core.editing.edit import compute_statistics, solve
+    from errata.lab.reference import straightforward_shifts
     from malmen_core.evaluation.methods import EditorMethod
 
     def own(facts: Sequence[Fact]) -> Version:
-        return base.version(solve(editor, compute_statistics(base, editor, facts)))
-
-    def shipped(facts: Sequence[Fact]) -> Version:
         return base.version(EditorMethod(editor).edit(base, [facts]))
 
     def straightforward(facts: Sequence[Fact]) -> Mapping[str, Any]:
         shifts = straightforward_shifts(base, editor.network, facts, editor.plan.where, folder)
         return {name: base.modules[name].weight_UV + shift.to(base.dtype) for name, shift in shifts.items()}
 
-    if kind == "straightforward":
-        return straightforward
-    return own if kind == "single-shot" else shipped
+    return straightforward if kind == "straightforward" else own
 
 
 def _quality(
@@ -265,8 +249,8 @@ def fact_pool(file: str | None, wanted: int) -> list[Fact]:
 
 def made_up_facts() -> list[Fact]:
     """Thousands of made-up corrections about the packaged named entities, with a locality prompt each."""
-    from malmen_core.editing.covariance import entity_kinds
     from malmen_core.facts import Fact, LocalityPrompt
+    from malmen_core.resources import entity_kinds
 
     facts = []
     for kind in entity_kinds().values():

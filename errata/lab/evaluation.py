@@ -26,8 +26,12 @@ COLUMNS = (
     ("n", "n"),
     ("edit_success", "ES"),
     ("generation_success", "gen. success"),
+    ("exact_success", "exact"),
+    ("chat_success", "chat"),
     ("generalisation", "GS"),
+    ("own_agreement", "own agreement"),
     ("locality", "LS"),
+    ("neighbours_unchanged", "unchanged"),
     ("perplexity_ratio", "ppl ratio"),
 )
 

@@ -12,6 +12,7 @@ SHARES = (
     ("generation_success", "gen. success"),
     ("generalisation", "GS"),
     ("locality", "LS"),
+    ("neighbours_unchanged", "unchanged"),
 )
 SHARE = {"ylabel": "share", "ylim": (0, 1.02)}
 Rows = Sequence[Mapping[str, Any]]

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from malmen_core.editing.capture import keys_at
 from malmen_core.editing.subjects import subject_of
-from malmen_core.editing.text_samples import entity_names
 from malmen_core.facts import PLACEHOLDER, Fact
 from malmen_core.generation.greedy import greedy_answers
 from malmen_core.models.base import BaseModel
+from malmen_core.models.overlay import intercepting
 from malmen_core.models.tokenization import (
     Encoded,
     check_length,
@@ -31,6 +31,7 @@ from malmen_core.models.tokenization import (
     plain_text,
     subject_last_token,
 )
+from malmen_core.resources import entity_names
 
 HOLD_TOKENS = 3
 """Tokens of the base's own answer that are held, where a locality prompt gives none."""
@@ -164,7 +165,8 @@ def _held(
     for (i, j), ids in zip(asked, read, strict=True):
         field = f"/facts/{i}/locality/{j}/prompt"
         check_length(Encoded(tuple(ids), len(ids)), base.info.context_length - HOLD_TOKENS, field)
-    own = greedy_answers(base, read, [HOLD_TOKENS] * len(read))
+    with intercepting(None):
+        own = greedy_answers(base, read, [HOLD_TOKENS] * len(read))
     held = []
     for (i, j), ids, answer in zip(asked, read, own, strict=True):
         probe, subject = facts[i].locality[j], subject_of(facts[i]).text

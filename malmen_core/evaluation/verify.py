@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from malmen_core.editing.gauss_newton import Progress
-from malmen_core.editing.text_samples import packaged
 from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.generation.greedy import greedy_answers
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import AnswerScores, teacher_forced
 from malmen_core.models.overlay import Version, intercepting
 from malmen_core.models.tokenization import Encoded, encode_prompts, locate_subject
+from malmen_core.resources import canary_prompts, control_text
 
 CANARY_TOKENS = 8
 SHORT_ANSWER = 3
@@ -81,7 +80,7 @@ class Report:
 
 def record_canaries(base: BaseModel) -> CanaryRecord:
     """Run the packaged control text and canary prompts on the base."""
-    prompts = json.loads(packaged("canaries.json"))["prompts"]
+    prompts = canary_prompts()
     with intercepting(None):
         answers = greedy_answers(
             base, encode_prompts(base.tokenizer, prompts), [CANARY_TOKENS] * len(prompts)
@@ -290,7 +289,7 @@ def _read_back(
 
 
 def _control_text(base: BaseModel) -> list[Encoded]:
-    texts = encode_prompts(base.tokenizer, json.loads(packaged("canaries.json"))["control_text"])
+    texts = encode_prompts(base.tokenizer, control_text())
     cut = [tuple(ids[: base.info.context_length]) for ids in texts]
     return [Encoded(ids, 1) for ids in cut if len(ids) > 1]
 

@@ -31,7 +31,7 @@ from malmen_core.models.overlay import (
 )
 from malmen_core.models.tasks.base import TextTask
 from malmen_core.models.tasks.causal import CausalLM
-from malmen_core.models.tokenization import Encoded, continuing_tokens, load_tokenizer
+from malmen_core.models.tokenization import Encoded, chat_prompt, continuing_tokens, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -246,11 +246,7 @@ class BaseModel:
 
         None for a model without a chat template, and for one whose answers are no text that goes on.
         """
-        if not isinstance(self.task, CausalLM) or not self.tokenizer.chat_template:
-            return None
-        turns = [{"role": "user", "content": question}]
-        text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return text
+        return chat_prompt(self.tokenizer, question) if isinstance(self.task, CausalLM) else None
 
     def _activation_bytes(self) -> int:
         """What a token takes while a loss is propagated back to the edited modules; at least 1.

@@ -25,8 +25,6 @@ UNSPACED = (
 )
 """Chinese and Japanese, which are written without spaces between words."""
 CJK = re.compile(f"[{UNSPACED}]")
-IN_WORD = re.compile(rf"[^\W{UNSPACED}]")
-GOES_ON = re.compile(rf"[^\W{UNSPACED}]|(?<=\d)[.,](?=\d)")
 
 
 @dataclass(frozen=True)
@@ -182,6 +180,15 @@ def _continuation(tokenizer: Any, prompt_ids: list[int], text: str) -> list[int]
     return next((ids for ids in tried if plain_text(tokenizer, [*prompt_ids, *ids]) == wanted), tried[0])
 
 
+def chat_prompt(tokenizer: Any, question: str) -> str | None:
+    """A question as the user's turn of a chat, up to where the answer begins; None without a chat template."""
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": question}]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return text
+
+
 def plain_text(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of some tokens, without special ones."""
     text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -214,14 +221,23 @@ def _joins_closely(prompt: str, target: str) -> bool:
 
 def goes_on(answer: str, rest: str) -> bool:
     """Whether what follows an answer goes on inside its last word or number: ``74`` in ``743`` or ``74.3``."""
-    if not IN_WORD.match(answer[-1:]):
+    last, following = answer[-1:], rest[:1]
+    if not _in_word(last):
         return False
-    return GOES_ON.match(answer[-1:] + rest, 1) is not None
+    decimal = following in (".", ",") and last.isdecimal() and rest[1:2].isdecimal()
+    return decimal or _in_word(following)
 
 
 def ends_in_word(target: str) -> bool:
     """Whether the word that a target ends with could go on."""
-    return IN_WORD.match(target.strip()[-1:]) is not None
+    return _in_word(target.strip()[-1:])
+
+
+def _in_word(character: str) -> bool:
+    """Whether a character is part of a word that spaces set apart: a letter, a digit, a mark on one of them."""
+    if not character or CJK.match(character):
+        return False
+    return character.isalnum() or character == "_" or unicodedata.category(character)[0] == "M"
 
 
 def continuing_tokens(tokenizer: Any, count: int) -> Tensor:
@@ -270,19 +286,22 @@ def locate_subject(prompt: str, subject: str) -> Span | None:
     if not wanted:
         return None
     text = "".join(folded)
-    owner = [i for i, part in enumerate(folded) for _ in part]
-    head = rf"(?<![^\W{UNSPACED}])" if IN_WORD.match(wanted[0]) else ""
-    tail = rf"(?![^\W{UNSPACED}])" if IN_WORD.match(wanted[-1]) else ""
-    places = [found.start() for found in re.finditer(f"(?={head}{re.escape(wanted)}{tail})", text)]
+    places = []
+    for found in re.finditer(f"(?={re.escape(wanted)})", text):
+        start, end = found.start(), found.start() + len(wanted)
+        goes_on_before = start > 0 and _in_word(text[start - 1]) and _in_word(wanted[0])
+        if not goes_on_before and not goes_on(wanted[-1], text[end : end + 1]):
+            places.append(start)
     if not places:
         return None
+    owner = [i for i, part in enumerate(folded) for _ in part]
     return starts[owner[places[-1]]], starts[owner[places[-1] + len(wanted) - 1] + 1]
 
 
 def _folded(text: str) -> tuple[list[str], list[int]]:
     """Each character with the marks that combine with it, in normal form; and where each begins, and the end."""
     starts = [i for i, character in enumerate(text) if i == 0 or not unicodedata.combining(character)]
-    ends = [*starts[1:], len(text)]
+    ends = [*starts, len(text)][1:]
     parts = [unicodedata.normalize("NFC", text[a:b]).casefold() for a, b in zip(starts, ends, strict=True)]
     return parts, [*starts, len(text)]
 

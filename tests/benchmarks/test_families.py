@@ -131,13 +131,13 @@ def test_the_command_reports_what_the_commands_measured(
     monkeypatch.setitem(PUPILS, "bert", replace(PUPILS["bert"], subjects=24, epochs=1))
     words = ["families", "bert", "--pararel", str(pararel), "--out", str(tmp_path / "out")]
     words += ["--weights", str(weights), "--sizes", "2,4", "--result", str(tmp_path / "result.json")]
-    words += ["--plan", json.dumps({"anchors": 0, "refinement": {"rounds": 2}})]
+    words += ["--plan", json.dumps({"neighbours": 0, "rounds": 2})]
     monkeypatch.setattr(sys, "argv", words)
     families.main()
     found = json.loads((tmp_path / "result.json").read_text())
     assert json.loads(capsys.readouterr().out) == found
     assert [row["n"] for row in found["rows"]] == [2, 4]
-    assert found["settings"]["refinement"]["rounds"] == 2
+    assert found["settings"]["rounds"] == 2
     assert found["reached"] == families.verdict("bert", found["rows"][-1])
     assert [command.split()[1] for command in found["commands"]] == ["calibrate", "evaluate"]
     assert str(tmp_path) not in json.dumps([found["command"], found["commands"]])

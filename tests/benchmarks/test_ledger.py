@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from malmen_core.editing.refinement import RefinementPlan
 
 from malmen_core.editing.calibrate import calibrate
 from malmen_core.editing.editor import EditPlan
@@ -66,7 +65,7 @@ def _end(running: subprocess.Popen[str]) -> tuple[str, str]:
 @pytest.mark.slow
 def test_a_run_that_was_broken_off_is_gone_on_with(tmp_path: Path) -> None:
     base = BaseModel.load(str(save_tiny(tmp_path / "model")))
-    plan = EditPlan(refinement=RefinementPlan(rounds=0))
+    plan = EditPlan(rounds=0)
     (tmp_path / "editor").write_bytes(calibrate(base, plan=plan).to_bytes())
     gone = random.Random(0).sample(range(SETS), WITHDRAWALS)
     _kill_after(tmp_path, "set 1 applied")

@@ -24,7 +24,12 @@ LINES: list[dict[str, Any]] = [
 ]
 ROWS: list[dict[str, Any]] = [
     {"n": 1, "generation_success": 1.0, **scored(edit_success=1.0, generalisation=0.5, locality=None)},
-    {"n": 8, "generation_success": 0.8, **scored(edit_success=0.9, generalisation=0.25, locality=0.75)},
+    {
+        "n": 8,
+        "generation_success": 0.8,
+        "neighbours_unchanged": 0.5,
+        **scored(edit_success=0.9, generalisation=0.25, locality=0.75),
+    },
 ]
 
 
@@ -52,14 +57,20 @@ def test_the_table_of_a_training_has_every_step(tmp_path: Path) -> None:
         "| 0 | - | 4.000 |",
         "| 2 | - | 2.500 |",
     ]
-    assert held_out.splitlines()[0] == "| step | ES | gen. success | GS | LS |"
-    assert held_out.splitlines()[2:] == ["| 0 | 0.250 | - | - | 1.000 |", "| 2 | 0.500 | - | - | 0.900 |"]
+    assert held_out.splitlines()[0] == "| step | ES | gen. success | GS | LS | unchanged |"
+    assert held_out.splitlines()[2:] == [
+        "| 0 | 0.250 | - | - | 1.000 | - |",
+        "| 2 | 0.500 | - | - | 0.900 | - |",
+    ]
 
 
 @pytest.mark.usefixtures("plain")
 def test_the_table_over_n(tmp_path: Path) -> None:
     table = plots.over_n(ROWS, "rows", tmp_path / "rows.png").read_text().splitlines()
-    assert table[-2:] == ["| 1 | 1.000 | 1.000 | 0.500 | - |", "| 8 | 0.900 | 0.800 | 0.250 | 0.750 |"]
+    assert table[-2:] == [
+        "| 1 | 1.000 | 1.000 | 0.500 | - | - |",
+        "| 8 | 0.900 | 0.800 | 0.250 | 0.750 | 0.500 |",
+    ]
 
 
 @pytest.mark.skipif(not find_spec("matplotlib"), reason="matplotlib is not installed")

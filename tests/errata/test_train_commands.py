@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from errata.cli.app import assemble
 from malmen_core.editing.editor import Editor, EditPlan
 from malmen_core.models.base import BaseModel
-from tests.malmen_core.test_train import facts, start_for
+from tests.malmen_core.training.test_trainer import facts, start_for
 from tests.tiny import save_tiny
 
 
@@ -66,11 +66,11 @@ def test_a_plan_and_a_field_can_be_given(model: Path, facts_file: Path, tmp_path
     out = tmp_path / "editor.safetensors"
     words: list[str | Path] = ["calibrate", "--model", model, "--out", out, "--device", "cpu"]
     module = "model.layers.2.mlp.down_proj"
-    plan = {"where": "answer", "anchors": 0, "refinement": {"margin": 1}}
+    plan = {"where": "answer", "neighbours": 0, "margin": 1}
     plain = run(*words, "--modules", module, "--plan", json.dumps(plan))
     editor = Editor.load(out)
     assert editor.modules == (module,)
-    assert (editor.plan.where, editor.plan.anchors, editor.plan.refinement.margin) == ("answer", 0, 1)
+    assert (editor.plan.where, editor.plan.neighbours, editor.plan.margin) == ("answer", 0, 1)
     assert editor.plan.prior_weight == EditPlan().prior_weight
     given = run(*words, "--modules", module, "--plan", json.dumps(plan), "--preserve", facts_file)
     assert given["digest"] != plain["digest"]
@@ -82,10 +82,10 @@ def test_a_plan_and_a_field_can_be_given(model: Path, facts_file: Path, tmp_path
     [
         ({"wehre": "answer"}, "wehre"),
         ({"where": "middle"}, "where"),
-        ({"anchors": 1.5}, "anchors"),
+        ({"neighbours": 1.5}, "neighbours"),
         ({"prior_weight": "much"}, "prior_weight"),
-        ({"refinement": {"steps": 3}}, "steps"),
-        ({"refinement": 3}, "refinement"),
+        ({"rounds": {"steps": 3}}, "rounds"),
+        ({"noise": -1}, "noise"),
     ],
 )
 def test_a_plan_that_does_not_exist_is_refused(model: Path, tmp_path: Path, plan: Any, field: str) -> None:

@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from malmen_core.editing.prompts import edit_prompts
-from malmen_core.editing.refinement import RefinementPlan
 from torch import Tensor
 
 from malmen_core.editing.capture import capture
 from malmen_core.editing.covariance import SecondMoment, second_moments
-from malmen_core.editing.edit import solve
+from malmen_core.editing.edit import edit, solve
 from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.goals import edit_goals
 from malmen_core.editing.hypernetwork import HyperNetwork
-from malmen_core.editing.preserved import Kinds, fit_kinds
+from malmen_core.editing.preserved import Preserved
 from malmen_core.editing.statistics import Rows, Statistics
 from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel, ModelInfo
@@ -85,9 +84,8 @@ def tiny_editor(
     prior_weight: float = 5.0,
     step: float = 0.05,
     margin: float = 0.5,
-    lone_margin: float = 0.0,
     ridge: float = 0.1,
-    anchors: int = 0,
+    neighbours: int = 0,
     facts: Sequence[Fact] | None = None,
 ) -> Editor:
     """An untrained editor, fitted on FACTS or others, in the base's dtype."""
@@ -109,32 +107,33 @@ def tiny_editor(
         network.to(base.dtype).eval().requires_grad_(False),
         EditPlan(
             where,
-            prior_weight,
-            anchors=anchors,
-            anchor_rank=3,
-            refinement=RefinementPlan(rounds=rounds, step=0.3, margin=margin, lone_margin=lone_margin),
+            noise=1.0 if rounds == 0 else 0.01,
+            prior_weight=prior_weight,
+            preserved_weight=1.0,
+            neighbours=neighbours,
+            preserved_rank=3,
+            rounds=rounds,
+            margin=margin,
+            aim=margin + 2,
+            step=0.3,
         ),
         {name: SecondMoment.of(moment, 16) for name, moment in moments.items()},
         scales,
-        fit_kinds(base) if anchors else Kinds({"none": torch.zeros(base_width(base))}),
         {"kind": "test"},
     )
-
-
-def base_width(base: BaseModel) -> int:
-    """Features of the first edited module's key."""
-    return next(iter(base.modules.values())).shape[0]
 
 
 def captured_rows(
     base: BaseModel, facts: Sequence[Fact], where: KeyPosition
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Keys and gradients of some facts by module."""
-    captured, _ = capture(base, edit_prompts(base, facts).sequences, where)
-    return (
-        {name: rows.keys_TU for name, rows in captured.items()},
-        {name: rows.gradients_TV for name, rows in captured.items()},
-    )
+    seen = capture(base, edit_goals(base, facts).sequences, where)
+    return seen.keys, seen.gradients
+
+
+def statistics_of(base: BaseModel, editor: Editor, facts: Sequence[Fact], **options: Any) -> Statistics:
+    """What an edit set of some facts stores."""
+    return edit(base, editor, facts, **options).statistics
 
 
 def random_statistics(seed: int, shapes: Mapping[str, tuple[int, int]], facts: int = 3) -> Statistics:
@@ -148,7 +147,7 @@ def random_statistics(seed: int, shapes: Mapping[str, tuple[int, int]], facts: i
         )
         for name, (u, v) in shapes.items()
     }
-    return Statistics(rows, fact_T, facts)
+    return Statistics(rows, fact_T, facts, Preserved.none(shapes))
 
 
 def shift(delta: Delta) -> dict[str, Tensor]:
@@ -156,9 +155,9 @@ def shift(delta: Delta) -> dict[str, Tensor]:
     return {name: change.dense(torch.float64) for name, change in delta.modules.items()}
 
 
-def solved(editor: Editor, statistics: Statistics) -> dict[str, Tensor]:
+def solved(base: BaseModel, editor: Editor, statistics: Statistics) -> dict[str, Tensor]:
     """The shift of some statistics in float64."""
-    return shift(solve(editor, statistics))
+    return shift(solve(base, editor, statistics))
 
 
 def smallest_margins(base: BaseModel, shifts: Mapping[str, Tensor], sequences: Sequence[Encoded]) -> Tensor:

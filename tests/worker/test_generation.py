@@ -32,7 +32,7 @@ from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
 from tests import asking
 from tests.harness import tiny_editor
-from tests.malmen_core.test_overlay import delta
+from tests.malmen_core.models.test_overlay import delta
 from worker.generation import GenerationThread
 from worker.resident import Resident
 from worker.settings import WorkerSettings

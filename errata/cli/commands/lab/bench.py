@@ -49,9 +49,6 @@ def edit(
         Path | None, typer.Option(help="Facts in a known format. [default: made-up ones]")
     ] = None,
     sizes: Annotated[str, typer.Option(help="Numbers of facts that are edited at once.")] = "1,32,512,4096",
-    shipped_up_to: Annotated[
-        int, typer.Option(min=0, help="Largest number that is measured with refinement, too.")
-    ] = 4096,
     repeats: Annotated[int, typer.Option(min=1, help="Timed edits of each kind; the median counts.")] = 5,
     seconds: Annotated[float, typer.Option(min=0, help="Begin no further edit of a kind then.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Of the facts' draw.")] = 0,
@@ -74,10 +71,9 @@ def edit(
         rows: list[dict[str, Any]] = []
         for done, n in enumerate(counts):
             show("measuring", done, len(counts))
-            kinds = KINDS if n <= shipped_up_to else KINDS[:2]
             jobs = {
                 kind: Job(kind, n, source, revision, str(file), where, seed, repeats, seconds, device, dtype)
-                for kind in kinds
+                for kind in KINDS
             }
             try:
                 rows.append(row(jobs, TIMEOUT_S))

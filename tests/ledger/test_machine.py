@@ -102,7 +102,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.look.execute(EMPTY)
-        self.blobs = open_blobs("memory://machine")
+        self.blobs = open_blobs("memory:///")
         self.open()
         key = self.ledger.create_key("editor", {"read", "edit"}, actor="system")[0]
         ready_model(self.ledger)

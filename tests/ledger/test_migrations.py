@@ -57,7 +57,7 @@ def test_upgrade_twice_and_at_once(postgres_server: Postgres) -> None:
 
 def test_a_ledger_that_was_not_migrated_says_so(postgres_server: Postgres) -> None:
     with postgres_server.database(template="template1") as url:
-        ledger = Ledger(open_engine(url), open_blobs("memory://none"))
+        ledger = Ledger(open_engine(url), open_blobs("memory:///"))
         with pytest.raises(SchemaMissing, match="models"):
             ledger.get_model("tiny")
         ledger.close()

@@ -144,7 +144,7 @@ def test_one_role_for_everything_works(postgres_server: Postgres) -> None:
     with postgres_server.database(template="template1") as url:
         for owner in (None, url):
             prepare(LedgerSettings(database_url=url, migration_database_url=owner, blob_url=""))
-        ledger = Ledger(open_engine(url), open_blobs("memory://none"))
+        ledger = Ledger(open_engine(url), open_blobs("memory:///"))
         assert ledger.create_key("one", {"read"}, actor="system")[0].name == "one"
         ledger.close()
 
@@ -153,7 +153,7 @@ def test_two_roles_from_the_start(postgres_server: Postgres) -> None:
     with postgres_server.database(template="template1") as url:
         other = as_role(url, "brand_new")
         prepare(LedgerSettings(database_url=other, migration_database_url=url, blob_url=""))
-        ledger = Ledger(open_engine(other), open_blobs("memory://none"))
+        ledger = Ledger(open_engine(other), open_blobs("memory:///"))
         key, _ = ledger.create_key("two", {"read"}, actor="system")
         ledger.revoke_key(key.id, actor="system")
         engine = create_engine(other, poolclass=NullPool)

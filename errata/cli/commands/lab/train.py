@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from errata.cli.console import emit, out, reporting
+from errata.cli.facts import FORMATS, Columns, SkipInvalid
 from errata.cli.options import Json, check_writable
 from errata.errors import StackError
 from errata.lab.local_model import (
@@ -24,13 +25,13 @@ from errata.lab.local_model import (
     core_errors,
     find_source,
     load_base,
-    read_core_facts,
+    read_model_facts,
 )
 
 if TYPE_CHECKING:
-    from malmen_core.base import BaseModel
-    from malmen_core.checkpoint import RunFolder
-    from malmen_core.editor import Editor
+    from malmen_core.editing.editor import Editor
+    from malmen_core.models.base import BaseModel
+    from malmen_core.training.checkpoint import RunFolder
 
 MEASURES = (("ES", "edit_success"), ("GS", "generalisation"), ("LS", "locality"))
 
@@ -41,10 +42,10 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    facts: Annotated[
-        Path, typer.Option(help="Facts: JSON lines in API form, or a CounterFact, zsRE or FEVER file.")
-    ],
+    facts: Annotated[Path, typer.Option(help=f"Facts: {FORMATS}.")],
     out_file: Annotated[Path, typer.Option("--out", help="Where the editor is written (safetensors).")],
+    columns: Columns = None,
+    skip_invalid: SkipInvalid = False,
     model: Source = None,
     revision: Revision = None,
     editor: Annotated[
@@ -77,11 +78,12 @@ def train(
 ) -> None:
     """Train an editor on facts; what it scores on held-out subjects goes into its card."""
     from errata.lab import plots
-    from malmen_core import train as core
     from malmen_core.baselines.registry import rule_of
-    from malmen_core.calibrate import calibrate
-    from malmen_core.checkpoint import RunFolder
-    from malmen_core.lesson import LossWeights
+    from malmen_core.editing.calibrate import calibrate
+    from malmen_core.facts import Fact
+    from malmen_core.training import trainer as core
+    from malmen_core.training.checkpoint import RunFolder
+    from malmen_core.training.meta_loss import LossWeights
 
     plan = core.TrainingPlan(
         steps=steps,
@@ -99,8 +101,8 @@ def train(
     with reporting(as_json), bar(as_json) as show:
         _check(out_file, plot_file, checkpoint, resume)
         resumed = RunFolder(checkpoint) if resume and checkpoint else None
+        records = read_model_facts(facts, model, revision, columns, skip_invalid)
         base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget, resumed)
-        known = read_core_facts(facts, base)
         data = {"file": facts.name, "digest": f"sha256:{hashlib.sha256(facts.read_bytes()).hexdigest()}"}
         with core_errors():
             start = None if resume else start or calibrate(base, show, seed=seed)
@@ -108,7 +110,7 @@ def train(
             trained = core.train(
                 base,
                 start,
-                known,
+                list(map(Fact.from_json, records)),
                 plan,
                 rule=rule_of(baseline),
                 folder=RunFolder(checkpoint) if checkpoint else None,
@@ -164,7 +166,7 @@ def _begin(
             editor is not one of it, or not the one that the resumed run began with.
     """
     from malmen_core.baselines.registry import baseline, check_own, modules_for, untrained
-    from malmen_core.editor import Editor
+    from malmen_core.editing.editor import Editor
 
     with core_errors():
         chosen = baseline(name) if name is not None else None

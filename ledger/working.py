@@ -1,15 +1,14 @@
-"""The part of the ledger that workers and relays use: preparing models, jobs, commits, the outbox."""
+"""The part of the ledger that workers use: preparing models, jobs, commits."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from ledger.blobs import gc
 from ledger.blobs.store import Blobs
 from ledger.db.engine import Database
 from ledger.edits import expiry
-from ledger.jobs import commit, jobs, outbox
+from ledger.jobs import commit, jobs
 from ledger.models import ready
 from ledger.records import (
     Actor,
@@ -20,7 +19,6 @@ from ledger.records import (
     Json,
     ModelRecord,
     NewVersion,
-    Ring,
     Space,
     Usage,
     VersionRecord,
@@ -36,7 +34,6 @@ class Working:
     database: Database
     blobs: Blobs
     blob_grace_s: float
-    looked: expiry.Looked | None = None
 
     def complete_model(
         self,
@@ -74,6 +71,18 @@ class Working:
         with self.database.transaction() as session:
             return jobs.claim(session, job_id, holder, lease_s, max_attempts)
 
+    def claim_next(
+        self, model_id: str, holder: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS
+    ) -> Claim | None:
+        """Take the model's next job, or return None; see `jobs.claim_next`."""
+        with self.database.transaction() as session:
+            return jobs.claim_next(session, model_id, holder, lease_s, max_attempts)
+
+    def waiting_jobs(self) -> dict[str, int]:
+        """Return how many jobs wait, by model."""
+        with self.database.transaction() as session:
+            return jobs.waiting(session)
+
     def renew(self, claim: Claim, lease_s: float) -> None:
         """Extend a claim's lease; LeaseLost or JobCancelled if it no longer holds."""
         with self.database.transaction() as session:
@@ -99,39 +108,29 @@ class Working:
         with self.database.transaction() as session:
             jobs.fail(session, claim, error)
 
-    def load_job(self, claim: Claim, *, overtaken: bool = False) -> JobInput:
-        """Return what a claimed job starts from, again if it was `overtaken`; see `commit.load`."""
+    def load_job(self, claim: Claim, *, to_solve: bool = False) -> JobInput:
+        """Return what a claimed job starts from; `to_solve` keeps others from it, or raises SolveLocked."""
         with self.database.transaction() as session:
-            if overtaken:
-                jobs.overtaken(session, claim)
+            if to_solve:
+                jobs.begin_solving(session, claim)
             return commit.load(session, claim)
 
-    def commit_version(self, claim: Claim, new: NewVersion, *, in_turn: bool = True) -> VersionRecord:
+    def commit_version(self, claim: Claim, new: NewVersion) -> VersionRecord:
         """Commit a job's version, once; see `commit.commit`."""
         with self.database.transaction() as session:
-            return commit.commit(session, self.blobs, claim, new, in_turn=in_turn)
+            return commit.commit(session, self.blobs, claim, new)
 
     def conclude_trial(self, claim: Claim, report: Json, fact_reports: Sequence[FactReport]) -> EditSetRecord:
         """End a dry run with what was measured; see `commit.conclude_trial`."""
         with self.database.transaction() as session:
             return commit.conclude_trial(session, claim, report, fact_reports)
 
-    def withdraw_expired(self) -> list[WithdrawalRecord]:
-        """Ask for live versions without the facts that have expired; see `expiry.withdraw`."""
+    def withdraw_expired(
+        self, model_id: str, looked: expiry.Looked | None = None
+    ) -> tuple[WithdrawalRecord | None, expiry.Looked | None]:
+        """Ask for a live version without the facts that have expired; see `expiry.withdraw`."""
         with self.database.transaction() as session:
-            made, self.looked = expiry.withdraw(session, self.looked)
-            return made
-
-    @contextmanager
-    def take_outbox(self, limit: int) -> Iterator[list[Ring]]:
-        """Yield messages to send; they are deleted at the end of the block, and kept if it raises."""
-        with self.database.transaction() as session:
-            yield outbox.take(session, limit)
-
-    def jobs_to_ring(self, older_than_s: float) -> list[Ring]:
-        """Return unfinished jobs that nobody has held for so many seconds."""
-        with self.database.transaction() as session:
-            return outbox.jobs_to_ring(session, older_than_s)
+            return expiry.withdraw(session, model_id, looked)
 
     def collect(self) -> Space:
         """Remove blobs that nothing names and that are past the grace period; see `gc.collect`."""
@@ -140,7 +139,3 @@ class Working:
     def usage(self) -> Usage:
         """Return what blobs take up; see `gc.usage`."""
         return gc.usage(self.database, self.blobs, self.blob_grace_s)
-
-    def listen(self, poll_s: float = 1.0) -> Iterator[bool]:
-        """Yield True when the outbox has grown, False each `poll_s` seconds without; see `outbox.listen`."""
-        return outbox.listen(self.database.engine.url, poll_s)

@@ -1,4 +1,4 @@
-"""What every request needs: settings, ledger, Redis, relay, tokenizers and metrics of one application."""
+"""What every request needs: settings, ledger, Redis, doorbell, tokenizers and metrics of one application."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from broker.relay import Relay
+from broker.queue import Doorbell
 from broker.settings import BrokerSettings
 from ledger import Ledger
 from service.metrics import Metrics
@@ -30,7 +30,7 @@ class Services:
     ledger: Ledger
     redis: Redis
     async_redis: AsyncRedis
-    relay: Relay
+    doorbell: Doorbell
     generations: CapacityLimiter
     tokenizers: TokenizerCache = field(default_factory=TokenizerCache)
     metrics: Metrics = field(default_factory=Metrics)

@@ -29,14 +29,14 @@ class Lease:
     Attributes:
         claim: the claim that is kept.
         lease_s: for how long it is kept at a time.
-        overtaken: whether another job's version went live before this one's could be committed, or is to.
+        waiting: whether the job waits for another that solves, which is no work of its own.
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, lease_s: float, stopping: threading.Event) -> None:
         self.claim = claim
         self._ledger = ledger
         self.lease_s = lease_s
-        self.overtaken = False
+        self.waiting = False
         self._stopping = stopping
         self._closed = threading.Event()
         self._ended: LeaseLost | JobCancelled | None = None

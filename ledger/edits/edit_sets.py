@@ -1,4 +1,4 @@
-"""Edit sets: accepted with their facts, job and queue message in one transaction."""
+"""Edit sets: accepted with their facts and job in one transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from ledger.errors import IdempotencyConflict
 from ledger.ids import new_id
 from ledger.integrity import chain
 from ledger.integrity.chain import storable
-from ledger.jobs import outbox
 from ledger.models import models
 from ledger.records import EditSetRecord, Json, KeyRecord, Page, Progress
 from ledger.states import EditSetStatus, OnConflict, Promote
@@ -163,7 +162,7 @@ def accept(
     """Accept an edit set, and return it with whether it is a repetition.
 
     Args:
-        session: the transaction: edit set, facts, idempotency key, job and message, or none of them.
+        session: the transaction: edit set, facts, idempotency key and job, or none of them.
         asked: what was posted.
         actor: the key under which it was posted; idempotency keys are per key.
         idempotency_key: the client's, if it sent one.
@@ -206,7 +205,7 @@ def accept(
 
 
 def _insert(session: Session, row: EditSet, facts: Sequence[dict[str, Any]]) -> Job:
-    """Add an edit set, its facts, its job and the message to the queue."""
+    """Add an edit set, its facts and its job."""
     session.add(row)
     session.flush()
     places = [{"edit_set_id": row.id, "position": position} for position in range(len(facts))]
@@ -214,7 +213,6 @@ def _insert(session: Session, row: EditSet, facts: Sequence[dict[str, Any]]) -> 
     job = Job(id=new_id("job"), model_id=row.model_id, kind="edit", edit_set_id=row.id)
     session.add(job)
     session.flush()
-    outbox.add(session, job.id)
     return job
 
 

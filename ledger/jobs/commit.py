@@ -84,9 +84,7 @@ def _committed(session: Session, claim: Claim) -> VersionRecord | None:
     return None if number is None else versions.get(session, job.model_id, number)
 
 
-def commit(
-    session: Session, store: Blobs, claim: Claim, new: NewVersion, *, in_turn: bool = True
-) -> VersionRecord:
+def commit(session: Session, store: Blobs, claim: Claim, new: NewVersion) -> VersionRecord:
     """Commit a job's version with all that it names, once, and make it live if it may be.
 
     An edit set becomes applied if the gate is met and rejected otherwise; a version of an applied set is made
@@ -95,8 +93,6 @@ def commit(
     Raises:
         LeaseLost, JobCancelled: the claim no longer holds.
         HeadMoved: the live version is not the parent any more; solve again.
-        NotItsTurn: it is to commit `in_turn`, and a job that was overtaken more often goes first; commit
-            again in a moment.
         InconsistentVersion: the job is of another kind, or a dry run.
         BlobMissing: a blob that it names is not in the store.
     """
@@ -110,8 +106,6 @@ def commit(
     live = versions.live(session, job.model_id)
     if live.number != new.parent_number:
         raise HeadMoved(job.model_id, new.parent_number, live.number)
-    if in_turn:
-        jobs.check_turn(session, job)
     refs.record(session, store, new.delta_digest, "delta")
     refs.record(session, store, new.statistics_digest, "statistics")
     row = jobs.subject(session, job)

@@ -123,6 +123,7 @@ def _withdraw(
         made = services.ledger.request_withdrawal(model_id, wanted.edit_sets, wanted.facts, reason, key)
     except (NotFound, NotLive, WrongModel) as error:
         raise typed_problem(error, _named(wanted, error)) from error
+    services.doorbell.ring(made.model_id)
     body = views.withdrawal(made).model_dump(mode="json")
     location = f"/models/{model_id}/versions/{made.id}"
     return JSONResponse(body, status_code=202, headers={"Location": location})

@@ -64,6 +64,7 @@ def post_edits(
             idempotency_key=idempotency_key,
             body_digest=digest,
         )
+    services.doorbell.ring(record.model_id)
     response.headers["Location"] = f"/edits/{record.id}"
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"

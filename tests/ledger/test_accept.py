@@ -46,7 +46,7 @@ def test_everything_of_an_edit_set_is_written_at_once(
     assert page.items[1].target == "City 1"
     assert page.items[1].locality == ({"prompt": "The capital of New Zealand is"},)
     assert not page.items[1].live
-    assert rows(ledger, "SELECT job_id FROM outbox") == [(accepted.job_id,)]
+    assert rows(ledger, "SELECT id FROM jobs") == [(accepted.job_id,)]
     events = rows(ledger, "SELECT actor FROM audit_events WHERE action = 'edit_set.accept'")
     assert events == [(editor_key.id,)]
 
@@ -64,7 +64,7 @@ def test_refused_edit_sets_leave_nothing(ledger: Ledger, model: str, editor_key:
     ledger.fail_model(model, {"code": "model-not-loadable"})
     with pytest.raises(ModelNotReady):
         ledger.accept(model, facts(1), actor=editor_key)
-    for table in ("edit_sets", "facts", "jobs", "outbox", "idempotency_keys"):
+    for table in ("edit_sets", "facts", "jobs", "idempotency_keys"):
         assert rows(ledger, f"SELECT count(*) FROM {table}") == [(0,)]
 
 
@@ -100,7 +100,7 @@ def test_two_posts_at_once_with_one_key_make_one_edit_set(
         answers = list(pool.map(post, range(24)))
     assert len({ident for ident, _ in answers}) == 1
     assert sorted(replayed for _, replayed in answers) == [False] + [True] * 23
-    assert rows(ledger, "SELECT count(*) FROM outbox") == [(1,)]
+    assert rows(ledger, "SELECT count(*) FROM jobs") == [(1,)]
 
 
 def test_hundred_facts_take_as_many_statements_as_one(

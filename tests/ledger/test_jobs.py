@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from ledger.errors import HeadMoved, IllegalTransition, JobCancelled, LeaseLost
 from ledger.states import LEGAL_TRANSITIONS
-from tests.ledger.work import Bench, ready_model
+from tests.ledger.work import Bench
 
 
 def expire(bench: Bench) -> None:
@@ -158,29 +156,12 @@ def test_a_moved_head_is_said_and_the_claim_goes_on(bench: Bench) -> None:
 
 def test_release_lets_the_next_take_it_at_once(bench: Bench) -> None:
     ident = bench.post()
-    with bench.ledger.take_outbox(10) as rung:
-        assert [ring.attempt for ring in rung] == [1]
-    claim = bench.claim(ident)
-    bench.ledger.release(claim, counted=False)
+    bench.ledger.release(bench.claim(ident), counted=False)
     assert bench.status(ident) == "queued"
-    with bench.ledger.take_outbox(10) as rung:
-        assert [(ring.job_id, ring.attempt) for ring in rung] == [(claim.job_id, 2)]
     again = bench.claim(ident)
     assert (again.fence, again.attempt) == (2, 1)
     bench.ledger.release(again)
     assert bench.claim(ident).attempt == 2
-
-
-def test_a_job_that_is_put_off_is_rung_for_later(bench: Bench) -> None:
-    ident = bench.post()
-    with bench.ledger.take_outbox(10) as rung:
-        assert len(rung) == 1
-    bench.ledger.release(bench.claim(ident), counted=False, delay_s=0.5)
-    with bench.ledger.take_outbox(10) as rung:
-        assert rung == []
-    assert (bench.status(ident), bench.ledger.jobs_to_ring(0)) == ("queued", [])
-    time.sleep(0.6)
-    assert [ring.job_id for ring in bench.ledger.jobs_to_ring(0)] == [bench.job_of(ident)]
 
 
 def test_an_edit_that_keeps_killing_its_worker_is_quarantined(bench: Bench) -> None:
@@ -195,7 +176,7 @@ def test_an_edit_that_keeps_killing_its_worker_is_quarantined(bench: Bench) -> N
     assert failed.error["type"] == "urn:errata:problem:quarantined"
     assert failed.finished_at is not None
     assert bench.finish(other).number == 1
-    assert bench.ledger.jobs_to_ring(0) == []
+    assert bench.ledger.waiting_jobs() == {}
 
 
 def test_failure_keeps_its_problem(bench: Bench) -> None:
@@ -267,59 +248,6 @@ def test_the_database_itself_refuses_every_illegal_transition(bench: Bench) -> N
             connection.rollback()
     connection.close()
     assert allowed == LEGAL_TRANSITIONS | {(status, status) for status in statuses}
-
-
-def test_waiting_jobs_are_rung_again(bench: Bench) -> None:
-    waiting, running, dead = bench.post(), bench.post(), bench.post()
-    bench.claim(dead)
-    expire(bench)
-    bench.claim(running)
-    assert [ring.job_id for ring in bench.ledger.jobs_to_ring(0)] == [
-        bench.job_of(waiting),
-        bench.job_of(dead),
-    ]
-    assert bench.ledger.jobs_to_ring(3600) == []
-    assert {ring.attempt for ring in bench.ledger.jobs_to_ring(0)} == {1, 2}
-
-
-def test_a_model_without_workers_keeps_no_other_from_being_rung(bench: Bench) -> None:
-    ready_model(bench.ledger, "idle")
-    idle = replace(bench, model="idle")
-    old = [idle.job_of(idle.post(1)) for _ in range(101)]
-    new = [bench.job_of(bench.post(1)) for _ in range(2)]
-    rung = [ring.job_id for ring in bench.ledger.jobs_to_ring(0)]
-    assert [job_id for job_id in rung if job_id in old] == old[:100]
-    assert [job_id for job_id in rung if job_id in new] == new
-    assert set(rung[:2]) == {old[0], new[0]}
-
-
-def test_outbox_rows_are_shared_out_and_survive_a_failure(bench: Bench) -> None:
-    idents = {bench.job_of(bench.post()) for _ in range(4)}
-    with bench.ledger.take_outbox(2) as some, bench.ledger.take_outbox(10) as others:
-        assert len(some) == len(others) == 2
-        assert {ring.job_id for ring in [*some, *others]} == idents
-    with bench.ledger.take_outbox(10) as rest:
-        assert rest == []
-    bench.post()
-
-    def send_in_vain() -> None:
-        with bench.ledger.take_outbox(10) as rung:
-            assert len(rung) == 1
-            raise ConnectionError
-
-    with pytest.raises(ConnectionError):
-        send_in_vain()
-    with bench.ledger.take_outbox(10) as rung:
-        assert len(rung) == 1
-
-
-def test_listeners_hear_of_new_jobs(bench: Bench) -> None:
-    heard = bench.ledger.listen(poll_s=0.05)
-    assert next(heard) is False
-    bench.post()
-    assert any(next(heard) for _ in range(20))
-    assert isinstance(heard, Generator)
-    heard.close()
 
 
 def test_a_version_is_never_older_than_those_before(bench: Bench) -> None:

@@ -142,7 +142,7 @@ def test_a_post_whose_reply_was_lost_can_be_repeated(
         assert post(ledger) is (cut == "after")
     assert len(bench.ledger.list_edit_sets().items) == 1
     assert bench.rows("SELECT count(*) FROM facts") == [(3,)]
-    assert bench.rows("SELECT count(*) FROM outbox") == [(1,)]
+    assert bench.rows("SELECT count(*) FROM jobs") == [(1,)]
 
 
 def test_a_session_ended_by_the_server_is_a_typed_error_and_the_next_call_works(bench: Bench) -> None:
@@ -160,11 +160,6 @@ def test_a_session_ended_by_the_server_is_a_typed_error_and_the_next_call_works(
     with pytest.raises(LedgerUnavailable):
         ended_half_way()
     assert bench.ledger.get_model("tiny").status == "ready"
-    heard = bench.ledger.listen(poll_s=0.01)
-    assert next(heard) is False
-    bench.rows(end_all)
-    with pytest.raises(LedgerUnavailable):
-        [next(heard) for _ in range(100)]
 
 
 def own_ledger(bench: Bench, options: str = "") -> Ledger:
@@ -222,7 +217,7 @@ def test_no_server_is_a_typed_error_without_the_password(tmp_path: Path) -> None
     )
     assert make_url(settings.database_url).drivername == "postgresql+psycopg"
     ledger = Ledger.open(settings)
-    for call in (lambda: ledger.get_model("tiny"), ledger.verify, lambda: next(ledger.listen())):
+    for call in (lambda: ledger.get_model("tiny"), ledger.verify):
         with pytest.raises(LedgerUnavailable) as caught:
             call()
         assert "secret" not in str(caught.value)

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from ledger.edits.expiry import LOCK
 from ledger.errors import InconsistentVersion
+from ledger.records import WithdrawalRecord
+from ledger.versions import versions
 from tests.ledger.work import REPORT, Bench, facts
 
 PAST = datetime(2000, 1, 1, tzinfo=UTC)
@@ -51,14 +52,19 @@ def test_provenance_is_kept_and_covered_by_the_digest(bench: Bench) -> None:
     assert [problem.kind for problem in bench.ledger.verify().problems] == ["facts-changed"]
 
 
+def ask(bench: Bench) -> WithdrawalRecord | None:
+    return bench.ledger.withdraw_expired("tiny")[0]
+
+
 def test_expired_facts_are_withdrawn_once(bench: Bench) -> None:
     first, second = facts(2)
     ident = post(bench, {**first, "expires_at": PAST}, {**second, "expires_at": PAST + timedelta(days=36500)})
-    assert bench.ledger.withdraw_expired() == []
+    assert ask(bench) is None
     bench.finish(ident)
-    (asked,) = bench.ledger.withdraw_expired()
+    asked = ask(bench)
+    assert asked is not None
     assert (asked.fact_ids, asked.reason, asked.created_by) == ((f"{ident}.0",), "expired", "expiry")
-    assert bench.ledger.withdraw_expired() == [], "one that waits is not asked for again"
+    assert ask(bench) is None, "one that waits is not asked for again"
     made = bench.finish(asked.id)
     assert (made.kind, made.reason, made.live_fact_count, made.aliases) == (
         "withdraw",
@@ -66,29 +72,31 @@ def test_expired_facts_are_withdrawn_once(bench: Bench) -> None:
         1,
         ("live",),
     )
-    assert bench.ledger.withdraw_expired() == []
+    assert ask(bench) is None
     bench.ledger.roll_back("tiny", 1, "r", bench.key)
-    (again,) = bench.ledger.withdraw_expired()
-    claim = bench.claim(again.id)
-    bench.ledger.fail_job(claim, {"type": "urn:errata:problem:core-error"})
-    assert bench.ledger.withdraw_expired() == [], "one that failed is left alone for a while"
+    again = ask(bench)
+    assert again is not None
+    bench.ledger.fail_job(bench.claim(again.id), {"type": "urn:errata:problem:core-error"})
+    assert ask(bench) is None, "one that failed is left alone for a while"
 
 
-def test_what_expired_long_ago_is_not_read_again_while_the_same_versions_are_live(bench: Bench) -> None:
+def test_what_expired_long_ago_is_not_read_again_while_the_same_version_is_live(bench: Bench) -> None:
     ident, _ = bench.edit()
-    assert bench.ledger.withdraw_expired() == []
+    _, looked = bench.ledger.withdraw_expired("tiny")
     long_ago = f"UPDATE facts SET expires_at = '2000-01-01' WHERE edit_set_id = '{ident}' AND position = 0"
     bench.execute("SET session_replication_role = replica", long_ago)
-    assert bench.ledger.withdraw_expired() == [], "which cannot happen, so nobody looks"
+    nothing, looked = bench.ledger.withdraw_expired("tiny", looked)
+    assert nothing is None, "which cannot happen, so nobody looks"
     soon = long_ago.replace("'2000-01-01'", "clock_timestamp()").replace("position = 0", "position = 1")
     bench.execute("SET session_replication_role = replica", soon)
-    (asked,) = bench.ledger.withdraw_expired()
+    asked, _ = bench.ledger.withdraw_expired("tiny", looked)
+    assert asked is not None
     assert asked.fact_ids == (f"{ident}.0", f"{ident}.1")
 
 
-def test_one_process_at_a_time_looks_for_what_has_expired(bench: Bench) -> None:
+def test_expiry_waits_for_nobody_who_makes_a_version(bench: Bench) -> None:
     bench.finish(post(bench, {**facts(1)[0], "expires_at": PAST}))
-    with bench.ledger.engine.begin() as other:
-        other.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK})")
-        assert bench.ledger.withdraw_expired() == []
-    assert len(bench.ledger.withdraw_expired()) == 1
+    with bench.ledger.database.transaction() as session:
+        versions.lock_head(session, "tiny")
+        assert ask(bench) is None
+    assert ask(bench) is not None

@@ -66,7 +66,7 @@ class Running:
         return self.ledger.create_key("test", set(scopes), actor="system")[1]
 
     def counts(self) -> dict[str, int]:
-        """How many rows each table has that a request could write; the relay empties the outbox meanwhile."""
+        """How many rows each table has that a request could write."""
         with self.ledger.engine.connect() as connection:
             return {
                 table: int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())

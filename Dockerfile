@@ -26,7 +26,7 @@ COPY malmen_core malmen_core
 COPY migrations migrations
 COPY service service
 COPY worker worker
-RUN /opt/errata/bin/pip install -c constraints.txt '.[s3]'
+RUN /opt/errata/bin/pip install -c constraints.txt .
 
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin errata \

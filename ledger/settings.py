@@ -25,7 +25,8 @@ class LedgerSettings(BaseSettings):
     blob_url: str = Field(
         default=...,
         description="Where deltas, statistics and editors are kept: a folder, file:///folder, "
-        "or any fsspec address such as s3://bucket/prefix",
+        "or an object store's address such as s3://bucket/prefix, gs://… or az://…, with its vendor's "
+        "variables (AWS_*)",
     )
     blob_grace_s: float = Field(
         default=86400.0,

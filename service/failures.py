@@ -65,7 +65,7 @@ def validation_problem(found: Sequence[Mapping[str, Any]]) -> Problem:
 
     Bad parts of a path are 404: no such thing can exist.
     """
-    errors = [_field_error(error) for error in found[:MAX_SHOWN_ERRORS]]
+    errors = [field_error(error) for error in found[:MAX_SHOWN_ERRORS]]
     if any(error.where == "path" for error in errors):
         names = ", ".join(error.pointer for error in errors if error.where == "path")
         return Problem(
@@ -79,7 +79,8 @@ def validation_problem(found: Sequence[Mapping[str, Any]]) -> Problem:
     return Problem("invalid-request", f"{detail} Correct what errors names.", errors=errors, extra=extra)
 
 
-def _field_error(error: Mapping[str, Any]) -> FieldError:
+def field_error(error: Mapping[str, Any]) -> FieldError:
+    """The field that a schema refused, and why."""
     where, *path = error["loc"] or ("body",)
     if where not in ("body", "query", "path", "header"):
         where, path = "body", list(error["loc"])

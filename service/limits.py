@@ -19,17 +19,23 @@ def check_edit(body: EditRequest, settings: ServiceSettings) -> None:
         Problem: invalid-request, naming each field, the limit and its setting.
     """
     if len(body.facts) > settings.max_facts:
-        detail = (
-            f"{len(body.facts)} facts are more than the {settings.max_facts} that one edit set may have. "
-            "Split it, or ask the operator to raise ERRATA_MAX_FACTS."
-        )
-        raise Problem("invalid-request", detail, errors=[FieldError("/facts", detail)])
+        error = too_many_facts(len(body.facts), settings)
+        raise Problem("invalid-request", error.detail, errors=[error])
     found: list[FieldError] = []
     if body.note is not None:
         found += _too_long("/note", body.note, settings.max_note_chars, "ERRATA_MAX_NOTE_CHARS")
     for number, fact in enumerate(body.facts):
-        found += _fact(pointer("facts", number), fact, settings)
+        found += check_fact(pointer("facts", number), fact, settings)
     refuse(found)
+
+
+def too_many_facts(count: int, settings: ServiceSettings) -> FieldError:
+    """That one edit set may not have so many facts."""
+    detail = (
+        f"{count} facts are more than the {settings.max_facts} that one edit set may have. "
+        "Split it, or ask the operator to raise ERRATA_MAX_FACTS."
+    )
+    return FieldError("/facts", detail)
 
 
 def check_reason(reason: str | None, settings: ServiceSettings) -> None:
@@ -55,7 +61,8 @@ def refuse(found: list[FieldError]) -> None:
         raise Problem("invalid-request", detail, errors=found[:MAX_SHOWN], extra=extra)
 
 
-def _fact(at: str, fact: FactBody, settings: ServiceSettings) -> Iterator[FieldError]:
+def check_fact(at: str, fact: FactBody, settings: ServiceSettings) -> Iterator[FieldError]:
+    """What is larger in a fact than this service takes, or has expired; `at` is the fact's pointer."""
     prompt, target = settings.max_prompt_chars, settings.max_target_chars
     yield from _too_long(f"{at}/prompt", fact.prompt, prompt, "ERRATA_MAX_PROMPT_CHARS")
     yield from _too_long(f"{at}/target", fact.target, target, "ERRATA_MAX_TARGET_CHARS")

@@ -30,6 +30,11 @@ class ServiceSettings(BaseSettings):
     max_body_bytes: int = Field(
         16 * 1024 * 1024, ge=1024, description="Largest request body in bytes, checked before it is parsed."
     )
+    max_stream_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1024,
+        description="Largest body of facts that are streamed as application/x-ndjson, in bytes.",
+    )
     max_prompt_chars: int = Field(8192, ge=1, description="Longest prompt, rephrasing or locality prompt.")
     max_target_chars: int = Field(2048, ge=1, description="Longest target or subject of a fact.")
     max_note_chars: int = Field(4000, ge=1, description="Longest note, reason or name.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from errata.errors import InputFileError, StackError
-from errata.lab.local_model import Show, core_facts, find_source, load_base
+from errata.lab.local_model import Show, find_source, load_base
 from errata.lab.memory import peak_mb, reset_peak
 from errata.lab.plots import cell
 from errata.stack import default_model
@@ -133,21 +133,20 @@ def parse_sizes(text: str, option: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def choose_facts(
-    records: Sequence[dict[str, Any]], base: BaseModel, limit: int | None, seed: int, name: str
-) -> list[Fact]:
+def choose_facts(records: Sequence[dict[str, Any]], limit: int | None, seed: int, name: str) -> list[Fact]:
     """A sample of a file's facts; see `malmen_core.evaluate.sample`.
 
     Raises:
-        InputFileError: There are fewer, or one of them cannot be given to the model.
+        InputFileError: There are fewer.
     """
     from malmen_core.evaluate import sample
+    from malmen_core.facts import Fact
 
     if limit is not None and limit > len(records):
         raise InputFileError(
             f"{name} holds {len(records)} facts, not {limit}.", "Ask for fewer, or give a larger file."
         )
-    return core_facts(sample(list(enumerate(records, start=1)), limit, seed), base, name)
+    return [Fact.from_json(record) for record in sample(records, limit, seed)]
 
 
 def measure(

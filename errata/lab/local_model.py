@@ -19,18 +19,16 @@ from rich.progress import (
 )
 
 from errata.cli.console import err
+from errata.cli.facts import settle
 from errata.client.client import Refused
 from errata.client.connect import connect
-from errata.client.facts_file import read_facts
-from errata.errors import InputFileError, NoStack, StackError
+from errata.client.facts_file import parse_columns, read_file
+from errata.errors import NoStack, StackError
 from errata.settings import StackSettings
 from errata.stack import default_model
 
 if TYPE_CHECKING:
     from malmen_core.base import BaseModel
-    from malmen_core.facts import Fact
-
-SHOWN_PROBLEMS = 5
 
 Source = Annotated[
     str | None, typer.Option("--model", help="Registered id, hub id or folder. [default: the default model]")
@@ -127,38 +125,45 @@ def _bytes(text: str) -> int:
         ) from None
 
 
-def read_core_facts(path: Path, base: BaseModel) -> list[Fact]:
-    """The facts of a file, each checked against the model's tokenizer and context.
-
-    Raises:
-        InputFileError: A record is no fact, or one that the model cannot be given; names the first few.
-    """
-    return core_facts(list(enumerate(read_facts(path, base.task.labels), start=1)), base, str(path))
-
-
-def core_facts(records: Sequence[tuple[int, dict[str, Any]]], base: BaseModel, name: str) -> list[Fact]:
-    """Numbered records of `read_facts` as facts, each checked against the model's tokenizer and context.
+def read_model_facts(
+    file: Path, model: str | None, revision: str | None, columns: Sequence[str] | None, skip_invalid: bool
+) -> list[dict[str, Any]]:
+    """The facts of a file, checked against the model's tokenizer and context before the model is loaded.
 
     Facts may contradict each other, as some of CounterFact do.
 
-    Raises:
-        InputFileError: The model cannot be given a fact; names the first few.
-    """
-    from malmen_core.facts import Fact
-    from malmen_core.tokens import check_texts
+    Args:
+        file: Of facts.
+        model: See `find_source`.
+        revision: Of a hub id.
+        columns: As `--map` gives them.
+        skip_invalid: Whether bad rows are left out.
 
-    facts = [Fact.from_json(record) for _, record in records]
-    problems = []
-    for found in check_texts(base.tokenizer, facts, base.info.context_length, base.task.labels):
-        _, _, place, field = found.pointer.split("/", 3)
-        problems.append(f"fact {records[int(place)][0]}: /{field}: {found.detail}")
-    if problems:
-        raise InputFileError(
-            f"{name} holds {len(problems)} problems.",
-            "Correct or remove these facts.",
-            tuple(problems[:SHOWN_PROBLEMS]),
-        )
-    return facts
+    Raises:
+        StackError: The model cannot be fetched, or the file has bad rows, all of which are named.
+    """
+    found = read_file(file, labels_of(model, revision), parse_columns(columns or ()))
+    source, revision = find_source(model, revision)
+    with core_errors():
+        found.reject(_text_problems(found.facts, source, revision))
+    settle(found, file, skip_invalid)
+    return found.facts
+
+
+def _text_problems(
+    facts: Sequence[dict[str, Any]], source: str, revision: str | None
+) -> list[tuple[int, str, str]]:
+    """What the model could not be given: (number of the fact, pointer in it, what is wrong)."""
+    from malmen_core.facts import Fact
+    from malmen_core.families import context_length, read_config, task_of
+    from malmen_core.tokens import check_texts, load_tokenizer
+
+    config = read_config(source, revision)
+    task = task_of(config)
+    tokenizer = task.prepare(load_tokenizer(source, revision))
+    problems = check_texts(tokenizer, list(map(Fact.from_json, facts)), context_length(config), task.labels)
+    places = [(problem.pointer.split("/", 3), problem.detail) for problem in problems]
+    return [(int(parts[2]), f"/{parts[3]}", detail) for parts, detail in places]
 
 
 @contextmanager

@@ -9,14 +9,15 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import Header, Query, Response
+from fastapi import Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from ledger.errors import LedgerError, LedgerUnavailable, NotFound
+from ledger.records import KeyRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.facts import Fact
-from service import sse, views
+from service import sse, uploads, views
 from service.context import Services, ServicesDep
 from service.failures import typed_problem
 from service.guard import EditKey, ReadKey
@@ -39,7 +40,34 @@ IdempotencyKey = Annotated[
 ]
 
 
-@routes.post("/edits", status_code=202, responses=problems(400, 404, 409, 413, 415, 422))
+async def stream_edits(
+    request: Request,
+    services: ServicesDep,
+    key: EditKey,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Accepted:
+    """Accept an edit set whose facts come as lines, with its options in the query."""
+    body = await uploads.read(request, services.settings)
+    return await run_in_threadpool(_accept, body, services, key, response, idempotency_key)
+
+
+routes.add_api_route(  # before the route that takes JSON
+    "/edits",
+    stream_edits,
+    methods=["POST"],
+    status_code=202,
+    include_in_schema=False,
+    route_class_override=uploads.UploadRoute,
+)
+
+
+@routes.post(
+    "/edits",
+    status_code=202,
+    responses=problems(400, 404, 409, 413, 415, 422),
+    openapi_extra=uploads.DOCUMENTED,
+)
 def post_edits(
     body: EditRequest,
     services: ServicesDep,
@@ -48,6 +76,16 @@ def post_edits(
     idempotency_key: IdempotencyKey = None,
 ) -> Accepted:
     """Accept an edit set: it is in the ledger when this answers; a worker then applies and verifies it."""
+    return _accept(body, services, key, response, idempotency_key)
+
+
+def _accept(
+    body: EditRequest,
+    services: Services,
+    key: KeyRecord,
+    response: Response,
+    idempotency_key: str | None,
+) -> Accepted:
     digest = _digest(body)
     record, replayed = services.ledger.first_answer(key, idempotency_key, digest), True
     if record is None:

@@ -91,28 +91,10 @@ class SetFactsQuery(PageQuery):
     limit: int = Field(100, ge=1, le=500, description="Most items of the page.")
 
 
-class EditRequest(RequestBody):
-    """An edit set: the facts of one request, accepted, applied, verified and withdrawn together."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "smollm2-135m-instruct",
-                    "facts": [EXAMPLE_FACT],
-                    "promote": "auto",
-                    "gate": {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1},
-                    "edit_on_rephrasings": False,
-                    "on_conflict": "replace",
-                    "dry_run": False,
-                    "note": "Atlas, 3rd edition, p. 12",
-                }
-            ]
-        }
-    )
+class EditOptions(RequestBody):
+    """What is asked of an edit set, besides its facts."""
 
     model: FilledText = Field(max_length=128, description="Id of a registered model.")
-    facts: list[FactBody] = Field(min_length=1, description="At least one fact.")
     promote: Literal["auto", "manual"] = Field(
         "auto", description="auto: live if the gate is met; manual: verified, then waits for an alias."
     )
@@ -132,6 +114,29 @@ class EditRequest(RequestBody):
         False, description="Measure and report only: the status becomes verified, and no version is made."
     )
     note: Text | None = None
+
+
+class EditRequest(EditOptions):
+    """An edit set: the facts of one request, accepted, applied, verified and withdrawn together."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "smollm2-135m-instruct",
+                    "facts": [EXAMPLE_FACT],
+                    "promote": "auto",
+                    "gate": {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1},
+                    "edit_on_rephrasings": False,
+                    "on_conflict": "replace",
+                    "dry_run": False,
+                    "note": "Atlas, 3rd edition, p. 12",
+                }
+            ]
+        }
+    )
+
+    facts: list[FactBody] = Field(min_length=1, description="At least one fact.")
 
 
 class Accepted(Answer):

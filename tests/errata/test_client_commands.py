@@ -94,6 +94,46 @@ def test_an_edit_set_is_tried_out_only(service: Running, file: Path) -> None:
     service.ledger.cancel(ident, "system")
 
 
+def test_columns_of_a_table_are_posted(service: Running, tmp_path: Path) -> None:
+    table = tmp_path / "facts.csv"
+    table.write_text("rank,question,answer\n1,The capital of Chile is,Lima\n")
+    refused = run(service, "edit", str(table))
+    assert refused.exit_code == 1
+    assert "--map" in refused.stderr
+    named = ("--map", "prompt=question", "--map", "target=answer")
+    done = run(service, "edit", str(table), *named, "--json")
+    assert done.exit_code == 0, done.output
+    assert "Not used are the columns rank" in done.stderr
+    ident = json.loads(done.stdout)["id"]
+    (fact,) = service.ledger.get_facts(ident).items
+    assert (fact.prompt, fact.target) == ("The capital of Chile is", "Lima")
+    service.ledger.cancel(ident, "system")
+
+
+def test_bad_rows_are_named_and_may_be_left_out(service: Running, tmp_path: Path) -> None:
+    """Those that the file itself shows, and those that the service finds."""
+    good = {"prompt": "The capital of Chile is", "target": "Lima"}
+    long = {"prompt": "river " * 5000, "target": "Lima"}
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join(map(json.dumps, ({**good, "rephrase": "x"}, good, long, {"prompt": "x"}))))
+    refused = run(service, "edit", str(mixed))
+    assert refused.exit_code == 1
+    assert "line 1, /rephrase" in refused.stderr
+    assert "line 4, /target" in refused.stderr
+    done = run(service, "edit", str(mixed), "--skip-invalid", "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["fact_count"] == 1
+    service.ledger.cancel(document["id"], "system")
+    left = [json.loads(line) for line in (tmp_path / "mixed.jsonl.invalid.jsonl").read_text().splitlines()]
+    assert [entry["place"] for entry in left] == ["line 1", "line 4", "line 3"]
+    assert "ERRATA_MAX_PROMPT_CHARS" in left[2]["errors"][0]["detail"]
+    mixed.write_text(json.dumps(long))
+    refused = run(service, "edit", str(mixed))
+    assert "line 1, /prompt" in refused.stderr
+    assert "holds no facts" in run(service, "edit", str(mixed), "--skip-invalid").stderr
+
+
 def test_conflicts_are_rejected_if_wanted(service: Running, file: Path) -> None:
     apply(service, file)
     refused = run(service, "edit", str(file), "--on-conflict", "reject")

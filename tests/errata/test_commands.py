@@ -19,8 +19,7 @@ from errata.cli.app import assemble
 from errata.cli.render import one_line
 from errata.cli.settings_reference import MASK, all_settings, masked
 from errata.client.client import Refused
-from errata.client.facts_file import example_facts, parse_facts, read_facts
-from errata.errors import DemoFailed, InputFileError
+from errata.errors import DemoFailed
 from errata.stack.demo import Answer, report_checks, require_applied, rollback_checks
 from tests.errata.running import ROOT, errata
 from tests.servers import Postgres, as_owner, as_role
@@ -212,44 +211,10 @@ def test_what_is_masked() -> None:
     assert masked("ERRATA_URL", "http://host:80") == "http://host:80"
 
 
-def test_facts_are_read_line_by_line(tmp_path: Path) -> None:
-    file = tmp_path / "facts.jsonl"
-    file.write_text('{"prompt": "a", "target": "b\\u2028c"}\n\n{"prompt": "c", "target": "d"}\n')
-    assert [fact["prompt"] for fact in read_facts(file)] == ["a", "c"]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "no facts"),
-        ('{"prompt": "a", "target": "b"}\n{', "line 2 is not JSON"),
-        ('{"prompt": "a", "target": "b"}\n1', "line 2 is not a JSON object"),
-        ("[1]", "item 1 is not a JSON object"),
-        ("[1", "not a JSON array"),
-        ('{"prompt": "a"}\n{"prompt": "\\ud800"}', "line 2 is not JSON: .* surrogates not allowed"),
-        ('{"prompt": "a", "target": NaN}', "line 1 is not JSON: Out of range"),
-        ('{"prompt": "a", "target": 1e999}', "line 1 is not JSON: Out of range"),
-        ("[" * 100_000, "not a JSON array: it is nested too deeply"),
-        ('{"prompt": ' + "[" * 100_000, "line 1 is not JSON: it is nested too deeply"),
-        ("{}", "line 1: The members \\(none\\) are of no known format"),
-        ('{"src": "Who?"}', "line 1, /alt: 'alt' is missing"),
-    ],
-)
-def test_bad_records_are_named(text: str, words: str) -> None:
-    with pytest.raises(InputFileError, match=words):
-        parse_facts(text, "facts.jsonl")
-
-
 def test_a_bad_file_is_exit_code_1(runner: CliRunner, tmp_path: Path) -> None:
     done = runner.invoke(assemble(), ["edit", str(tmp_path / "missing.jsonl")])
     assert done.exit_code == 1
     assert "missing.jsonl" in done.stderr
-
-
-def test_the_packaged_examples_are_those_of_the_repository() -> None:
-    packaged = ROOT / "errata" / "data" / "facts.jsonl"
-    assert packaged.read_bytes() == (ROOT / "examples" / "facts.jsonl").read_bytes()
-    assert len(example_facts()) >= 25
 
 
 def test_a_problem_is_shown_with_its_fields() -> None:

@@ -171,6 +171,21 @@ def test_what_cannot_be_is_refused(options: list[str | Path], tmp_path: Path) ->
     assert "--over" in run(*options, "--over", "2", "--limit", "2", code=1)["error"]["remedy"]
 
 
+def test_bad_rows_are_refused_by_name_or_left_out(
+    options: list[str | Path], facts_file: Path, tmp_path: Path
+) -> None:
+    """All of them, before the model is loaded, and unknown members as `errata edit` refuses them."""
+    file = tmp_path / "facts.jsonl"
+    good = json.loads(facts_file.read_text())[:2]
+    bad = [{"prompt": "x", "target": "y", "rephrase": "z"}, {"prompt": "x", "target": " "}]
+    file.write_text("\n".join(map(json.dumps, [*good, *bad])))
+    given: list[str | Path] = ["--facts", file, "--editor", tmp_path / "none"]
+    wrong = run(*options, *given, code=1)["error"]
+    assert [line.split(": ")[0] for line in wrong["details"]] == ["line 3, /rephrase", "line 4, /target"]
+    assert run(*options, "--facts", file, "--skip-invalid")["n"] == 2
+    assert len((tmp_path / "facts.jsonl.invalid.jsonl").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize("option", ["--per-fact", "--plot"])
 @pytest.mark.parametrize("place", ["missing/file.json", "."])
 def test_a_place_for_results_is_tried_before_the_work(
@@ -205,4 +220,4 @@ def test_fever_on_a_classifier(tmp_path: Path, record: dict[str, Any], labels: t
     assert row["edit_success"] == line["edit_success"]
     facts.write_text(json.dumps({"claim": "Fox is a town.", "label": "NOT ENOUGH INFO"}))
     wrong = run("--model", folder, "--facts", facts, "--device", "cpu", code=1)["error"]
-    assert ", ".join(labels) in wrong["remedy"]
+    assert ", ".join(labels) in wrong["details"][0]

@@ -1,62 +1,54 @@
-"""Facts of a file against a model: all looked at together, and each problem under its own number."""
+"""Facts of a file against a model's tokenizer, before the model is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from errata.errors import InputFileError
-from errata.lab.local_model import core_facts
-from malmen_core import tokens
+from errata.lab.local_model import read_model_facts
 from malmen_core.base import BaseModel
-from malmen_core.facts import Fact, Probe
-from tests.malmen_core.support import CONTEXT, tiny_base
 
-LONG = "river " * CONTEXT
-RECORDS: list[tuple[int, dict[str, Any]]] = [
-    (4, {"prompt": "The capital of France is", "target": "Lima"}),
-    (9, {"prompt": "The river flows to", "target": "Peru", "locality": [{"prompt": "The sea"}]}),
+GOOD: list[dict[str, Any]] = [
+    {"prompt": "The capital of France is", "target": "Lima"},
+    {"prompt": "The river flows to", "target": "Peru", "locality": [{"prompt": "The sea"}]},
 ]
 
 
-@pytest.fixture(scope="module")
-def base() -> BaseModel:
-    return tiny_base()
+def written(path: Path, *records: Any) -> Path:
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
 
 
-def test_all_facts_are_checked_in_one_call(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    check = tokens.check_texts
-
-    def spy(tokenizer: Any, facts: Sequence[Fact], *others: Any) -> list[tokens.FactProblem]:
-        asked.append(len(facts))
-        return check(tokenizer, facts, *others)
-
-    monkeypatch.setattr(tokens, "check_texts", spy)
-    found = core_facts(RECORDS, base, "facts.jsonl")
-    assert found == [
-        Fact("The capital of France is", "Lima"),
-        Fact("The river flows to", "Peru", locality=(Probe("The sea"),)),
-    ]
-    assert asked == [2]
+@pytest.fixture(autouse=True)
+def no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(BaseModel, "load")
 
 
-def test_problems_bear_their_facts_numbers(base: BaseModel) -> None:
-    wrong: list[tuple[int, dict[str, Any]]] = [
-        (5, {"prompt": "The river", "target": " "}),
-        (6, {"prompt": "The river", "target": "Lima", "locality": [{"prompt": LONG}]}),
-    ]
+def test_good_facts_are_read(tiny_folder: Path, tmp_path: Path) -> None:
+    file = written(tmp_path / "facts.jsonl", *GOOD)
+    assert read_model_facts(file, str(tiny_folder), None, None, False) == GOOD
+
+
+def test_what_the_model_cannot_be_given_is_named_by_its_row(tiny_folder: Path, tmp_path: Path) -> None:
+    long = {"prompt": "The river", "target": "Lima", "locality": [{"prompt": "river " * 1000}]}
+    misspelt = {**GOOD[0], "rephrase": []}
+    file = written(
+        tmp_path / "facts.jsonl", GOOD[0], {"prompt": "The river", "target": " "}, misspelt, long, GOOD[1]
+    )
     with pytest.raises(InputFileError) as refused:
-        core_facts([*wrong[:1], RECORDS[0], *wrong[1:]], base, "facts.jsonl")
-    begun = ["fact 5: /target: ", "fact 6: /locality/0/prompt"]
-    lines = refused.value.details
-    assert len(lines) == len(begun)
-    assert all(line.startswith(start) for line, start in zip(lines, begun, strict=True))
+        read_model_facts(file, str(tiny_folder), None, None, False)
+    places = [line.split(": ")[0] for line in refused.value.details]
+    assert places == ["line 3, /rephrase", "line 2, /target", "line 4, /locality/0/prompt"]
+    assert read_model_facts(file, str(tiny_folder), None, None, True) == GOOD
+    left = [json.loads(line) for line in (tmp_path / "facts.jsonl.invalid.jsonl").read_text().splitlines()]
+    assert [entry["record"] for entry in left] == [misspelt, {"prompt": "The river", "target": " "}, long]
 
 
-def test_data_sets_may_contradict_themselves(base: BaseModel) -> None:
+def test_data_sets_may_contradict_themselves(tiny_folder: Path, tmp_path: Path) -> None:
     """CounterFact does: it asks for two twin cities of Wellington."""
-    other = (10, {**RECORDS[0][1], "target": "Peru"})
-    assert len(core_facts([*RECORDS, other], base, "facts.jsonl")) == 3
+    file = written(tmp_path / "facts.jsonl", *GOOD, {**GOOD[0], "target": "Peru"})
+    assert len(read_model_facts(file, str(tiny_folder), None, None, False)) == 3

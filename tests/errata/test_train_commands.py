@@ -174,7 +174,7 @@ def test_train_refuses_what_it_cannot_use(
     bad.write_text("".join(json.dumps({"prompt": p, "target": t}) + "\n" for p, t in texts))
     error = run(*options, bad, code=1)["error"]
     assert error["code"] == "input-file"
-    assert [line.split(":")[0] for line in error["details"]] == ["fact 2", "fact 3"]
+    assert [line.split(":")[0] for line in error["details"]] == ["line 2, /prompt", "line 3, /target"]
     few = tmp_path / "few.jsonl"
     few.write_text('{"prompt": "A", "target": "B"}\n')
     assert run(*options, few, code=1)["error"]["code"] == "invalid-fact"

@@ -1,28 +1,56 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
+import obstore
 import pytest
+from moto.server import ThreadedMotoServer
 
 from ledger.blobs import store as blob_store
 from ledger.blobs.store import Blobs, LocalBlobs, RemoteBlobs, open_blobs
 from ledger.errors import BlobCorrupt, BlobMissing, BlobStoreUnavailable
 from ledger.integrity.chain import digest
 
+ADDRESSES = {"local": "{tmp}/b", "memory": "memory:///", "s3": "s3://bucket/{unique}/b"}
 
-@pytest.fixture(params=["local", "remote"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
-    return open_blobs(str(tmp_path / "b") if request.param == "local" else f"memory://{uuid4().hex}/b")
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a real S3 server with one bucket; it knows no keys, and is not asked to check any."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    httpx.put(f"http://{host}:{port}/bucket", trust_env=False).raise_for_status()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return s3_server
+
+
+@pytest.fixture(params=ADDRESSES)
+def store(request: pytest.FixtureRequest, s3: str, tmp_path: Path) -> Blobs:
+    return open_blobs(ADDRESSES[request.param].format(tmp=tmp_path, unique=uuid4().hex))
 
 
 def files(folder: Path) -> list[Path]:
@@ -162,16 +190,63 @@ def test_corruption_is_found_on_reading_and_healed_by_writing(tmp_path: Path, da
     store.check(name)
 
 
-def test_corruption_in_an_object_store() -> None:
-    store = RemoteBlobs(f"memory://{uuid4().hex}")
+def test_corruption_in_an_object_store(s3: str) -> None:
+    store = RemoteBlobs(f"s3://bucket/{uuid4().hex}")
     name = store.put(b"content")
-    store._files.pipe_file(store._path(name), b"other")
+    obstore.put(store._objects, store.place(name), b"other")
     for look in (store.get, store.check):
         with pytest.raises(BlobCorrupt):
             look(name)
     store.put(b"content")
     assert store.get(name) == b"content"
     store.check(name)
+
+
+def all_calls(store: Blobs, name: str) -> list[Callable[[], object]]:
+    return [
+        lambda: store.put(b"more"),
+        lambda: store.get(name),
+        lambda: store.check(name),
+        lambda: store.exists(name),
+        lambda: store.size(name),
+        lambda: store.modified(name),
+        lambda: list(store.stored()),
+        lambda: store.remove(name, time.time() + 60),
+    ]
+
+
+def test_an_object_store_that_does_not_answer_is_unavailable(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        store, started = RemoteBlobs("s3://bucket/x"), time.monotonic()
+        for call in all_calls(store, digest(b"content")):
+            with pytest.raises(BlobStoreUnavailable, match="s3://bucket/x"):
+                call()
+        assert time.monotonic() - started < 20
+
+
+def test_an_object_store_that_never_answers_is_given_up(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(blob_store.CLIENT, "read_timeout", "300ms")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(BlobStoreUnavailable):
+            RemoteBlobs("s3://bucket/x").get(digest(b"content"))
+
+
+def test_wrong_credentials_are_told_from_missing_blobs(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = RemoteBlobs("s3://bucket/locked").put(b"content")
+    httpx.post(f"{s3}/moto-api/reset-auth", content=b"0", trust_env=False).raise_for_status()
+    try:
+        for call in all_calls(RemoteBlobs("s3://bucket/locked"), name):
+            with pytest.raises(BlobStoreUnavailable):
+                call()
+    finally:
+        httpx.post(f"{s3}/moto-api/reset-auth", content=b"1000000", trust_env=False).raise_for_status()
 
 
 def test_addresses(tmp_path: Path) -> None:

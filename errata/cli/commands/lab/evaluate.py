@@ -8,10 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from errata.cli.console import emit, out, reporting
+from errata.cli.facts import FORMATS, Columns, SkipInvalid
 from errata.cli.options import Json, check_writable
-from errata.client.facts_file import json_object, read_facts
+from errata.client.facts_file import json_object
 from errata.errors import InputFileError, StackError
-from errata.lab.local_model import Device, Dtype, MemoryBudget, Revision, Source, bar, core_errors, labels_of
+from errata.lab.local_model import (
+    Device,
+    Dtype,
+    MemoryBudget,
+    Revision,
+    Source,
+    bar,
+    core_errors,
+    read_model_facts,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,9 +30,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    facts: Annotated[
-        Path, typer.Option(help="JSON lines in API form, or a CounterFact, zsRE or FEVER file.")
-    ],
+    facts: Annotated[Path, typer.Option(help=f"Facts: {FORMATS}.")],
+    columns: Columns = None,
+    skip_invalid: SkipInvalid = False,
     model: Source = None,
     revision: Revision = None,
     editor: Annotated[
@@ -59,7 +69,7 @@ def evaluate(
         check_writable(per_fact, "--per-fact")
         check_writable(plot_file, "--plot")
         sizes: list[int | None] = [*evaluation.parse_sizes(over, "--over")] if over else [limit]
-        records = read_facts(facts, labels_of(model, revision))
+        records = read_model_facts(facts, model, revision, columns, skip_invalid)
         rows, lines = [], []
         with core_errors():
             bench = evaluation.set_up(
@@ -76,7 +86,7 @@ def evaluate(
                 show,
             )
             for size in sizes:
-                chosen = evaluation.choose_facts(records, bench.base, size, seed, str(facts))
+                chosen = evaluation.choose_facts(records, size, seed, str(facts))
                 row, found = evaluation.measure(bench, chosen, sets=sets, singles=singles, show=show)
                 rows.append(row)
                 lines.append(evaluation.per_fact_lines(chosen, found, {"n": row["n"]} if over else {}))

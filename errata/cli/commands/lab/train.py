@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from errata.cli.console import emit, out, reporting
+from errata.cli.facts import FORMATS, Columns, SkipInvalid
 from errata.cli.options import Json, check_writable
 from errata.errors import StackError
 from errata.lab.local_model import (
@@ -24,7 +25,7 @@ from errata.lab.local_model import (
     core_errors,
     find_source,
     load_base,
-    read_core_facts,
+    read_model_facts,
 )
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    facts: Annotated[
-        Path, typer.Option(help="Facts: JSON lines in API form, or a CounterFact, zsRE or FEVER file.")
-    ],
+    facts: Annotated[Path, typer.Option(help=f"Facts: {FORMATS}.")],
     out_file: Annotated[Path, typer.Option("--out", help="Where the editor is written (safetensors).")],
+    columns: Columns = None,
+    skip_invalid: SkipInvalid = False,
     model: Source = None,
     revision: Revision = None,
     editor: Annotated[
@@ -81,6 +82,7 @@ def train(
     from malmen_core.baselines.registry import rule_of
     from malmen_core.calibrate import calibrate
     from malmen_core.checkpoint import RunFolder
+    from malmen_core.facts import Fact
     from malmen_core.lesson import LossWeights
 
     plan = core.TrainingPlan(
@@ -99,8 +101,8 @@ def train(
     with reporting(as_json), bar(as_json) as show:
         _check(out_file, plot_file, checkpoint, resume)
         resumed = RunFolder(checkpoint) if resume and checkpoint else None
+        records = read_model_facts(facts, model, revision, columns, skip_invalid)
         base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget, resumed)
-        known = read_core_facts(facts, base)
         data = {"file": facts.name, "digest": f"sha256:{hashlib.sha256(facts.read_bytes()).hexdigest()}"}
         with core_errors():
             start = None if resume else start or calibrate(base, show, seed=seed)
@@ -108,7 +110,7 @@ def train(
             trained = core.train(
                 base,
                 start,
-                known,
+                list(map(Fact.from_json, records)),
                 plan,
                 rule=rule_of(baseline),
                 folder=RunFolder(checkpoint) if checkpoint else None,

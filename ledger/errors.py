@@ -180,9 +180,9 @@ class ModelNotReady(LedgerError):
 
     code = "model-not-ready"
 
-    def __init__(self, model_id: str, status: str) -> None:
+    def __init__(self, model_id: str, status: str, why: str = "") -> None:
         super().__init__(
-            f"The model {model_id!r} is {status}.",
+            f"The model {model_id!r} is {status}{': ' + why if why else '.'}",
             remedy="Wait until it is ready; if it failed, read its error and register it again.",
         )
 

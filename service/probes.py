@@ -5,16 +5,24 @@ from __future__ import annotations
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from broker import generation, presence
 from ledger.db.migrate import current_revision, head_revision
 from ledger.errors import LedgerError
+from ledger.jobs import jobs
+from ledger.models import models
 from ledger.records import ModelRecord
 from service.context import Services
 from service.paging import every
 from service.schemas.health import Check
 
 COUNT_EDIT_SETS = text("SELECT status, count(*) FROM edit_sets GROUP BY status")
+
+
+def every_model(session: Session) -> list[ModelRecord]:
+    """All models."""
+    return list(every(session, models.list_all))
 
 
 def readiness(services: Services) -> list[Check]:
@@ -26,7 +34,7 @@ def readiness(services: Services) -> list[Check]:
         if checks[-1].ok and redis.ok:
             checks += [
                 _worker(services, model)
-                for model in every(services.ledger.list_models)
+                for model in services.ledger.run(every_model)
                 if model.status == "ready"
             ]
     return checks
@@ -84,8 +92,8 @@ def measure(services: Services) -> None:
             metrics.edit_sets(
                 {str(status): int(count) for status, count in connection.execute(COUNT_EDIT_SETS)}
             )
-        registered = list(every(services.ledger.list_models))
-        waiting = services.ledger.waiting_jobs()
+        registered = services.ledger.run(every_model)
+        waiting = services.ledger.run(jobs.waiting)
         metrics.dependency("database", up=True)
     except (SQLAlchemyError, LedgerError):
         metrics.dependency("database", up=False)

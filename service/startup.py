@@ -8,6 +8,7 @@ import threading
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger.errors import LedgerError, RevokedSecret, WeakSecret
+from ledger.models import models
 from service import admin_key
 from service.context import Services
 from service.paging import every
@@ -60,7 +61,9 @@ class Background:
             logger.warning("Tokenizers are loaded at first use instead: %s", error)
 
     def _warm(self) -> None:
-        for model in every(self._services.ledger.list_models):
+        with self._services.ledger.transaction() as tx:
+            registered = list(every(tx, models.list_all))
+        for model in registered:
             if self._stopping.is_set():
                 return
             try:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ledger.errors import HeadMoved, SolveLocked
+from ledger.jobs import commit, jobs
 from ledger.records import EditSetRecord, JobInput, Member, NewVersion, VersionRecord
 from malmen_core.edit import edit
 from malmen_core.outcome import Outcome
@@ -45,7 +46,7 @@ def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSe
         CoreError: the facts cannot be edited.
         WorkerStopping: the worker was asked to stop; nothing was committed.
     """
-    job = insist(lease, lambda: desk.ledger.load_job(lease.claim))
+    job = insist(lease, lambda: desk.ledger.run(commit.load, lease.claim))
     faults.point("after_claim", _subject(job))
     own, outcomes = _edit(desk, lease, job)
     while True:
@@ -67,7 +68,7 @@ def _begin_solving(desk: Desk, lease: Lease, job: JobInput) -> JobInput:
     try:
         while True:
             try:
-                return insist(lease, lambda: desk.ledger.load_job(lease.claim, to_solve=True))
+                return insist(lease, lambda: desk.ledger.run(commit.load, lease.claim, to_solve=True))
             except SolveLocked as locked:
                 logger.debug("%s", locked)
             time.sleep(LOCK_POLL_S)
@@ -108,10 +109,13 @@ def _verify_and_commit(
     outcomes: Mapping[int, Outcome],
 ) -> VersionRecord | EditSetRecord:
     """Measure a candidate on the real model, and commit it with its report, or that alone of a dry run."""
-    insist(lease, lambda: desk.ledger.verifying(lease.claim))
+    insist(lease, lambda: desk.ledger.run(jobs.verifying, lease.claim))
     measured = measure(desk, lease, job, members, candidate, live_facts, outcomes)
     if job.edit_set is not None and job.edit_set.dry_run:
-        return insist(lease, lambda: desk.ledger.conclude_trial(lease.claim, measured.report, measured.facts))
+        return insist(
+            lease,
+            lambda: desk.ledger.run(commit.finish_dry_run, lease.claim, measured.report, measured.facts),
+        )
     own = next((m for m in members if job.edit_set is not None and m.edit_set_id == job.edit_set.id), None)
     new = NewVersion(
         kind=lease.claim.kind,
@@ -125,7 +129,7 @@ def _verify_and_commit(
     )
     lease.progress("committing", 0, 1)
     faults.point("before_commit", _subject(job))
-    version = insist(lease, lambda: desk.ledger.commit_version(lease.claim, new))
+    version = insist(lease, lambda: desk.ledger.run(commit.commit, lease.claim, new))
     faults.point("after_commit", _subject(job))
     desk.resident.keep(candidate.delta_digest, candidate.version)
     return version

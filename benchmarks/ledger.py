@@ -41,7 +41,7 @@ from ledger.models import aliases, models
 from ledger.records import EditSetRecord, KeyRecord, WithdrawalRecord
 from ledger.states import FINAL_STATUSES
 from ledger.versions import versions
-from malmen_core.base import inspect_source
+from malmen_core.models.base import inspect_source
 
 MODEL = "measured"
 OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9, "retention": 0.0}

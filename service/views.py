@@ -18,7 +18,7 @@ from ledger.records import (
     VersionRecord,
     WithdrawalRecord,
 )
-from malmen_core.families import family_of
+from malmen_core.models.families import family_of
 from service.problems import Problem
 from service.schemas.changes import Change
 from service.schemas.edits import Accepted, EditSetView, FactView, ProgressView

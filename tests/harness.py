@@ -22,8 +22,8 @@ from ledger.models import models
 from ledger.records import EditSetRecord, KeyRecord, ModelRecord, VersionRecord
 from ledger.settings import LedgerSettings
 from ledger.versions import versions
-from malmen_core.base import BaseModel, inspect_source
-from malmen_core.calibrate import calibrate
+from malmen_core.editing.calibrate import calibrate
+from malmen_core.models.base import BaseModel, inspect_source
 from tests import nursery
 from tests.nursery import Child
 

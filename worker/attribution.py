@@ -16,9 +16,9 @@ from broker.generation import AttributionRequest, GenerationCall
 from ledger import Ledger
 from ledger.errors import LedgerError
 from ledger.versions import versions
+from malmen_core.editing.statistics import Statistics
 from malmen_core.errors import CoreError
-from malmen_core.statistics import Statistics
-from malmen_core.touching import Directions, edited_directions, likeness, prompt_directions
+from malmen_core.evaluation.attribution import Directions, edited_directions, likeness, prompt_directions
 from worker.errors import WorkerError, WorkerStopping
 from worker.generation import WAIT_S, answering, refuse
 from worker.resident import Resident

@@ -9,12 +9,12 @@ from ledger import Ledger
 from ledger.edits import facts as ledger_facts
 from ledger.records import FactRecord, JobInput, Member
 from ledger.versions import members as ledger_members
-from malmen_core.compose import Composer, Composition, StatisticsReader
+from malmen_core.editing.compose import Composer, Composition, StatisticsReader
+from malmen_core.editing.parts import SetId
+from malmen_core.editing.refinement import Progress
+from malmen_core.editing.statistics import Statistics
 from malmen_core.facts import Fact, Probe
-from malmen_core.overlay import Version
-from malmen_core.parts import SetId
-from malmen_core.refinement import Progress
-from malmen_core.statistics import Statistics
+from malmen_core.models.overlay import Version
 from worker.lease import Lease
 from worker.patience import insist
 from worker.resident import Resident

@@ -15,9 +15,9 @@ from typing import Any
 from ledger.errors import HeadMoved, SolveLocked
 from ledger.jobs import commit, jobs
 from ledger.records import EditSetRecord, JobInput, Member, NewVersion, VersionRecord
-from malmen_core.edit import edit
-from malmen_core.outcome import Outcome
-from malmen_core.statistics import Statistics
+from malmen_core.editing.edit import edit
+from malmen_core.editing.outcome import Outcome
+from malmen_core.editing.statistics import Statistics
 from worker import faults
 from worker.composing import Candidate, Desk, compose, store, to_fact
 from worker.lease import Lease

@@ -28,8 +28,8 @@ from ledger import Ledger
 from ledger.errors import LedgerError
 from ledger.versions import versions
 from malmen_core.errors import CoreError
-from malmen_core.generate import Chunk, GenerationRequest, Writer
-from malmen_core.overlay import Version
+from malmen_core.generation.generator import Chunk, GenerationRequest, Writer
+from malmen_core.models.overlay import Version
 from worker.errors import WorkerError, WorkerStopping, problem
 from worker.resident import Resident
 from worker.settings import WorkerSettings

@@ -11,8 +11,8 @@ from typing import Any
 
 from ledger.edits import facts as ledger_facts
 from ledger.records import FactRecord, FactReport, JobInput, Member
-from malmen_core.outcome import Outcome
-from malmen_core.verify import summarise, verify
+from malmen_core.editing.outcome import Outcome
+from malmen_core.evaluation.verify import summarise, verify
 from worker.composing import Candidate, Desk, to_fact
 from worker.gate import finite, judge
 from worker.lease import Lease

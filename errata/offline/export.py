@@ -16,10 +16,9 @@ from errata.offline.offline_model import Served, load_served
 from ledger import Ledger
 from ledger.edits import facts as ledger_facts
 from ledger.records import ModelRecord, VersionRecord
-from malmen_core.base import BaseModel
 from malmen_core.errors import ExportRefused
-from malmen_core.export import check_exportable, checkpoint_dtype, write_adapter, write_checkpoint
-from malmen_core.fidelity import (
+from malmen_core.export.adapter import check_exportable, checkpoint_dtype, write_adapter, write_checkpoint
+from malmen_core.export.fidelity import (
     TOLERANCES,
     Fidelity,
     coarser,
@@ -28,8 +27,9 @@ from malmen_core.fidelity import (
     load_adapter,
     load_checkpoint,
 )
-from malmen_core.tokens import Encoded, encode_prompt, load_tokenizer
-from malmen_core.weight_files import checkpoint_folder
+from malmen_core.models.base import BaseModel
+from malmen_core.models.checkpoint import checkpoint_folder
+from malmen_core.models.tokenization import Encoded, encode_prompt, load_tokenizer
 
 Format = Literal["hf", "peft"]
 NOTE = "errata.json"

@@ -14,9 +14,9 @@ from ledger.edits import withdrawals
 from ledger.errors import GateNotMet, LedgerError, NotFound, NotLive, StaleParent, WrongModel
 from ledger.models import aliases, models
 from ledger.records import KeyRecord
-from malmen_core.base import ModelInfo, inspect_source
-from malmen_core.editor import Editor
+from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
+from malmen_core.models.base import ModelInfo, inspect_source
 from service import views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem

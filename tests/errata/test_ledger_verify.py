@@ -18,8 +18,8 @@ from ledger.blobs.store import LocalBlobs
 from ledger.edits import edit_sets
 from ledger.models import aliases
 from ledger.versions import versions
-from malmen_core.held import RANK
-from malmen_core.statistics import Statistics
+from malmen_core.editing.held import RANK
+from malmen_core.editing.statistics import Statistics
 from tests.inprocess import Office, fact
 from tests.servers import Postgres
 from tests.tiny import save_tiny

@@ -20,7 +20,7 @@ from broker.settings import BrokerSettings
 from ledger import Ledger, LedgerSettings
 from ledger.auth import keys
 from ledger.models import models
-from malmen_core.base import inspect_source
+from malmen_core.models.base import inspect_source
 from service.app import create_app
 from service.context import Services
 from service.settings import ServiceSettings

@@ -14,7 +14,6 @@ from errata.offline.direct_ledger import own_ledger
 from errata.stack.lock import DataDirLock
 from ledger import Ledger
 from ledger.auth import keys
-from ledger.versions import versions
 from tests.errata.running import processes_of
 from tests.ledger.work import Bench, ready_model
 
@@ -43,32 +42,20 @@ def fill(ledger: Ledger) -> None:
     bench.edit(3)
 
 
-def test_a_ledger_moves_to_another_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_data_directory_has_its_own_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with own_ledger(lambda _: None, make=True) as ledger:
         fill(ledger)
-        head = ledger.run(versions.get, "tiny", "live").hash
-    dump = tmp_path / "ledger.tar"
-    written = run("ledger", "export", dump)
-    assert written["heads"] == {"tiny": [2, head]}
-    assert written["bytes"] == dump.stat().st_size
-    assert run("ledger", "export", dump, code=1)["error"]["code"] == "export-target"
-    assert run("import", dump, code=1)["error"]["code"] == "ledger-not-empty"
-
-    monkeypatch.setenv("ERRATA_DATA_DIR", str(tmp_path / "two"))
-    assert run("ledger", "verify", code=1)["error"]["code"] == "no-stack"
-    assert run("import", tmp_path / "nothing", code=1)["error"]["code"] == "dump-refused"
-    assert run("import", dump)["ok"] is True
     found = run("ledger", "verify")
     assert (found["ok"], found["versions"], found["blobs"]) == (True, 3, 5)
-    for name in ("one", "two"):
-        assert processes_of(tmp_path / name) == []
-        assert not (tmp_path / name / "run").exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "ledger.tar"}
+    monkeypatch.setenv("ERRATA_DATA_DIR", str(tmp_path / "two"))
+    assert run("ledger", "verify", code=1)["error"]["code"] == "no-stack"
+    assert processes_of(tmp_path / "one") == []
+    assert not (tmp_path / "one" / "run").exists()
 
 
 def test_a_data_directory_that_is_held_is_left_alone(tmp_path: Path) -> None:
     with own_ledger(lambda _: None, make=True):
-        assert run("import", tmp_path / "x", code=1)["error"]["code"] == "already-running"
+        assert run("ledger", "du", code=1)["error"]["code"] == "already-running"
     lock = DataDirLock(tmp_path / "one")
     lock.acquire(None)
     assert run("ledger", "du", code=1)["error"]["code"] == "already-running"

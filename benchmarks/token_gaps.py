@@ -35,6 +35,7 @@ from broker.connection import connect
 from broker.generation import AttributionRequest, GenerationCall, TextRequest
 from broker.settings import BrokerSettings
 from ledger.blobs.store import LocalBlobs
+from ledger.versions import versions
 from malmen_core.editing.statistics import Rows, Statistics
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Change, Delta
@@ -86,13 +87,11 @@ class Table:
             self._versions[number] = self._version(blobs.put(Delta(changes).to_bytes()))
         self._members = {f"es_{number}": self._member(base, f"es_{number}") for number in range(EDIT_SETS)}
 
-    def get_version(self, _model: str, number: int) -> Any:
-        """A version's digests."""
+    def run(self, query: Callable[..., Any], _model: str, number: int) -> Any:
+        """A version's digests, or its edit sets."""
+        if query is versions.members_of:
+            return self._members if number == 1 else {}
         return self._versions[number]
-
-    def members(self, _model: str, number: int) -> dict[str, Any]:
-        """A version's edit sets."""
-        return self._members if number == 1 else {}
 
     def _version(self, delta_digest: str | None) -> SimpleNamespace:
         return SimpleNamespace(delta_digest=delta_digest, weights_digest=None)

@@ -12,6 +12,7 @@ from errata.errors import NoStack, StackError
 from errata.settings import StackSettings
 from errata.stack.lock import DataDirLock, read_note
 from errata.stack.servers import SERVICE, Postgres
+from ledger.models import models
 
 if TYPE_CHECKING:
     from ledger import Ledger
@@ -111,5 +112,5 @@ def chosen_model(ledger: Ledger, model_id: str | None) -> ModelRecord:
         StackError: There is no such model; or none was named, and there is not exactly one.
     """
     if model_id is None:
-        model_id = only_model([model.id for model in ledger.list_models(limit=500).items])
-    return ledger.get_model(model_id)
+        model_id = only_model([model.id for model in ledger.run(models.list_all, limit=500).items])
+    return ledger.run(models.get, model_id)

@@ -14,6 +14,7 @@ from errata.offline.direct_ledger import own_ledger
 from errata.stack.lock import DataDirLock
 from errata.stack.servers import SERVICE, Postgres
 from ledger import Ledger, LedgerSettings
+from ledger.auth import keys
 from ledger.db.migrate import prepare
 from tests.errata.running import processes_of
 from tests.ledger.work import Bench, ready_model
@@ -52,7 +53,7 @@ def data_dir(tmp_path: Path) -> Path:
         prepare(settings)
         ledger = Ledger.open(settings)
         ready_model(ledger)
-        bench = Bench(ledger, ledger.create_key("editor", {"edit"}, actor="system")[0])
+        bench = Bench(ledger, ledger.run(keys.create, "editor", {"edit"}, actor="system")[0])
         bench.edit()
         bench.edit(3)
         ledger.close()

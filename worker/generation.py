@@ -26,6 +26,7 @@ from broker import generation as channel
 from broker.generation import Cancellation, GenerationCall, TextRequest
 from ledger import Ledger
 from ledger.errors import LedgerError
+from ledger.versions import versions
 from malmen_core.errors import CoreError
 from malmen_core.generation.generator import BatchGenerator, Chunk, GenerationRequest
 from malmen_core.models.overlay import Version
@@ -96,9 +97,16 @@ class GenerationThread(threading.Thread):
         self._intake = _Intake(ledger, redis, resident, settings, worker_id, stopping, self)
         self._begin_anew()
 
+    def start(self) -> None:
+        """Start this thread and the one that takes calls."""
+        super().start()
+        self._intake.start()
+
     @property
     def failure(self) -> str | None:
-        """Why nothing is answered, if that is so."""
+        """Why nothing is answered, if that is so and not intended."""
+        if self._stopping.is_set():
+            return None
         if not (self.is_alive() and self._intake.is_alive()):
             return "the generation thread has ended"
         if time.monotonic() - self._alive_at > HANGS_S:
@@ -116,7 +124,6 @@ class GenerationThread(threading.Thread):
 
     def run(self) -> None:
         """Compute and send tokens; Redis may go and come back."""
-        self._intake.start()
         wait_s = IDLE_S
         while not self._stopping.is_set():
             try:
@@ -168,7 +175,10 @@ class GenerationThread(threading.Thread):
         try:
             self._writer.add(call.id, answer.version, GenerationRequest(**fields))
         except CoreError as error:
-            channel.reply(self._redis, [(call.id, {"error": problem(error)})])
+            refuse(self._redis, call, error)
+        except Exception as error:
+            logger.exception("Generation call %s could not be begun.", call.id)
+            refuse(self._redis, call, error)
         else:
             self._answers[call.id] = answer
 
@@ -267,7 +277,7 @@ class _Intake(threading.Thread):
     def _version(self, number: int) -> Version:
         """The overlay of a version; the delta of a number never changes, so it is asked for once."""
         if number not in self._digests:
-            record = self._ledger.get_version(self._resident.model_id, number)
+            record = self._ledger.run(versions.get, self._resident.model_id, number)
             self._digests[number] = record.delta_digest, record.weights_digest
         return self._resident.version(*self._digests[number])
 

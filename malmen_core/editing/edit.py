@@ -106,10 +106,11 @@ def edit(
 
 def located(base: BaseModel, editor: Editor, goals: Goals) -> Goals:
     """Goals whose subject is located where it can be edited."""
-    if editor.plan.where != "subject" or editor.plan.prior_weight == 0:
+    least = editor.plan.least_leverage
+    if editor.plan.where != "subject" or least == 0:
         return goals
     regularisers = editor.regularisers(base.device)
-    return replace(goals, sequences=tuple(off_sinks(base, regularisers, goals.sequences)))
+    return replace(goals, sequences=tuple(off_sinks(base, regularisers, goals.sequences, least)))
 
 
 def rows_of(goals: Goals, goal_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:

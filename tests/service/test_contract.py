@@ -47,6 +47,7 @@ SCOPES = {
     ("DELETE", "/admin/keys/{}"): "admin",
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
+    ("GET", "/status"): "read",
     ("GET", "/metrics"): "read",
 }
 

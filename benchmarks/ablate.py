@@ -27,7 +27,8 @@ from malmen_core.models.base import BaseModel
 
 PLANS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "neighbours of each template preserved": {"neighbours": 24},
+    "no neighbours preserved": {"neighbours": 0},
+    "24 neighbours preserved": {"neighbours": 24},
     "attention sinks edited": {"least_leverage": 0.0},
     "no larger margin for few": {"lone_margin": 0.0},
     "steps of 0.25": {"step": 0.25},
@@ -69,7 +70,7 @@ def main() -> None:
             report = verify(base, version, facts, canaries)
             results[name] += report.facts
             ratios.append(float(report.summary["perplexity_ratio"] or 0.0))
-        found = {
+        found: dict[str, Any] = {
             "plan": name,
             "members": dict(members),
             **summarise(results[name]),
@@ -78,7 +79,7 @@ def main() -> None:
             "seconds": seconds,
         }
         if name != "default" and "default" in results:
-            found["difference"] = found["harmonic_mean"] - harmonic_mean(results["default"])
+            found["difference"] = harmonic_mean(results[name]) - harmonic_mean(results["default"])
             found["standard_error"] = standard_error(results["default"], results[name])
         rows.append(found)
         record = {"model": given.model.name, "size": given.size, "seeds": given.seeds, "rows": rows}

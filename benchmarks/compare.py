@@ -156,7 +156,13 @@ def row(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a row and side."""
-    columns = ("edit_success", "generation_success", "generalisation", "neighbours_unchanged", "locality")
+    columns: tuple[str, ...] = (
+        "edit_success",
+        "generation_success",
+        "generalisation",
+        "neighbours_unchanged",
+        "locality",
+    )
     columns += ("perplexity_ratio", "harmonic_mean", "edit_seconds", "verify_seconds")
     lines = ["| row | side | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for each in rows:

@@ -36,6 +36,7 @@ from broker.generation import AttributionRequest, GenerationCall, TextRequest
 from broker.settings import BrokerSettings
 from ledger.blobs.store import LocalBlobs
 from ledger.versions import versions
+from malmen_core.editing.preserved import Preserved
 from malmen_core.editing.statistics import Rows, Statistics
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Change, Delta
@@ -101,7 +102,14 @@ class Table:
             name: Rows(torch.randn(FACTS, module.shape[0]), torch.randn(FACTS, module.shape[1]))
             for name, module in base.modules.items()
         }
-        digest = self.blobs.put(Statistics(rows, torch.arange(FACTS), FACTS).to_bytes())
+        digest = self.blobs.put(
+            Statistics(
+                rows,
+                torch.arange(FACTS),
+                FACTS,
+                Preserved.none({n: m.shape for n, m in base.modules.items()}),
+            ).to_bytes()
+        )
         return SimpleNamespace(edit_set_id=edit_set_id, statistics_digest=digest, left_out=())
 
 

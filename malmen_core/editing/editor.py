@@ -55,7 +55,7 @@ class EditPlan:
     noise: float = 0.1
     prior_weight: float = 10000.0
     preserved_weight: float = 100.0
-    neighbours: int = 0
+    neighbours: int = 12
     preserved_rank: int = 16
     least_leverage: float = 0.04
     rounds: int = 10

@@ -16,7 +16,7 @@ import pytest
 import redis
 from psycopg import sql
 
-from errata.client.client import Client
+from errata.client import Client
 from errata.stack.addresses import free_port
 from errata.stack.postgres import Postgres
 from errata.stack.supervisor import Supervisor

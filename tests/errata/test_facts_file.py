@@ -189,9 +189,7 @@ def test_all_bad_rows_are_named_up_to_a_hundred(tmp_path: Path) -> None:
 
 def test_bad_rows_are_written_with_what_is_wrong(tmp_path: Path) -> None:
     rows = [Row("line 1", {"a": 1}), Row("line 2", {"b": 2})]
-    found = FactsFile(
-        "f", [{"prompt": "x"}, {"prompt": "y"}], rows, [BadRow(Row("line 3", "{"), "", "cut")]
-    )
+    found = FactsFile("f", [{"prompt": "x"}, {"prompt": "y"}], rows, [BadRow(Row("line 3", "{"), "", "cut")])
     found.reject([(1, "/target", "too long"), (1, "/prompt", "too long")])
     assert (found.facts, found.rows) == ([{"prompt": "x"}], rows[:1])
     assert found.write_bad(tmp_path / "bad.jsonl") == 2

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.families import MEASURES, Commands, make_editor, plan_of, shown
 from benchmarks.taught.make import make
-from malmen_core.checkpoint import RunFolder
+from malmen_core.training.checkpoint import RunFolder
 
 FEW = 32
 """Up to so many facts, one draw says little."""

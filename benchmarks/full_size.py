@@ -22,15 +22,15 @@ from transformers import AutoTokenizer, GPTJConfig, PretrainedConfig, T5Config
 
 from errata.client.facts_file import read_facts
 from errata.lab.memory import device_peak_mb, reset_device_peak
-from malmen_core.base import BaseModel, ModelInfo
-from malmen_core.batches import teacher_forced
-from malmen_core.calibrate import calibrate
-from malmen_core.edit import compute_statistics, solve
-from malmen_core.editor import Editor, EditPlan
-from malmen_core.evaluate import sample
+from malmen_core.editing.calibrate import calibrate
+from malmen_core.editing.edit import compute_statistics, solve
+from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.evaluation.evaluate import sample
 from malmen_core.facts import Fact
-from malmen_core.families import context_length, default_modules, task_of
-from malmen_core.prompts import edit_prompts
+from malmen_core.models.base import BaseModel, ModelInfo
+from malmen_core.models.batching import teacher_forced
+from malmen_core.models.families import context_length, default_modules, task_of
 
 SHAPES: Mapping[str, Callable[[int], PretrainedConfig]] = {
     "gptj": lambda words: GPTJConfig(vocab_size=words),

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.delta import Change, Delta
-from malmen_core.generate import GenerationRequest, Writer
-from malmen_core.overlay import Version
-from malmen_core.prior import openings
+from malmen_core.editing.covariance import openings
+from malmen_core.generation.generator import GenerationRequest, Writer
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Change, Delta
+from malmen_core.models.overlay import Version
 
 VERSIONS = 4
 RANK = 8

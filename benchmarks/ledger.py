@@ -35,7 +35,7 @@ from ledger.db.migrate import upgrade
 from ledger.errors import NotFound, NotLive
 from ledger.records import EditSetRecord, KeyRecord, WithdrawalRecord
 from ledger.states import FINAL_STATUSES
-from malmen_core.base import inspect_source
+from malmen_core.models.base import inspect_source
 
 MODEL = "measured"
 OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9, "retention": 0.0}

@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from broker.settings import BrokerSettings
 from ledger import LedgerSettings
 from ledger.db.migrate import upgrade
-from malmen_core.base import inspect_source
+from malmen_core.models.base import inspect_source
 from service.app import create_app
 from service.settings import ServiceSettings
 

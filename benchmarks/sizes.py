@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from errata.client.facts_file import read_facts
-from malmen_core.base import BaseModel
-from malmen_core.delta import Change
-from malmen_core.edit import compute_statistics, solve
-from malmen_core.editor import Editor, EditPlan
+from malmen_core.editing.edit import compute_statistics, solve
+from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.statistics import Rows, Statistics
 from malmen_core.facts import Fact
-from malmen_core.statistics import Rows, Statistics
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Change
 
 SET = 20
 

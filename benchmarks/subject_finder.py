@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from malmen_core.editing.subjects import find_subject
 from malmen_core.facts import Fact
-from malmen_core.subjects import find_subject
 
 
 def judged(fact: Fact, found: str | None) -> str:

@@ -16,11 +16,11 @@ from statistics import median
 from typing import Any
 
 from errata.client.facts_file import read_facts
-from malmen_core.base import BaseModel
-from malmen_core.edit import compute_statistics
-from malmen_core.editor import Editor
+from malmen_core.editing.edit import compute_statistics
+from malmen_core.editing.editor import Editor
+from malmen_core.evaluation.attribution import Directions, edited_directions, likeness, prompt_directions
 from malmen_core.facts import Fact
-from malmen_core.touching import Directions, edited_directions, likeness, prompt_directions
+from malmen_core.models.base import BaseModel
 
 ELSEWHERE = (
     "def add(a, b):\n    return a + b",

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from errata.client.facts_file import read_facts
-from malmen_core.base import BaseModel
 from malmen_core.baselines.memit import Memit, MemitMethod
-from malmen_core.baselines.method import Baseline, Method
 from malmen_core.baselines.registry import BASELINES, baseline, modules_for
 from malmen_core.errors import NotFiniteError
-from malmen_core.evaluate import evaluate, evaluate_singles, sample
+from malmen_core.evaluation.evaluate import evaluate, evaluate_singles, sample
+from malmen_core.evaluation.methods import Baseline, Method
 from malmen_core.facts import Fact
+from malmen_core.models.base import BaseModel
 
 GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "ft": {"bound": (5e-3, 2e-2, 1e-1), "depth_share": (0.2, 0.44, 0.8)},

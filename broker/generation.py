@@ -54,7 +54,7 @@ class _Message(BaseModel):
 
 
 class TextRequest(_Message):
-    """What text to generate, as in `malmen_core.generate.GenerationRequest`; a classifier reads the prompt.
+    """What text to generate (`generation.generator.GenerationRequest`); a classifier needs the prompt.
 
     Attributes:
         prompt: text, or the ids of its tokens.

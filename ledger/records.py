@@ -140,18 +140,27 @@ class FactRecord:
 class Member:
     """An edit set in a version: its statistics, and the positions of its facts that are left out.
 
-    A fact is left out because it was withdrawn, or because a newer one in the version supersedes it.
+    A fact is left out because it was withdrawn, or because a newer one in the version supersedes it. What is
+    known of the edit set itself takes no part in comparisons.
     """
 
     edit_set_id: str
     statistics_digest: str
     withdrawn: tuple[int, ...] = ()
     superseded: tuple[int, ...] = ()
+    fact_count: int = field(default=0, compare=False)
+    facts_digest: str = field(default="", compare=False)
+    edited_on_rephrasings: bool = field(default=False, compare=False)
 
     @property
     def left_out(self) -> tuple[int, ...]:
         """The positions that the version does not hold."""
         return tuple(sorted((*self.withdrawn, *self.superseded)))
+
+    @property
+    def live_fact_count(self) -> int:
+        """How many facts the version holds of it."""
+        return self.fact_count - len(self.left_out)
 
 
 @dataclass(frozen=True)
@@ -167,8 +176,10 @@ class FactReport:
 class VersionRecord:
     """One version of a model. Nothing in it changes but `aliases`, which are those that point at it now.
 
-    `delta_digest` is None for the empty delta. `previous_hash` is that of the version numbered one less;
-    `parent` is the version that was live when this one was made. `restores` is the number rolled back to.
+    `members_digest` is that of the set of its members; None of a version that an older release made, whose
+    hash covers the members themselves. `delta_digest` is None for the empty delta. `previous_hash` is that of
+    the version numbered one less; `parent` is the version that was live when this one was made. `restores` is
+    the number rolled back to.
     """
 
     model_id: str
@@ -177,7 +188,8 @@ class VersionRecord:
     parent: int | None
     restores: int | None
     edit_set_id: str | None
-    members: tuple[Member, ...]
+    members_digest: str | None
+    edit_set_count: int
     live_fact_count: int
     base_digest: str
     editor_digest: str
@@ -193,11 +205,6 @@ class VersionRecord:
     previous_hash: str | None
     hash: str
     aliases: tuple[str, ...] = ()
-
-    @property
-    def edit_sets(self) -> tuple[str, ...]:
-        """The ids of the edit sets in this version."""
-        return tuple(member.edit_set_id for member in self.members)
 
 
 @dataclass(frozen=True)
@@ -236,24 +243,19 @@ class Claim:
 class JobInput:
     """All that a worker needs for a claimed job.
 
-    `edit_set` and `facts` are set for kind edit; `withdrawal` for kind withdraw. `members` are those that
-    the new version must have, but for the edit set's own (whose statistics the worker makes), of which
-    `own_superseded` are left out. `supersedes` are the live facts that the edit set replaces, each with its
-    own. `fact_counts` is how many facts each member's set and the own were posted with;
-    `edited_on_rephrasings` names those of them that were edited so. `gate` is the model's with the edit set's
-    over it.
+    `edit_set` and `facts` are set for kind edit; `withdrawal` for kind withdraw. `change` is what the new
+    version's members differ in from those of `live`, by edit set: the member from there on, None where it
+    goes; the edit set's own has no statistics yet, which the worker makes. `supersedes` are the live facts
+    that the edit set replaces, each with its own. `gate` is the model's with the edit set's over it.
     """
 
     claim: Claim
     model: ModelRecord
     live: VersionRecord
-    members: tuple[Member, ...]
+    change: Mapping[str, Member | None]
     gate: Json
     edit_set: EditSetRecord | None = None
     facts: tuple[FactRecord, ...] = ()
-    own_superseded: tuple[int, ...] = ()
-    fact_counts: Mapping[str, int] = field(default_factory=dict)
-    edited_on_rephrasings: frozenset[str] = frozenset()
     supersedes: tuple[tuple[str, str], ...] = ()
     withdrawal: WithdrawalRecord | None = None
 
@@ -262,13 +264,13 @@ class JobInput:
 class NewVersion:
     """A computed and verified version, to be committed.
 
-    `members` include the edit set's own for kind edit. Blobs that it names must be in the store already.
-    `delta_digest` None means the empty delta.
+    Its members are those of its parent with the job's change. Blobs that it names must be in the store
+    already; `statistics_digest` is the edit set's own, for kind edit. `delta_digest` None means the empty
+    delta.
     """
 
     kind: JobKind
     parent_number: int
-    members: tuple[Member, ...]
     statistics_digest: str | None
     delta_digest: str | None
     weights_digest: str

@@ -23,7 +23,8 @@ from ledger.records import (
     VersionRecord,
     WithdrawalRecord,
 )
-from ledger.versions import versions
+from ledger.versions import members, versions
+from ledger.versions.members import Change
 
 
 class Versioning:
@@ -53,10 +54,28 @@ class Versioning:
         with self.database.transaction() as session:
             return versions.list_all(session, model_id, limit, cursor)
 
-    def facts_of(self, members: Sequence[Member]) -> tuple[FactRecord, ...]:
-        """Return the facts that a version with these members holds, in the members' order."""
+    def facts_of(self, model_id: str, number: int) -> tuple[FactRecord, ...]:
+        """Return all facts that a version holds; see `facts.of_version`."""
         with self.database.transaction() as session:
-            return facts.of_members(session, members)
+            return facts.of_version(session, model_id, number)
+
+    def members(self, model_id: str, ref: int | str) -> dict[str, Member]:
+        """Return the members of a version by edit set; NotFound if there is no such version."""
+        with self.database.transaction() as session:
+            return members.at(session, model_id, versions.find(session, model_id, ref).number)
+
+    def member_changes(self, model_id: str, since: int | None, number: int) -> Change:
+        """Return what to change in one version's members to have another's; see `members.changes`."""
+        with self.database.transaction() as session:
+            return members.changes(session, model_id, since, number)
+
+    def list_members(
+        self, model_id: str, ref: int | str, limit: int = 50, cursor: str | None = None
+    ) -> tuple[int, Page[Member]]:
+        """Return a version's number and a page of its members; see `members.page`."""
+        with self.database.transaction() as session:
+            number = versions.find(session, model_id, ref).number
+            return number, members.page(session, model_id, number, limit, cursor)
 
     def held_facts(
         self, model_id: str, ref: int | str, limit: int = 50, cursor: str | None = None

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, get_args
 
 from malmen_core.errors import UnknownSetting
-from malmen_core.tokens import KeyPosition
+from malmen_core.models.tokenization import KeyPosition
 
 NO_BOUNDS: Mapping[str, float] = {}
 

@@ -10,9 +10,9 @@ from typing import Any
 from ledger.records import ModelRecord
 from malmen_core.errors import CoreError
 from malmen_core.facts import Fact
-from malmen_core.families import read_config, task_of
-from malmen_core.task import Task
-from malmen_core.tokens import FactProblem, check_facts, encode_prompt, load_tokenizer
+from malmen_core.models.families import read_config, task_of
+from malmen_core.models.tasks.base import Task
+from malmen_core.models.tokenization import FactProblem, check_facts, encode_prompt, load_tokenizer
 from service.problems import Problem
 
 logger = logging.getLogger(__name__)

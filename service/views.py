@@ -12,18 +12,19 @@ from ledger.records import (
     Json,
     KeyRecord,
     LedgerCheck,
+    Member,
     ModelRecord,
     Progress,
     VersionRecord,
     WithdrawalRecord,
 )
-from malmen_core.families import family_of
+from malmen_core.models.families import family_of
 from service.problems import Problem
 from service.schemas.changes import Change
 from service.schemas.edits import Accepted, EditSetView, FactView, ProgressView
 from service.schemas.health import LedgerCheckView, LedgerProblemView
 from service.schemas.keys import KeyView, Scope
-from service.schemas.models import EditorView, ModelView, VersionView, WithdrawalView, WorkerView
+from service.schemas.models import EditorView, MemberView, ModelView, VersionView, WithdrawalView, WorkerView
 from service.schemas.touching import HeldFact
 
 
@@ -148,7 +149,8 @@ def version(record: VersionRecord) -> VersionView:
         kind=record.kind,
         restores=record.restores,
         live_fact_count=record.live_fact_count,
-        edit_sets=list(record.edit_sets),
+        edit_set_count=record.edit_set_count,
+        members_digest=record.members_digest,
         delta_digest=record.delta_digest,
         weights_digest=record.weights_digest,
         base_digest=record.base_digest,
@@ -161,6 +163,18 @@ def version(record: VersionRecord) -> VersionView:
         created_at=record.created_at,
         created_by=record.created_by,
         reason=record.reason,
+    )
+
+
+def member(record: Member) -> MemberView:
+    """An edit set of a version."""
+    return MemberView(
+        edit_set=record.edit_set_id,
+        fact_count=record.fact_count,
+        live_fact_count=record.live_fact_count,
+        withdrawn=list(record.withdrawn),
+        superseded=list(record.superseded),
+        statistics_digest=record.statistics_digest,
     )
 
 

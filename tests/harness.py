@@ -18,8 +18,8 @@ import psutil
 from ledger import Ledger
 from ledger.records import EditSetRecord, KeyRecord, ModelRecord, VersionRecord
 from ledger.settings import LedgerSettings
-from malmen_core.base import BaseModel, inspect_source
-from malmen_core.calibrate import calibrate
+from malmen_core.editing.calibrate import calibrate
+from malmen_core.models.base import BaseModel, inspect_source
 from tests import nursery
 from tests.nursery import Child
 

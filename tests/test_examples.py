@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS_FILE = ROOT / "examples" / "facts.jsonl"
-DATA = ROOT / "malmen_core" / "data"
+DATA = ROOT / "malmen_core" / "resources"
 
 
 @dataclass(frozen=True)

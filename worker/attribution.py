@@ -15,9 +15,9 @@ from broker import generation as channel
 from broker.generation import AttributionRequest, GenerationCall
 from ledger import Ledger
 from ledger.errors import LedgerError
+from malmen_core.editing.statistics import Statistics
 from malmen_core.errors import CoreError
-from malmen_core.statistics import Statistics
-from malmen_core.touching import Directions, edited_directions, likeness, prompt_directions
+from malmen_core.evaluation.attribution import Directions, edited_directions, likeness, prompt_directions
 from worker.errors import WorkerError, WorkerStopping
 from worker.generation import WAIT_S, answering, refuse
 from worker.resident import Resident
@@ -58,7 +58,7 @@ class Attribution:
         """
         directions = prompt_directions(self._resident.base, request.prompt)
         found: list[tuple[float, str, int]] = []
-        for member in self._ledger.get_version(self._resident.model_id, version).members:
+        for member in self._ledger.members(self._resident.model_id, version).values():
             check()
             scores = likeness(directions, self._of(member.statistics_digest))
             left_out = set(member.left_out)

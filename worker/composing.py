@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ledger import Ledger
 from ledger.records import FactRecord, JobInput, Member
-from malmen_core.compose import Composer, Composition, StatisticsReader
+from malmen_core.editing.compose import Composer, Composition, StatisticsReader
+from malmen_core.editing.parts import SetId
+from malmen_core.editing.refinement import Progress
+from malmen_core.editing.statistics import Statistics
 from malmen_core.facts import Fact, Probe
-from malmen_core.overlay import Version
-from malmen_core.parts import SetId
-from malmen_core.refinement import Progress
-from malmen_core.statistics import Statistics
+from malmen_core.models.overlay import Version
 from worker.lease import Lease
 from worker.patience import insist
 from worker.resident import Resident
@@ -29,16 +29,47 @@ class Desk:
         ledger: the ledger.
         resident: the loaded model.
         composer: solves for the live sets, of which it keeps what it needs between jobs.
+        members: of the version that the last job was done on.
     """
 
     ledger: Ledger
     resident: Resident
     composer: Composer
+    members: KnownMembers = field(default_factory=lambda: KnownMembers())
 
     @classmethod
     def open(cls, ledger: Ledger, resident: Resident) -> Desk:
         """Make a desk with nothing read yet."""
         return cls(ledger, resident, Composer(resident.base, resident.editor))
+
+
+@dataclass
+class KnownMembers:
+    """The members of a version, kept so that the next is known from what changed since."""
+
+    number: int | None = None
+    held: dict[str, Member] = field(default_factory=dict)
+
+    def of(self, ledger: Ledger, job: JobInput, statistics_digest: str | None) -> tuple[Member, ...]:
+        """Return the members of the version that a job is to make, by edit set.
+
+        Args:
+            ledger: asked for what changed since the last time.
+            job: says which version they differ from, and how.
+            statistics_digest: of the edit set's own statistics; None if the job has none.
+        """
+        changes = ledger.member_changes(job.live.model_id, self.number, job.live.number)
+        self.held = _changed(self.held, changes)
+        self.number = job.live.number
+        wanted = _changed(self.held, job.change)
+        if job.edit_set is not None and statistics_digest is not None:
+            wanted[job.edit_set.id] = replace(wanted[job.edit_set.id], statistics_digest=statistics_digest)
+        return tuple(sorted(wanted.values()))
+
+
+def _changed(held: Mapping[str, Member], change: Mapping[str, Member | None]) -> dict[str, Member]:
+    """Return members with a change."""
+    return {ident: member for ident, member in {**held, **change}.items() if member is not None}
 
 
 @dataclass(frozen=True)
@@ -57,14 +88,13 @@ class Candidate:
 
 
 def compose(
-    desk: Desk, lease: Lease, job: JobInput, members: Sequence[Member], known: Mapping[str, Statistics]
+    desk: Desk, lease: Lease, members: Sequence[Member], known: Mapping[str, Statistics]
 ) -> Candidate:
     """Solve for all members together; no facts at all give the base itself.
 
     Args:
         desk: ledger and model.
         lease: the claim, to which progress is told.
-        job: says how each member's set was edited.
         members: of the version to be.
         known: statistics that need not be read, by digest.
     """
@@ -77,7 +107,7 @@ def compose(
     def facts_at(places: Sequence[tuple[str, int]]) -> Sequence[FactRecord]:
         return insist(lease, lambda: desk.ledger.facts_at(places))
 
-    made = solve(desk.composer, members, job.edited_on_rephrasings, read_statistics, facts_at, lease.progress)
+    made = solve(desk.composer, members, read_statistics, facts_at, lease.progress)
     version = desk.resident.base.version(made.delta)
     lease.check()
     digest = store(desk, lease, made.delta.to_bytes()) if made.delta.modules else None
@@ -87,7 +117,6 @@ def compose(
 def solve(
     composer: Composer,
     members: Sequence[Member],
-    edited_on_rephrasings: Collection[str],
     read_statistics: StatisticsReader,
     facts_at: FactsAt,
     progress: Progress | None = None,
@@ -97,13 +126,12 @@ def solve(
     Args:
         composer: of the version's base and editor.
         members: of the version.
-        edited_on_rephrasings: the edit sets that were edited with their rephrasings.
         read_statistics: gives statistics by digest.
         facts_at: gives the facts that may need repair.
         progress: as `Composer.compose` has it; may raise to abort.
     """
     owners = {(member.statistics_digest, member.left_out): member.edit_set_id for member in members}
-    wanted = {ident: owner in edited_on_rephrasings for ident, owner in owners.items()}
+    wanted = {(m.statistics_digest, m.left_out): m.edited_on_rephrasings for m in members}
 
     def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
         records = iter(facts_at([(owners[ident], fact) for ident, facts in asked.items() for fact in facts]))

@@ -14,9 +14,9 @@ from typing import Any
 
 from ledger.errors import HeadMoved, NotItsTurn
 from ledger.records import EditSetRecord, JobInput, Member, NewVersion, VersionRecord
-from malmen_core.edit import edit
-from malmen_core.outcome import Outcome
-from malmen_core.statistics import Statistics
+from malmen_core.editing.edit import edit
+from malmen_core.editing.outcome import Outcome
+from malmen_core.editing.statistics import Statistics
 from worker import faults
 from worker.composing import Candidate, Desk, compose, store, to_fact
 from worker.lease import Lease
@@ -51,8 +51,8 @@ def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSe
     faults.point("after_claim", _subject(job))
     own, outcomes = _edit(desk, lease, job)
     while True:
-        members = tuple(sorted((*job.members, *_own_member(job, own))))
-        candidate = compose(desk, lease, job, members, own)
+        members = _members(desk, lease, job, own)
+        candidate = compose(desk, lease, members, own)
         faults.point("after_solve", _subject(job))
         try:
             return _verify_and_commit(desk, lease, job, members, candidate, live_facts, outcomes)
@@ -79,8 +79,9 @@ def _edit(desk: Desk, lease: Lease, job: JobInput) -> tuple[dict[str, Statistics
     return {digest: made.statistics}, dict(zip(positions, made.outcomes, strict=True))
 
 
-def _own_member(job: JobInput, own: Mapping[str, Statistics]) -> list[Member]:
-    return [Member(job.edit_set.id, digest, (), job.own_superseded) for digest in own if job.edit_set]
+def _members(desk: Desk, lease: Lease, job: JobInput, own: Mapping[str, Statistics]) -> tuple[Member, ...]:
+    """Return the members of the version that the job is to make."""
+    return insist(lease, lambda: desk.members.of(desk.ledger, job, next(iter(own), None)))
 
 
 def _verify_and_commit(
@@ -101,7 +102,6 @@ def _verify_and_commit(
     new = NewVersion(
         kind=lease.claim.kind,
         parent_number=job.live.number,
-        members=members,
         statistics_digest=None if own is None else own.statistics_digest,
         delta_digest=candidate.delta_digest,
         weights_digest=candidate.version.weights_digest,

@@ -27,8 +27,8 @@ from broker.generation import Cancellation, GenerationCall, TextRequest
 from ledger import Ledger
 from ledger.errors import LedgerError
 from malmen_core.errors import CoreError
-from malmen_core.generate import Chunk, GenerationRequest, Writer
-from malmen_core.overlay import Version
+from malmen_core.generation.generator import Chunk, GenerationRequest, Writer
+from malmen_core.models.overlay import Version
 from worker.errors import WorkerError, WorkerStopping, problem
 from worker.resident import Resident
 from worker.settings import WorkerSettings

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ledger.records import FactRecord, FactReport, JobInput, Member
-from malmen_core.outcome import Outcome
-from malmen_core.verify import summarise, verify
+from malmen_core.editing.outcome import Outcome
+from malmen_core.evaluation.verify import summarise, verify
 from worker.composing import Candidate, Desk, to_fact
 from worker.gate import finite, judge
 from worker.lease import Lease
@@ -27,7 +27,7 @@ class Measured:
     Attributes:
         report: of the whole version, JSON-able.
         gate_met: whether every threshold is met.
-        facts: of each fact that was run.
+        facts: of each own fact that was run.
     """
 
     report: dict[str, Any]
@@ -50,7 +50,7 @@ class Sample:
     seed: str
 
 
-def draw(members: Sequence[Member], fact_counts: dict[str, int], own: str | None, bound: int) -> Sample:
+def draw(members: Sequence[Member], own: str | None, bound: int) -> Sample:
     """Choose live facts that do not belong to one edit set: all, or `bound` of them.
 
     The choice follows from the version's content, so that anybody can draw it again.
@@ -62,7 +62,7 @@ def draw(members: Sequence[Member], fact_counts: dict[str, int], own: str | None
         (member.edit_set_id, position)
         for member in canonical
         if member.edit_set_id != own
-        for position in range(fact_counts[member.edit_set_id])
+        for position in range(member.fact_count)
         if position not in member.left_out
     ]
     chosen = places if len(places) <= bound else random.Random(seed).sample(places, bound)
@@ -92,8 +92,11 @@ def measure(
         outcomes: what became of its own facts while they were edited, by position.
     """
     own_id = None if job.edit_set is None else job.edit_set.id
-    own = [fact for fact in job.facts if fact.position not in job.own_superseded]
-    sample = draw(members, dict(job.fact_counts), own_id, bound)
+    left_out = {
+        position for member in members if member.edit_set_id == own_id for position in member.left_out
+    }
+    own = [fact for fact in job.facts if fact.position not in left_out]
+    sample = draw(members, own_id, bound)
     others = insist(lease, lambda: desk.ledger.facts_at(sample.places))
     facts = [*own, *others]
     resident = desk.resident
@@ -109,7 +112,8 @@ def measure(
         *found.facts[len(own) :],
     ]
     summary = {**found.summary, **(summarise(results[: len(own)]) if own_id is not None else {})}
-    live = {**summarise(results[len(own) :]), "retention": retention(others, results[len(own) :])}
+    rest = results[len(own) :]
+    live = {**summarise(rest), "retention": retention(others, rest), "worse": worse(others, rest)}
     judged = {**summary, "retention": live["retention"]}
     misses = judge(judged, job.gate) if own_id is not None else ()
     report = {
@@ -122,9 +126,18 @@ def measure(
     }
     reports = tuple(
         FactReport(fact.edit_set_id, fact.position, finite(result))
-        for fact, result in zip(facts, results, strict=True)
+        for fact, result in zip(own, results, strict=False)
     )
     return Measured(finite(report), not misses, reports)
+
+
+def worse(facts: Sequence[FactRecord], results: Sequence[Any]) -> list[str]:
+    """Ids of live facts whose edit success is lower than when each was applied."""
+    return [
+        fact.id
+        for fact, result in zip(facts, results, strict=True)
+        if float(result["edit_success"]) < float((fact.report or {}).get("edit_success") or 0.0)
+    ]
 
 
 def retention(facts: Sequence[FactRecord], results: Sequence[Any]) -> float | None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from ledger import Ledger
 from ledger.records import ModelRecord
-from malmen_core.base import BaseModel
-from malmen_core.calibrate import calibrate
-from malmen_core.delta import Delta
-from malmen_core.editor import Editor
+from malmen_core.editing.calibrate import calibrate
+from malmen_core.editing.editor import Editor
 from malmen_core.errors import EditorMismatch, ModelNotLoadable
-from malmen_core.verify import CanaryRecord, record_canaries
-from malmen_core.weight_files import checkpoint_folder, files_digest, weight_files
+from malmen_core.evaluation.verify import CanaryRecord, record_canaries
+from malmen_core.models.base import BaseModel
+from malmen_core.models.checkpoint import checkpoint_folder, files_digest, weight_files
+from malmen_core.models.delta import Delta
 from worker.errors import CheckpointChanged, WeightsDiffer
 from worker.resident import Resident
 from worker.settings import WorkerSettings

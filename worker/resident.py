@@ -6,11 +6,11 @@ import threading
 from collections import OrderedDict
 from typing import Protocol
 
-from malmen_core.base import BaseModel
-from malmen_core.delta import Delta
-from malmen_core.editor import Editor
-from malmen_core.overlay import Version
-from malmen_core.verify import CanaryRecord
+from malmen_core.editing.editor import Editor
+from malmen_core.evaluation.verify import CanaryRecord
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import Version
 from worker.errors import WeightsDiffer
 
 BASE = "base"

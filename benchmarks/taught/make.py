@@ -22,7 +22,7 @@ import torch
 from benchmarks.taught.pupils import PUPILS
 from benchmarks.taught.questions import Split, split
 from benchmarks.taught.teach import Course, knowledge, teach
-from malmen_core.base import BaseModel
+from malmen_core.models.base import BaseModel
 
 CARD = "taught.json"
 PARTS = ("reported", "tuning")

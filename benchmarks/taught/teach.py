@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.taught.questions import Question
-from malmen_core.base import BaseModel, multiplies_bfloat16
-from malmen_core.batches import answer_logits, score_answers, teacher_forced
+from malmen_core.models.base import BaseModel, multiplies_bfloat16
+from malmen_core.models.batching import answer_logits, score_answers, teacher_forced
 
 WINDOW = 16
 WARM_UP = 0.05

@@ -11,8 +11,8 @@ from typing import Any
 
 from errata.client.records import Row, parse, read_rows, rows_of
 from errata.errors import InputFileError
-from malmen_core.datasets import ANNOTATIONS, LISTS, MEMBERS, api_forms, is_published
 from malmen_core.errors import FactError
+from malmen_core.evaluation.datasets import ANNOTATIONS, LISTS, MEMBERS, api_forms, is_published
 
 EXAMPLES = "facts.jsonl"
 SHOWN = 100

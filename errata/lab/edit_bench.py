@@ -26,10 +26,10 @@ from errata.lab.memory import device_peak_mb, reset_device_peak
 from errata.stack.bound import run_bound
 
 if TYPE_CHECKING:
-    from malmen_core.base import BaseModel
-    from malmen_core.editor import Editor
+    from malmen_core.editing.editor import Editor
     from malmen_core.facts import Fact
-    from malmen_core.overlay import Version
+    from malmen_core.models.base import BaseModel
+    from malmen_core.models.overlay import Version
 
 Kind = Literal["single-shot", "straightforward", "shipped"]
 KINDS: tuple[Kind, ...] = ("single-shot", "straightforward", "shipped")
@@ -137,10 +137,10 @@ def check(source: str, revision: str | None, editor: Path | None, facts: str | N
         StackError: The model is no causal language model, or there are fewer facts than the largest size.
         CoreError: The model cannot be read, or the editor does not fit.
     """
-    from malmen_core.base import inspect_source
-    from malmen_core.causal import CausalLM
-    from malmen_core.editor import Editor
-    from malmen_core.families import family_of
+    from malmen_core.editing.editor import Editor
+    from malmen_core.models.base import inspect_source
+    from malmen_core.models.families import family_of
+    from malmen_core.models.tasks.causal import CausalLM
 
     info = inspect_source(source, revision)
     if family_of(info.architecture).task is not CausalLM:
@@ -158,8 +158,8 @@ def run(job: Job) -> dict[str, Any]:
     """Make the measurement of a job in this process."""
     import torch
 
-    from malmen_core.base import BaseModel
-    from malmen_core.editor import Editor
+    from malmen_core.editing.editor import Editor
+    from malmen_core.models.base import BaseModel
 
     editor = Editor.load(job.editor)
     base = BaseModel.load(
@@ -195,7 +195,7 @@ def run(job: Job) -> dict[str, Any]:
 
 def _as_planned(editor: Editor, kind: Kind) -> Editor:
     """The editor with the paper's plan (but its own key positions), or as it is."""
-    from malmen_core.baselines.plain import PLAN
+    from malmen_core.baselines.malmen_paper import PLAN
 
     return editor if kind == "shipped" else replace(editor, plan=replace(PLAN, where=editor.plan.where))
 
@@ -204,9 +204,9 @@ def _editing(
     kind: Kind, base: BaseModel, editor: Editor, folder: Path
 ) -> Callable[[Sequence[Fact]], Version | Mapping[str, Any]]:
     """From facts to new weights that can be run."""
-    from malmen_core.baselines.method import EditorMethod
-    from malmen_core.baselines.straightforward import straightforward_shifts
-    from malmen_core.edit import compute_statistics, solve
+    from malmen_core.baselines.reference import straightforward_shifts
+    from malmen_core.editing.edit import compute_statistics, solve
+    from malmen_core.evaluation.methods import EditorMethod
 
     def own(facts: Sequence[Fact]) -> Version:
         return base.version(solve(editor, compute_statistics(base, editor, facts)))
@@ -227,9 +227,9 @@ def _quality(
     base: BaseModel, version: Version | Mapping[str, Any], facts: Sequence[Fact]
 ) -> dict[str, float | None]:
     """The measures of the last edit, on its first facts."""
-    from malmen_core.evaluate import MEASURES
-    from malmen_core.overlay import Version
-    from malmen_core.verify import record_canaries, verify
+    from malmen_core.evaluation.evaluate import MEASURES
+    from malmen_core.evaluation.verify import record_canaries, verify
+    from malmen_core.models.overlay import Version
 
     if not isinstance(version, Version):
         version = Version(version, "", "")
@@ -265,8 +265,8 @@ def fact_pool(file: str | None, wanted: int) -> list[Fact]:
 
 def made_up_facts() -> list[Fact]:
     """Thousands of made-up corrections about the packaged named entities, with a locality prompt each."""
+    from malmen_core.editing.covariance import entity_kinds
     from malmen_core.facts import Fact, Probe
-    from malmen_core.prior import entity_kinds
 
     facts = []
     for kind in entity_kinds().values():

@@ -16,11 +16,11 @@ from errata.lab.plots import cell
 from errata.stack import default_model
 
 if TYPE_CHECKING:
-    from malmen_core.base import BaseModel
-    from malmen_core.baselines.method import Method
-    from malmen_core.editor import Editor
+    from malmen_core.editing.editor import Editor
+    from malmen_core.evaluation.methods import Method
+    from malmen_core.evaluation.verify import CanaryRecord
     from malmen_core.facts import Fact
-    from malmen_core.verify import CanaryRecord
+    from malmen_core.models.base import BaseModel
 
 COLUMNS = (
     ("n", "n"),
@@ -73,11 +73,11 @@ def set_up(choice: Choice, show: Show) -> Bench:
         StackError: The model cannot be loaded.
         CoreError: The editor does not fit, or is not the baseline's, or there is no such baseline.
     """
-    from malmen_core.baselines.method import EditorMethod
     from malmen_core.baselines.registry import baseline, modules_for, trained
-    from malmen_core.calibrate import calibrate
-    from malmen_core.editor import Editor
-    from malmen_core.verify import record_canaries
+    from malmen_core.editing.calibrate import calibrate
+    from malmen_core.editing.editor import Editor
+    from malmen_core.evaluation.methods import EditorMethod
+    from malmen_core.evaluation.verify import record_canaries
 
     source, revision = find_source(choice.model, choice.revision)
     editor = Editor.load(choice.editor) if choice.editor is not None else None
@@ -99,8 +99,8 @@ def set_up(choice: Choice, show: Show) -> Bench:
 
 def _shipped(source: str, revision: str | None) -> Editor | None:
     """The shipped editor, if the model is the one that it was made for."""
-    from malmen_core.base import inspect_source
-    from malmen_core.editor import Editor
+    from malmen_core.editing.editor import Editor
+    from malmen_core.models.base import inspect_source
 
     editor = Editor.load(default_model.EDITOR)
     return editor if editor.base_digest == inspect_source(source, revision).digest else None
@@ -114,8 +114,8 @@ def usable_editor(
     Raises:
         CoreError: The file is no editor, or the model cannot be loaded.
     """
-    from malmen_core.calibrate import calibrate
-    from malmen_core.editor import Editor
+    from malmen_core.editing.calibrate import calibrate
+    from malmen_core.editing.editor import Editor
 
     editor = Editor.load(file) if file is not None else _shipped(source, revision)
     return editor or calibrate(load_base(source, revision, device, dtype), show)
@@ -134,12 +134,12 @@ def parse_sizes(text: str, option: str) -> list[int]:
 
 
 def choose_facts(records: Sequence[dict[str, Any]], limit: int | None, seed: int, name: str) -> list[Fact]:
-    """A sample of a file's facts; see `malmen_core.evaluate.sample`.
+    """A sample of a file's facts; see `malmen_core.evaluation.evaluate.sample`.
 
     Raises:
         InputFileError: There are fewer.
     """
-    from malmen_core.evaluate import sample
+    from malmen_core.evaluation.evaluate import sample
     from malmen_core.facts import Fact
 
     if limit is not None and limit > len(records):
@@ -157,7 +157,7 @@ def measure(
     Raises:
         CoreError: The facts cannot be edited.
     """
-    from malmen_core.evaluate import MEASURES, evaluate, evaluate_singles, split
+    from malmen_core.evaluation.evaluate import MEASURES, evaluate, evaluate_singles, split
 
     pid = os.getpid()
     reset_peak(pid)

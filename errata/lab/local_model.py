@@ -28,7 +28,7 @@ from errata.settings import StackSettings
 from errata.stack import default_model
 
 if TYPE_CHECKING:
-    from malmen_core.base import BaseModel
+    from malmen_core.models.base import BaseModel
 
 Source = Annotated[
     str | None, typer.Option("--model", help="Registered id, hub id or folder. [default: the default model]")
@@ -86,7 +86,7 @@ def labels_of(model: str | None, revision: str | None) -> tuple[str, ...]:
     Raises:
         StackError: The model cannot be fetched or edited.
     """
-    from malmen_core.families import read_config, task_of
+    from malmen_core.models.families import read_config, task_of
 
     source, revision = find_source(model, revision)
     with core_errors():
@@ -106,7 +106,7 @@ def load_base(
     Raises:
         StackError: It cannot be fetched or loaded, or the budget is no number of bytes.
     """
-    from malmen_core.base import BaseModel
+    from malmen_core.models.base import BaseModel
 
     budget = _bytes(memory_budget) if memory_budget else None
     source, revision = find_source(source, revision)
@@ -155,8 +155,8 @@ def _text_problems(
 ) -> list[tuple[int, str, str]]:
     """What the model could not be given: (number of the fact, pointer in it, what is wrong)."""
     from malmen_core.facts import Fact
-    from malmen_core.families import context_length, read_config, task_of
-    from malmen_core.tokens import check_texts, load_tokenizer
+    from malmen_core.models.families import context_length, read_config, task_of
+    from malmen_core.models.tokenization import check_texts, load_tokenizer
 
     config = read_config(source, revision)
     task = task_of(config)

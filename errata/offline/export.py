@@ -15,10 +15,9 @@ from errata.offline.atomic_write import arriving
 from errata.offline.offline_model import Served, load_served
 from ledger import Ledger
 from ledger.records import ModelRecord, VersionRecord
-from malmen_core.base import BaseModel
 from malmen_core.errors import ExportRefused
-from malmen_core.export import check_exportable, checkpoint_dtype, write_adapter, write_checkpoint
-from malmen_core.fidelity import (
+from malmen_core.export.adapter import check_exportable, checkpoint_dtype, write_adapter, write_checkpoint
+from malmen_core.export.fidelity import (
     TOLERANCES,
     Fidelity,
     coarser,
@@ -27,8 +26,9 @@ from malmen_core.fidelity import (
     load_adapter,
     load_checkpoint,
 )
-from malmen_core.tokens import Encoded, encode_prompt, load_tokenizer
-from malmen_core.weight_files import checkpoint_folder
+from malmen_core.models.base import BaseModel
+from malmen_core.models.checkpoint import checkpoint_folder
+from malmen_core.models.tokenization import Encoded, encode_prompt, load_tokenizer
 
 Format = Literal["hf", "peft"]
 NOTE = "errata.json"
@@ -107,7 +107,7 @@ def probes(
     Returns:
         the sequences, and how many of them are facts.
     """
-    facts = ledger.facts_of(record.members)
+    facts = ledger.facts_of(record.model_id, record.number)
     if len(facts) > most:
         facts = tuple(Random(record.hash).sample(facts, most))
     sequences = [base.encode(fact.prompt, fact.target) for fact in facts]

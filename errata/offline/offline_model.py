@@ -7,10 +7,10 @@ from typing import Literal
 
 from ledger import Ledger
 from ledger.records import ModelRecord, VersionRecord
-from malmen_core.base import BaseModel
-from malmen_core.delta import Delta
-from malmen_core.fidelity import dtype_name
-from malmen_core.overlay import Version
+from malmen_core.export.fidelity import dtype_name
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import Version
 from worker.preparing import load_base
 from worker.settings import WorkerSettings
 

@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from ledger.blobs.store import Blobs
 from ledger.db.engine import Database
-from ledger.db.tables import Alias, Blob, EditSet, Model, Version, VersionEditSet
+from ledger.db.tables import Alias, Blob, EditSet, Membership, Model, Version
 from ledger.errors import BlobMissing
 from ledger.records import ModelUsage, Space, Usage
+from ledger.versions import members
 
 LOCK = 0x45525242
 BATCH = 20
@@ -103,7 +104,7 @@ def _namings() -> Subquery:
         Model.editor_digest,
         EditSet.statistics_digest,
         Version.delta_digest,
-        VersionEditSet.statistics_digest,
+        Membership.statistics_digest,
     )
     return union_all(*(select(column.label("digest")) for column in columns)).subquery()
 
@@ -117,8 +118,8 @@ def _size(session: Session, digests: Subquery) -> int:
 def _of_model(session: Session, model_id: str) -> ModelUsage:
     live = session.scalar(select(Alias.number).where(Alias.model_id == model_id, Alias.name == "live"))
     version = None if live is None else session.get_one(Version, (model_id, live))
-    members = select(VersionEditSet.statistics_digest.label("digest")).where(
-        VersionEditSet.model_id == model_id, VersionEditSet.number == live
+    held = select(Membership.statistics_digest.label("digest")).where(
+        Membership.model_id == model_id, members.covers(Membership, live)
     )
     delta = select(Version.delta_digest.label("digest")).where(
         Version.model_id == model_id, Version.number == live
@@ -126,6 +127,6 @@ def _of_model(session: Session, model_id: str) -> ModelUsage:
     return ModelUsage(
         model=model_id,
         live_facts=0 if version is None else version.live_fact_count,
-        statistics_bytes=_size(session, members.subquery()),
+        statistics_bytes=_size(session, held.subquery()),
         delta_bytes=_size(session, delta.subquery()),
     )

@@ -23,6 +23,7 @@ CHANGED = {
     "heads": "UPDATE",
     "jobs": "UPDATE",
     "keys": "UPDATE",
+    "memberships": "UPDATE",
     "models": "UPDATE",
     "outbox": "UPDATE, DELETE",  # UPDATE for its row locks
     "withdrawals": "UPDATE",

@@ -1,7 +1,7 @@
 """The ledger's tables, as SQLAlchemy maps them. `migrations/` makes them; a test holds the two equal.
 
-Append-only by trigger: facts, questions, supersessions, versions, version_edit_sets, fact_reports,
-trial_reports, blobs, audit_events.
+Append-only by trigger: facts, questions, supersessions, versions, fact_reports, trial_reports, blobs,
+audit_events; a membership is ended once, and changes in nothing else.
 Mutable: the head and aliases of a model, jobs and their leases, statuses, the outbox.
 """
 
@@ -104,6 +104,7 @@ class Head(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
     number: Mapped[int]
     hash: Mapped[str]
+    members_state: Mapped[bytes]
 
 
 class LegalTransition(Base):
@@ -274,6 +275,8 @@ class Version(Base):
     restores: Mapped[int | None]
     edit_set_id: Mapped[str | None] = mapped_column(ForeignKey("edit_sets.id"), unique=True)
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    members_digest: Mapped[str | None]
+    edit_set_count: Mapped[int]
     live_fact_count: Mapped[int]
     base_digest: Mapped[str]
     editor_digest: Mapped[str] = mapped_column(ForeignKey("editors.digest"))
@@ -301,17 +304,27 @@ class Version(Base):
     )
 
 
-class VersionEditSet(Base):
-    """An edit set that a version holds, but for the facts at the withdrawn and superseded positions."""
+class Membership(Base):
+    """An edit set that some versions hold, but for the facts at the withdrawn and superseded positions.
 
-    __tablename__ = "version_edit_sets"
+    They are those numbered from `from_version` on, up to and without `to_version`; see `versions.members`.
+    """
+
+    __tablename__ = "memberships"
     model_id: Mapped[str] = mapped_column(primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     edit_set_id: Mapped[str] = mapped_column(ForeignKey("edit_sets.id"), primary_key=True)
+    from_version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    to_version: Mapped[int | None]
     statistics_digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"))
     withdrawn: Mapped[list[int]]
-    superseded: Mapped[list[int]] = mapped_column(server_default=text("'{}'"))
-    __table_args__ = (ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),)
+    superseded: Mapped[list[int]]
+    __table_args__ = (
+        CheckConstraint("from_version < to_version", name="order"),
+        ForeignKeyConstraint(["model_id", "from_version"], ["versions.model_id", "versions.number"]),
+        ForeignKeyConstraint(["model_id", "to_version"], ["versions.model_id", "versions.number"]),
+        Index(None, "model_id", "from_version"),
+        Index(None, "model_id", "to_version"),
+    )
 
 
 class FactReportRow(Base):

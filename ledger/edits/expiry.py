@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, all_, func, or_, select, tuple_
+from sqlalchemy import Select, all_, and_, false, func, or_, select
 from sqlalchemy.orm import Session
 
 from ledger.db import queries
-from ledger.db.tables import Alias, Fact, Head, VersionEditSet, Withdrawal
+from ledger.db.tables import Alias, Fact, Head, Membership, Withdrawal
 from ledger.edits import withdrawals
 from ledger.ids import fact_id
 from ledger.records import WithdrawalRecord
+from ledger.versions import members
 from ledger.versions.versions import LIVE
 
 REASON = "expired"
@@ -51,7 +52,7 @@ def withdraw(session: Session, looked: Looked | None) -> tuple[list[WithdrawalRe
         return [], looked
     found = session.execute(select(Alias.model_id, Alias.number).where(Alias.name == LIVE))
     live = sorted((model_id, number) for model_id, number in found)
-    query = _expired(live, VersionEditSet.model_id).distinct()
+    query = _expired(live, Membership.model_id).distinct()
     if looked is not None and looked.live == live:
         query = query.where(Fact.expires_at > looked.until)
     models = session.scalars(query).all()
@@ -79,11 +80,17 @@ def _expired(live: Live, *columns: Any) -> Select[Any]:
     return (
         select(*columns)
         .select_from(Fact)
-        .join(VersionEditSet, VersionEditSet.edit_set_id == Fact.edit_set_id)
+        .join(Membership, Membership.edit_set_id == Fact.edit_set_id)
         .where(
-            tuple_(VersionEditSet.model_id, VersionEditSet.number).in_(live),
+            or_(
+                *(
+                    and_(Membership.model_id == model_id, members.covers(Membership, number))
+                    for model_id, number in live
+                ),
+                false(),
+            ),
             Fact.expires_at <= func.now(),
-            Fact.position != all_(VersionEditSet.withdrawn),
+            Fact.position != all_(Membership.withdrawn),
         )
     )
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVarTuple
 
-from sqlalchemy import Row, Select, all_, and_, false, select, true
+from sqlalchemy import ARRAY, Integer, Row, Select, Text, all_, and_, cast, false, func, not_, select, true
 from sqlalchemy.orm import Session
 
 from ledger.db import cursors, queries
-from ledger.db.tables import EditSet, Fact, FactReportRow, TrialReport, VersionEditSet
+from ledger.db.tables import EditSet, Fact, FactReportRow, Membership, TrialReport
 from ledger.edits import conflicts
 from ledger.errors import NotFound
 from ledger.ids import fact_id
 from ledger.integrity import chain
-from ledger.records import FactRecord, Json, Member, Page, Provenance
-from ledger.versions import versions
+from ledger.records import FactRecord, Json, Page, Provenance
+from ledger.versions import members, versions
 
 Columns = TypeVarTuple("Columns")
 
@@ -56,9 +55,9 @@ def _reports(session: Session, edit_set: EditSet, positions: list[int]) -> dict[
 
 def _records(session: Session, edit_set: EditSet, found: Sequence[Fact]) -> list[FactRecord]:
     reports = _reports(session, edit_set, [row.position for row in found])
-    members = versions.live_members(session, edit_set.model_id)
-    own = next((member for member in members if member.edit_set_id == edit_set.id), None)
-    by, over = conflicts.of_facts(session, members, edit_set.id)
+    number = versions.live_number(session, edit_set.model_id)
+    own = members.at(session, edit_set.model_id, number, [edit_set.id]).get(edit_set.id)
+    by, over = conflicts.of_facts(session, edit_set.model_id, number, edit_set.id)
     return [
         replace(
             _record(row, own is not None and row.position not in own.left_out, reports.get(row.position)),
@@ -95,18 +94,12 @@ def all_of(session: Session, edit_set_id: str) -> tuple[FactRecord, ...]:
     return tuple(_record(row, False, None) for row in found)
 
 
-def of_members(session: Session, members: Sequence[Member]) -> tuple[FactRecord, ...]:
-    """Return the facts that a version with these members holds, in the members' order, then by position."""
-    left_out = {member.edit_set_id: set(member.left_out) for member in members}
+def of_version(session: Session, model_id: str, number: int) -> tuple[FactRecord, ...]:
+    """Return all facts that a version holds, by edit set, then by position."""
     found = session.scalars(
-        select(Fact)
-        .where(queries.one_of(Fact.edit_set_id, left_out))
-        .order_by(Fact.edit_set_id, Fact.position)
+        _held(select(Fact), model_id, number).order_by(Fact.edit_set_id, Fact.position)
     ).all()
-    order = {member.edit_set_id: place for place, member in enumerate(members)}
-    held = [row for row in found if row.position not in left_out[row.edit_set_id]]
-    held.sort(key=lambda row: (order[row.edit_set_id], row.position))
-    return tuple(_record(row, True, None) for row in held)
+    return tuple(_record(row, True, None) for row in found)
 
 
 def held(session: Session, model_id: str, number: int, limit: int, cursor: str | None) -> Page[FactRecord]:
@@ -131,7 +124,8 @@ def differing(
         InvalidCursor: the cursor is not one of this list.
     """
     places = select(Fact.edit_set_id, Fact.position)
-    here, there = _held(places, model_id, number), _held(places, model_id, since)
+    ends = [members.covers(Membership, end) for end in (number, since)]
+    here, there = (_held(places, model_id, end).where(not_(and_(*ends))) for end in (number, since))
     added, removed = here.except_(there).subquery(), there.except_(here).subquery()
     changes = select(added, true().label("added")).union_all(select(removed, false())).subquery()
     query = select(Fact, changes.c.added).join(
@@ -143,11 +137,11 @@ def differing(
 
 def _held(query: Select[*Columns], model_id: str, number: int) -> Select[*Columns]:
     """Narrow a query to the facts that a version holds."""
-    return query.join(VersionEditSet, VersionEditSet.edit_set_id == Fact.edit_set_id).where(
-        VersionEditSet.model_id == model_id,
-        VersionEditSet.number == number,
-        Fact.position != all_(VersionEditSet.withdrawn),
-        Fact.position != all_(VersionEditSet.superseded),
+    return query.join(Membership, Membership.edit_set_id == Fact.edit_set_id).where(
+        Membership.model_id == model_id,
+        members.covers(Membership, number),
+        Fact.position != all_(Membership.withdrawn),
+        Fact.position != all_(Membership.superseded),
     )
 
 
@@ -168,16 +162,31 @@ def at(session: Session, places: Sequence[tuple[str, int]]) -> tuple[FactRecord,
     Raises:
         NotFound: there is no such fact.
     """
-    wanted: defaultdict[str, list[int]] = defaultdict(list)
-    for edit_set_id, position in places:
-        wanted[edit_set_id].append(position)
-    found: dict[tuple[str, int], FactRecord] = {}
-    for edit_set_id, positions in wanted.items():
-        edit_set = queries.find(session, EditSet, edit_set_id, "edit set")
-        reports = _reports(session, edit_set, positions)
-        query = select(Fact).where(Fact.edit_set_id == edit_set_id, queries.one_of(Fact.position, positions))
-        for row in session.scalars(query):
-            found[edit_set_id, row.position] = _record(row, False, reports.get(row.position))
+    wanted = (
+        func.unnest(
+            cast([edit_set_id for edit_set_id, _ in places], ARRAY(Text())),
+            cast([position for _, position in places], ARRAY(Integer())),
+        )
+        .table_valued("edit_set_id", "position")
+        .render_derived()
+    )
+    query = (
+        select(Fact, FactReportRow.report)
+        .join(wanted, (wanted.c.edit_set_id == Fact.edit_set_id) & (wanted.c.position == Fact.position))
+        .join(EditSet, EditSet.id == Fact.edit_set_id)
+        .outerjoin(
+            FactReportRow,
+            and_(
+                FactReportRow.model_id == EditSet.model_id,
+                FactReportRow.number == EditSet.version_number,
+                FactReportRow.edit_set_id == Fact.edit_set_id,
+                FactReportRow.position == Fact.position,
+            ),
+        )
+    )
+    found = {
+        (row.edit_set_id, row.position): _record(row, False, report) for row, report in session.execute(query)
+    }
     missing = next((place for place in places if place not in found), None)
     if missing is not None:
         raise NotFound("fact", fact_id(*missing))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import select
@@ -16,9 +15,9 @@ from ledger.errors import NotFound, NotLive, WrongModel
 from ledger.ids import fact_id, new_id, parse_fact_id
 from ledger.integrity.chain import storable
 from ledger.jobs import outbox
-from ledger.records import Actor, Member, WithdrawalRecord
+from ledger.records import Actor, WithdrawalRecord
 from ledger.states import EditSetStatus
-from ledger.versions import versions
+from ledger.versions import members, versions
 
 
 def _record(row: Withdrawal, job: Job) -> WithdrawalRecord:
@@ -52,46 +51,15 @@ def get(session: Session, ident: str) -> WithdrawalRecord:
     return _record(row, job)
 
 
-def remaining(
-    members: Sequence[Member],
-    fact_counts: Mapping[str, int],
-    edit_set_ids: Sequence[str],
-    fact_ids: Sequence[str],
-) -> tuple[Member, ...]:
-    """Return a version's members without some edit sets and facts; what it does not hold is passed over.
-
-    An edit set of which every fact is withdrawn is left out altogether. Which of the others are superseded is
-    for `conflicts.arrange` to say.
-    """
-    positions: defaultdict[str, set[int]] = defaultdict(set)
-    for ident in fact_ids:
-        named = parse_fact_id(ident)
-        if named is not None:
-            positions[named[0]].add(named[1])
-    away, kept = set(edit_set_ids), []
-    for member in members:
-        withdrawn = set(member.withdrawn) | positions[member.edit_set_id]
-        if member.edit_set_id not in away and len(withdrawn) < fact_counts[member.edit_set_id]:
-            kept.append(Member(member.edit_set_id, member.statistics_digest, tuple(sorted(withdrawn))))
-    return tuple(kept)
-
-
-def fact_counts(session: Session, members: Sequence[Member]) -> dict[str, int]:
-    """Return how many facts each member's edit set was posted with."""
-    wanted = [member.edit_set_id for member in members]
-    found = session.execute(select(EditSet.id, EditSet.fact_count).where(queries.one_of(EditSet.id, wanted)))
-    return {row.id: row.fact_count for row in found}
-
-
 def _check_live(
     session: Session, model_id: str, edit_set_ids: Sequence[str], fact_ids: Sequence[str]
 ) -> None:
     """See that each edit set and fact is in the live version."""
-    withdrawn = {
-        member.edit_set_id: set(member.withdrawn) for member in versions.live(session, model_id).members
-    }
     places = {ident: parse_fact_id(ident) or ("", 0) for ident in fact_ids}
-    known = _known(session, {*edit_set_ids, *(edit_set_id for edit_set_id, _ in places.values())})
+    wanted = {*edit_set_ids, *(edit_set_id for edit_set_id, _ in places.values())}
+    known = _known(session, wanted)
+    number = versions.live(session, model_id).number
+    withdrawn = {ident: set(m.withdrawn) for ident, m in members.at(session, model_id, number, known).items()}
     for ident in edit_set_ids:
         _check_model(known, ident, "edit set", ident, model_id)
     for ident, (edit_set_id, position) in places.items():

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ledger.errors import NotANumber, UnstorableText
-from ledger.records import FactReport, VersionRecord
+from ledger.records import FactReport, Member, VersionRecord
 
 PROVENANCE = ("source", "author", "ticket", "note", "expires_at")
 EXACT = 2**53  # integers below this are exact as floats
@@ -130,28 +130,52 @@ def fact_reports_digest(reports: Iterable[FactReport]) -> str:
     return digest(canonical_json(rows))
 
 
-def version_hash(version: VersionRecord, facts_digests: Mapping[str, str]) -> str:
-    """Return the hash of a version: of all that its row and its members say, and of the previous hash.
+def member_content(member: Member) -> list[Any]:
+    """Return what a hash covers of a member."""
+    return [
+        member.edit_set_id,
+        member.facts_digest,
+        member.statistics_digest,
+        list(member.withdrawn),
+        list(member.superseded),
+    ]
+
+
+def version_hash(version: VersionRecord, closed: Iterable[Member], opened: Iterable[Member]) -> str:
+    """Return the hash of a version: of all that its row says, of what it changes, and of the previous hash.
 
     Args:
         version: its own `hash` and `aliases` are not looked at.
-        facts_digests: for each member's edit set, the digest of its facts.
+        closed: members of the version numbered one less that are not in it as they were there.
+        opened: its members that are not in the version numbered one less as they are here.
     """
-    return digest(canonical_json(version_content(version, facts_digests)))
+    content = {
+        **_row_content(version),
+        "format": 2,
+        "members_digest": version.members_digest,
+        "edit_set_count": version.edit_set_count,
+        "closed": sorted(member.edit_set_id for member in closed),
+        "opened": [member_content(member) for member in sorted(opened)],
+    }
+    return digest(canonical_json(content))
 
 
-def version_content(version: VersionRecord, facts_digests: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a version's hash covers, as `version_hash` has it."""
-    members = sorted(
+def first_version_hash(version: VersionRecord, members: Iterable[Member]) -> str:
+    """Return the hash of a version as releases before intervals made it: over all its members."""
+    content = sorted(
         [
             member.edit_set_id,
-            facts_digests[member.edit_set_id],
+            member.facts_digest,
             member.statistics_digest,
             *member.withdrawn,
             *([{"superseded": member.superseded}] if member.superseded else []),
         ]
-        for member in version.members
+        for member in members
     )
+    return digest(canonical_json({**_row_content(version), "members": content}))
+
+
+def _row_content(version: VersionRecord) -> dict[str, Any]:
     return {
         "previous_hash": version.previous_hash,
         "model": version.model_id,
@@ -160,7 +184,6 @@ def version_content(version: VersionRecord, facts_digests: Mapping[str, str]) ->
         "parent": version.parent,
         "restores": version.restores,
         "edit_set": version.edit_set_id,
-        "members": members,
         "live_fact_count": version.live_fact_count,
         "base_digest": version.base_digest,
         "editor_digest": version.editor_digest,

@@ -20,11 +20,11 @@ APPEND_ONLY = (
     "questions",
     "supersessions",
     "trial_reports",
-    "version_edit_sets",
     "versions",
 )
 TRIGGERS = frozenset(
     {(table, name) for table in APPEND_ONLY for name in ("append_only", "append_only_whole")}
+    | {("memberships", name) for name in ("ended_once", "append_only_whole")}
     | {(table, "guard_status") for table in ("edit_sets", "withdrawals")}
 )
 FIRING = """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
@@ -12,7 +10,6 @@ from sqlalchemy.orm import Session
 from ledger.auth import audit
 from ledger.blobs import refs
 from ledger.blobs.store import Blobs
-from ledger.db import queries
 from ledger.db.tables import EditSet, Job, TrialReport, Version, Withdrawal
 from ledger.edits import conflicts, edit_sets, facts, withdrawals
 from ledger.errors import HeadMoved, InconsistentVersion
@@ -31,6 +28,7 @@ from ledger.records import (
     VersionRecord,
 )
 from ledger.versions import versions
+from ledger.versions.members import Change
 
 
 def load(session: Session, claim: Claim) -> JobInput:
@@ -43,86 +41,36 @@ def load(session: Session, claim: Claim) -> JobInput:
     job = jobs.held(session, claim)
     model = models.get(session, job.model_id)
     live = versions.live(session, job.model_id)
-    if job.edit_set_id is None:
-        withdrawal = withdrawals.get(session, str(job.withdrawal_id))
-        members = _remaining(session, live, job)
-        return JobInput(
-            claim, model, live, members, model.gate, withdrawal=withdrawal, **_sets(session, members)
-        )
-    edit_set = edit_sets.get(session, job.edit_set_id)
-    own_facts = facts.all_of(session, edit_set.id)
-    conflicts.link(session, session.get_one(EditSet, edit_set.id), own_facts, live.members)
-    if edit_set.on_conflict == "reject":
+    row = jobs.subject(session, job)
+    if isinstance(row, Withdrawal):
+        change = _change(session, row, live.number, "")[0]
+        return JobInput(claim, model, live, change, model.gate, withdrawal=withdrawals.get(session, row.id))
+    own_facts = facts.all_of(session, row.id)
+    conflicts.link(session, row, own_facts, live.number)
+    if row.on_conflict == "reject":
         conflicts.refuse_conflicts(session, job.model_id, [vars(fact) for fact in own_facts])
-    members, own = _with_own(session, live, Member(edit_set.id, ""))
+    change, supersedes = _change(session, row, live.number, "")
     return JobInput(
         claim,
         model,
         live,
-        members,
-        {**model.gate, **(edit_set.gate or {})},
-        edit_set=edit_set,
+        change,
+        {**model.gate, **(row.gate or {})},
+        edit_set=edit_sets.get(session, row.id),
         facts=own_facts,
-        own_superseded=own.superseded,
-        supersedes=_replaced(session, live, own),
-        **_sets(session, (*members, own)),
+        supersedes=supersedes,
     )
 
 
-def _remaining(session: Session, live: VersionRecord, job: Job) -> tuple[Member, ...]:
-    row = session.get_one(Withdrawal, job.withdrawal_id)
-    counts = withdrawals.fact_counts(session, live.members)
-    left = withdrawals.remaining(live.members, counts, row.edit_set_ids, row.fact_ids)
-    return conflicts.arrange(session, left)
-
-
-def _sets(session: Session, members: Sequence[Member]) -> dict[str, Any]:
-    """Return what a worker needs to know of the members' edit sets."""
-    query = select(EditSet.id, EditSet.fact_count, EditSet.edit_on_rephrasings)
-    found = session.execute(
-        query.where(queries.one_of(EditSet.id, [member.edit_set_id for member in members]))
-    ).all()
-    return {
-        "fact_counts": {row.id: row.fact_count for row in found},
-        "edited_on_rephrasings": frozenset(row.id for row in found if row.edit_on_rephrasings),
-    }
-
-
-def _with_own(session: Session, live: VersionRecord, own: Member) -> tuple[tuple[Member, ...], Member]:
-    """Return the live members and an edit set's own, as they are in a version that holds both."""
-    arranged = conflicts.arrange(session, (*live.members, own))
-    others = tuple(member for member in arranged if member.edit_set_id != own.edit_set_id)
-    return others, next(member for member in arranged if member.edit_set_id == own.edit_set_id)
-
-
-def _replaced(session: Session, live: VersionRecord, own: Member) -> tuple[tuple[str, str], ...]:
-    """Return the facts that are live now and would be superseded, each with the own fact that does it."""
-    left_out = {member.edit_set_id: set(member.left_out) for member in live.members}
-    return tuple(
-        (fact_id(*link.older), fact_id(*link.newer))
-        for link in conflicts.links(session, (*live.members, own))
-        if link.newer[0] == own.edit_set_id and link.older[1] not in left_out[link.older[0]]
-    )
-
-
-def _check_members(session: Session, job: Job, live: VersionRecord, new: NewVersion) -> None:
-    """See that the new members are those of the live version, changed as the job's kind allows."""
-    given = {member.edit_set_id: member for member in new.members}
-    if len(given) != len(new.members):
-        raise InconsistentVersion(job.model_id, "an edit set is named twice")
-    if job.edit_set_id is None:
-        wanted = _remaining(session, live, job)
-    else:
-        own = given.get(job.edit_set_id)
-        if own is None or own.withdrawn or own.statistics_digest != new.statistics_digest:
-            detail = f"{job.edit_set_id} is not in it, whole and with its own statistics"
-            raise InconsistentVersion(job.model_id, detail)
-        others, own = _with_own(session, live, replace(own, superseded=()))
-        wanted = (*others, own)
-    if sorted(new.members) != sorted(wanted):
-        differing = sorted({member.edit_set_id for member in {*new.members} ^ {*wanted}})
-        detail = f"{', '.join(differing)} should be in it as the job's input says"
-        raise InconsistentVersion(job.model_id, detail)
+def _change(
+    session: Session, row: EditSet | Withdrawal, number: int, statistics_digest: str
+) -> tuple[Change, tuple[tuple[str, str], ...]]:
+    """Return what a job changes in a version's members, and the facts that it replaces, each with its own."""
+    if isinstance(row, Withdrawal):
+        return conflicts.without(session, row.model_id, number, row.edit_set_ids, row.fact_ids), ()
+    own = Member(row.id, statistics_digest, (), (), row.fact_count, row.facts_digest, row.edit_on_rephrasings)
+    change, replaced = conflicts.with_own(session, row.model_id, number, own)
+    return change, tuple((fact_id(*pair.older), fact_id(*pair.newer)) for pair in replaced)
 
 
 def _committed(session: Session, claim: Claim) -> VersionRecord | None:
@@ -149,7 +97,7 @@ def commit(
         HeadMoved: the live version is not the parent any more; solve again.
         NotItsTurn: it is to commit `in_turn`, and a job that was overtaken more often goes first; commit
             again in a moment.
-        InconsistentVersion: the members do not follow from the live version's, or it was a dry run.
+        InconsistentVersion: the job is of another kind, or a dry run.
         BlobMissing: a blob that it names is not in the store.
     """
     repeated = _committed(session, claim)
@@ -164,7 +112,6 @@ def commit(
         raise HeadMoved(job.model_id, new.parent_number, live.number)
     if in_turn:
         jobs.check_turn(session, job)
-    _check_members(session, job, live, new)
     refs.record(session, store, new.delta_digest, "delta")
     refs.record(session, store, new.statistics_digest, "statistics")
     row = jobs.subject(session, job)
@@ -172,7 +119,7 @@ def commit(
         raise InconsistentVersion(job.model_id, f"{row.id} is a dry run, which makes no version")
     jobs.move(row, "verifying")
     session.flush()
-    made = versions.append(session, head, _draft(job, row, live, new))
+    made = versions.append(session, head, _draft(session, job, row, new))
     promoted = isinstance(row, Withdrawal) or (new.gate_met and row.promote == "auto")
     jobs.move(row, "applied" if isinstance(row, Withdrawal) or new.gate_met else "rejected")
     row.version_number = made.number
@@ -226,11 +173,12 @@ def conclude_trial(
     return edit_sets.get(session, row.id)
 
 
-def _draft(job: Job, row: EditSet | Withdrawal, live: VersionRecord, new: NewVersion) -> versions.Draft:
+def _draft(session: Session, job: Job, row: EditSet | Withdrawal, new: NewVersion) -> versions.Draft:
     return versions.Draft(
         kind=new.kind,
         parent=new.parent_number,
-        members=new.members,
+        like=new.parent_number,
+        change=_change(session, row, new.parent_number, new.statistics_digest or "")[0],
         delta_digest=new.delta_digest,
         weights_digest=new.weights_digest,
         gate_met=new.gate_met,
@@ -241,5 +189,4 @@ def _draft(job: Job, row: EditSet | Withdrawal, live: VersionRecord, new: NewVer
         report=new.report,
         reason=row.reason if isinstance(row, Withdrawal) else None,
         fact_reports=new.fact_reports,
-        like=live,
     )

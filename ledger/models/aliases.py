@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.auth import audit
 from ledger.blobs.store import Blobs
 from ledger.db import queries
-from ledger.db.tables import Alias, EditSet, Version, VersionEditSet
+from ledger.db.tables import Alias, EditSet, Version
 from ledger.errors import GateNotMet, InvalidName, NotFound, StaleParent
 from ledger.records import Actor, VersionRecord
-from ledger.versions import versions
+from ledger.versions import members, versions
 from ledger.versions.versions import BASE, LIVE
 
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -47,28 +47,27 @@ def point(session: Session, model_id: str, name: str, number: int, actor: Actor)
     )
 
 
-def _edit_sets(model_id: str, number: int | None) -> Select[str]:
-    return select(VersionEditSet.edit_set_id).where(
-        VersionEditSet.model_id == model_id, VersionEditSet.number == number
-    )
-
-
 def _move_statuses(session: Session, model_id: str, number: int) -> None:
     """What leaves the live version is withdrawn; what comes (back) into it is applied."""
     current = session.scalar(
         select(Alias.number).where(Alias.model_id == model_id, Alias.name == LIVE).with_for_update()
     )
-    before, after = _edit_sets(model_id, current), _edit_sets(model_id, number)
+    differing = members.difference(session, model_id, number if current is None else current, number)
     for moved, olds, new in (
-        (before.except_(after), ["applied"], "withdrawn"),
-        (after.except_(before), ["withdrawn", "rejected"], "applied"),
+        ([ident for ident, (_, after) in differing.items() if after is None], ["applied"], "withdrawn"),
+        (
+            [ident for ident, (before, _) in differing.items() if before is None],
+            ["withdrawn", "rejected"],
+            "applied",
+        ),
     ):
-        session.execute(
-            update(EditSet)
-            .where(EditSet.id.in_(moved), EditSet.status.in_(olds))
-            .values(status=new)
-            .execution_options(synchronize_session=False)
-        )
+        if moved:
+            session.execute(
+                update(EditSet)
+                .where(queries.one_of(EditSet.id, moved), EditSet.status.in_(olds))
+                .values(status=new)
+                .execution_options(synchronize_session=False)
+            )
 
 
 def _lineage(session: Session, model_id: str, number: int) -> set[int]:
@@ -164,14 +163,14 @@ def roll_back(
             kind="rollback",
             parent=before,
             restores=target.number,
-            members=target.members,
+            like=target.number,
+            change={},
             delta_digest=target.delta_digest,
             weights_digest=target.weights_digest,
             gate_met=target.gate_met,
             report=target.report,
             reason=reason,
             created_by=audit.actor_name(actor),
-            like=target,
         ),
     )
     point(session, model_id, LIVE, made.number, actor)

@@ -10,6 +10,7 @@ from ledger.blobs import refs
 from ledger.blobs.store import Blobs
 from ledger.db import queries
 from ledger.db.tables import Editor, Head, Model
+from ledger.integrity import set_digest
 from ledger.integrity.chain import storable
 from ledger.models import aliases, models
 from ledger.records import Actor, Json, ModelRecord
@@ -46,7 +47,7 @@ def mark_ready(
     model.canaries = storable(canaries, "/canaries")
     model.base_parameters_digest = base_parameters_digest
     session.flush()
-    head = Head(model_id=model_id, number=0, hash="")
+    head = Head(model_id=model_id, number=0, hash="", members_state=set_digest.EMPTY)
     session.add(head)
     version = versions.append(
         session,
@@ -54,7 +55,8 @@ def mark_ready(
         versions.Draft(
             kind="base",
             parent=None,
-            members=(),
+            like=0,
+            change={},
             delta_digest=None,
             weights_digest=weights_digest,
             gate_met=True,

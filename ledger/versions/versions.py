@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import and_, func, insert, literal, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from ledger.db import queries
-from ledger.db.tables import Alias, EditSet, FactReportRow, Head, Model, Version, VersionEditSet
+from ledger.db.tables import Alias, FactReportRow, Head, Membership, Model, Version
 from ledger.errors import ModelNotReady, NotFound
-from ledger.integrity import chain
+from ledger.integrity import chain, set_digest
 from ledger.records import FactReport, Json, Member, Page, VersionRecord
 from ledger.states import VersionKind
+from ledger.versions import members
+from ledger.versions.members import Change
 
 GREATEST = 2**31 - 1
 BASE = "base"
@@ -26,12 +28,13 @@ LIVE = "live"
 class Draft:
     """What a new version says of itself; the rest follows from its place in the chain.
 
-    `like` is a version with much the same members: rows of those are copied in the database.
+    Its members are those of version `like`, with `change`.
     """
 
     kind: VersionKind
     parent: int | None
-    members: tuple[Member, ...]
+    like: int
+    change: Change
     delta_digest: str | None
     weights_digest: str | None
     gate_met: bool
@@ -43,7 +46,6 @@ class Draft:
     report: Json | None = None
     reason: str | None = None
     fact_reports: tuple[FactReport, ...] = field(default=())
-    like: VersionRecord | None = None
 
 
 def lock_head(session: Session, model_id: str) -> Head:
@@ -61,11 +63,14 @@ def lock_head(session: Session, model_id: str) -> Head:
 
 
 def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
-    """Add a version after a locked head, with its members and reports, and return it."""
+    """Add a version after a locked head, with what it changes and its reports, and return it."""
     model = session.get_one(Model, head.model_id)
-    members = tuple(sorted(draft.members))
-    facts = _facts_of(session, members)
     first = draft.kind == "base"
+    closed, opened = ([], []) if first else _turnover(session, head, draft)
+    state = set_digest.update(
+        head.members_state, map(chain.member_content, opened), map(chain.member_content, closed)
+    )
+    before = None if first else session.get_one(Version, (model.id, head.number))
     unhashed = VersionRecord(
         model_id=model.id,
         number=0 if first else head.number + 1,
@@ -73,8 +78,9 @@ def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
         parent=draft.parent,
         restores=draft.restores,
         edit_set_id=draft.edit_set_id,
-        members=members,
-        live_fact_count=sum(facts[m.edit_set_id][0] - len(m.left_out) for m in members),
+        members_digest=set_digest.of(state),
+        edit_set_count=(before.edit_set_count if before else 0) + len(opened) - len(closed),
+        live_fact_count=(before.live_fact_count if before else 0) + _facts(opened) - _facts(closed),
         base_digest=model.digest,
         editor_digest=model.editor_digest or "",
         delta_digest=draft.delta_digest,
@@ -84,35 +90,38 @@ def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
         report=chain.storable(draft.report, "/report"),
         gate_met=draft.gate_met,
         reason=chain.storable(draft.reason, "/reason"),
-        created_at=_now(session, head),
+        created_at=_now(session, before),
         created_by=draft.created_by,
         previous_hash=None if first else head.hash,
         hash="",
     )
-    digests = {ident: digest for ident, (_, digest) in facts.items()}
-    version = replace(unhashed, hash=chain.version_hash(unhashed, digests))
+    version = replace(unhashed, hash=chain.version_hash(unhashed, closed, opened))
     _insert(session, version, draft)
-    head.number, head.hash = version.number, version.hash
+    members.write(session, model.id, version.number, closed, opened)
+    head.number, head.hash, head.members_state = version.number, version.hash, state
     session.flush()
     return version
 
 
-def _facts_of(session: Session, members: Sequence[Member]) -> dict[str, tuple[int, str]]:
-    """Return how many facts each member's edit set has, and their digest."""
-    wanted = [member.edit_set_id for member in members]
-    query = select(EditSet.id, EditSet.fact_count, EditSet.facts_digest).where(
-        queries.one_of(EditSet.id, wanted)
-    )
-    return {ident: (count, digest) for ident, count, digest in session.execute(query)}
+def _turnover(session: Session, head: Head, draft: Draft) -> tuple[list[Member], list[Member]]:
+    """Return the members of the newest version that end with a new one, and those that begin with it."""
+    moved = members.difference(session, head.model_id, head.number, draft.like)
+    stay = members.at(session, head.model_id, head.number, draft.change.keys() - moved.keys())
+    before = {ident: one for ident, (one, _) in moved.items()} | stay
+    after = {ident: other for ident, (_, other) in moved.items()} | dict(draft.change)
+    differing = sorted(ident for ident in after if before.get(ident) != after[ident])
+    closed = [member for ident in differing if (member := before.get(ident)) is not None]
+    return closed, [member for ident in differing if (member := after[ident]) is not None]
 
 
-def _now(session: Session, head: Head) -> datetime:
-    """Return the time by the database's clock, never earlier than that of the model's other versions."""
-    newest = select(func.max(Version.created_at)).where(Version.model_id == head.model_id)
-    found: datetime = session.execute(
-        select(func.greatest(func.clock_timestamp(), newest.scalar_subquery()))
-    ).scalar_one()
-    return found
+def _facts(some: Sequence[Member]) -> int:
+    return sum(member.live_fact_count for member in some)
+
+
+def _now(session: Session, before: Version | None) -> datetime:
+    """Return the time by the database's clock, never earlier than that of the version before."""
+    now: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
+    return now if before is None else max(now, before.created_at)
 
 
 def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
@@ -123,22 +132,6 @@ def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
     }
     session.execute(insert(Version).values(job_id=draft.job_id, **values))
     place = {"model_id": version.model_id, "number": version.number}
-    alike = set() if draft.like is None else {*version.members} & {*draft.like.members}
-    if draft.like is not None:
-        _copy_members(session, draft.like, version.number, alike)
-    members = [
-        {
-            **place,
-            "edit_set_id": member.edit_set_id,
-            "statistics_digest": member.statistics_digest,
-            "withdrawn": list(member.withdrawn),
-            "superseded": list(member.superseded),
-        }
-        for member in version.members
-        if member not in alike
-    ]
-    if members:
-        session.execute(insert(VersionEditSet), members)
     if draft.fact_reports:
         reports = [
             {
@@ -152,40 +145,12 @@ def _insert(session: Session, version: VersionRecord, draft: Draft) -> None:
         session.execute(insert(FactReportRow), reports)
 
 
-def _copy_members(session: Session, like: VersionRecord, number: int, alike: Iterable[Member]) -> None:
-    """Add to a version some of the members that another one of its model has."""
-    columns = VersionEditSet.__table__.columns
-    rows_alike = select(*(literal(number) if column.key == "number" else column for column in columns)).where(
-        VersionEditSet.model_id == like.model_id,
-        VersionEditSet.number == like.number,
-        queries.one_of(VersionEditSet.edit_set_id, [member.edit_set_id for member in alike]),
-    )
-    session.execute(insert(VersionEditSet).from_select(columns.keys(), rows_alike))
-
-
-def members_of(session: Session, model_id: str, numbers: Sequence[int]) -> Mapping[int, tuple[Member, ...]]:
-    """Return the members of some versions of a model, in the order of their edit sets."""
-    found: defaultdict[int, list[Member]] = defaultdict(list)
-    query = select(
-        VersionEditSet.number,
-        VersionEditSet.edit_set_id,
-        VersionEditSet.statistics_digest,
-        VersionEditSet.withdrawn,
-        VersionEditSet.superseded,
-    ).where(VersionEditSet.model_id == model_id, queries.one_of(VersionEditSet.number, numbers))
-    for number, edit_set_id, statistics_digest, withdrawn, superseded in session.execute(query):
-        found[number].append(Member(edit_set_id, statistics_digest, tuple(withdrawn), tuple(superseded)))
-    return {number: tuple(sorted(found[number])) for number in numbers}
-
-
 def records(session: Session, found: Sequence[Version]) -> list[VersionRecord]:
     """Return the records of some versions of one model."""
     if not found:
         return []
-    model_id = found[0].model_id
-    members = members_of(session, model_id, [row.number for row in found])
-    aliases = _aliases(session, model_id)
-    return [_record(row, members[row.number], tuple(aliases[row.number])) for row in found]
+    aliases = _aliases(session, found[0].model_id)
+    return [_record(row, tuple(aliases[row.number])) for row in found]
 
 
 def _aliases(session: Session, model_id: str) -> defaultdict[int, list[str]]:
@@ -201,7 +166,7 @@ def named(session: Session, version: VersionRecord) -> VersionRecord:
     return replace(version, aliases=tuple(_aliases(session, version.model_id)[version.number]))
 
 
-def _record(row: Version, members: tuple[Member, ...], aliases: tuple[str, ...]) -> VersionRecord:
+def _record(row: Version, aliases: tuple[str, ...]) -> VersionRecord:
     kind: VersionKind = row.kind  # type: ignore[assignment]  # a check constraint holds it
     return VersionRecord(
         model_id=row.model_id,
@@ -210,7 +175,8 @@ def _record(row: Version, members: tuple[Member, ...], aliases: tuple[str, ...])
         parent=row.parent,
         restores=row.restores,
         edit_set_id=row.edit_set_id,
-        members=members,
+        members_digest=row.members_digest,
+        edit_set_count=row.edit_set_count,
         live_fact_count=row.live_fact_count,
         base_digest=row.base_digest,
         editor_digest=row.editor_digest,
@@ -230,7 +196,7 @@ def _record(row: Version, members: tuple[Member, ...], aliases: tuple[str, ...])
 
 
 def find(session: Session, model_id: str, ref: int | str) -> Version:
-    """Return the row of a version by number, `base` or alias: all of it but its members.
+    """Return the row of a version by number, `base` or alias.
 
     Raises:
         NotFound: there is no such model, alias or version.
@@ -273,19 +239,16 @@ def live(session: Session, model_id: str) -> VersionRecord:
     return records(session, [session.get_one(Version, (model_id, number))])[0]
 
 
-def live_members(session: Session, model_id: str) -> tuple[Member, ...]:
-    """Return the members of the live version; none while there is no version."""
-    number = queries.find_alias(session, model_id, LIVE)
-    return () if number is None else members_of(session, model_id, [number])[number]
+def live_number(session: Session, model_id: str) -> int:
+    """Return the number of the live version; 0 while there is none."""
+    return queries.find_alias(session, model_id, LIVE) or 0
 
 
 def live_among(session: Session, edit_set_ids: Sequence[str]) -> set[str]:
     """Return those of some edit sets that the live version of their model holds."""
-    held = VersionEditSet
-    at = and_(Alias.model_id == held.model_id, Alias.number == held.number, Alias.name == LIVE)
-    return set(
-        session.scalars(select(held.edit_set_id).join(Alias, at).where(held.edit_set_id.in_(edit_set_ids)))
-    )
+    at_live = members.covers(Membership, Alias.number) & (Alias.name == LIVE)
+    query = select(Membership.edit_set_id).join(Alias, (Alias.model_id == Membership.model_id) & at_live)
+    return set(session.scalars(query.where(queries.one_of(Membership.edit_set_id, edit_set_ids))))
 
 
 def list_all(session: Session, model_id: str, limit: int, cursor: str | None) -> Page[VersionRecord]:

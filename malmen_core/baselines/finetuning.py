@@ -15,16 +15,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from malmen_core.base import BaseModel
-from malmen_core.baselines.method import Method, Sets
-from malmen_core.baselines.present import Shifts, one_after_the_other
-from malmen_core.batches import answer_logits, batches, score_answers
-from malmen_core.delta import Delta
+from malmen_core.baselines.sequential import Shifts, one_after_the_other
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.refinement import Progress
+from malmen_core.evaluation.methods import Method, Sets
 from malmen_core.facts import Fact
-from malmen_core.overlay import EditedModule, Weights, intercepting
-from malmen_core.prompts import edit_prompts
-from malmen_core.refinement import Progress
-from malmen_core.tokens import Encoded
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import answer_logits, batches, score_answers
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import EditedModule, Weights, intercepting
+from malmen_core.models.tokenization import Encoded
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from malmen_core.base import BaseModel
-from malmen_core.baselines.method import Method, Sets
-from malmen_core.baselines.present import Shifts, one_after_the_other
-from malmen_core.baselines.residual import Optimisation, Prompts, optimise, prepare_prompts, take_keys
-from malmen_core.calibrate import preservation_moments
-from malmen_core.delta import Delta
+from malmen_core.baselines.memit_targets import Optimisation, Prompts, optimise, prepare_prompts, take_keys
+from malmen_core.baselines.sequential import Shifts, one_after_the_other
+from malmen_core.editing.calibrate import preservation_moments
+from malmen_core.editing.covariance import SecondMoment, sample_continuations
+from malmen_core.editing.refinement import Progress
+from malmen_core.editing.ridge import Regulariser, projector
+from malmen_core.evaluation.methods import Method, Sets
 from malmen_core.facts import Fact
-from malmen_core.normal_equation import Regulariser, projector
-from malmen_core.overlay import Weights
-from malmen_core.prior import SecondMoment, sample_continuations
-from malmen_core.refinement import Progress
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import Weights
 
 PREFIX_OPENINGS = ("The", "Therefore", "Because", "I", "You")
 PREFIX_TOKENS = 10

@@ -17,20 +17,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from malmen_core.base import BaseModel
-from malmen_core.baselines.method import Method, Sets
-from malmen_core.baselines.plain import initial_editor
-from malmen_core.baselines.present import Shifts, one_after_the_other
-from malmen_core.capture import Captured, capture
-from malmen_core.delta import Delta
-from malmen_core.editor import Editor
+from malmen_core.baselines.malmen_paper import initial_editor
+from malmen_core.baselines.sequential import Shifts, one_after_the_other
+from malmen_core.editing.capture import Captured, capture
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.hypernetwork import HyperNetwork
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.refinement import Progress
+from malmen_core.evaluation.methods import Method, Sets
 from malmen_core.facts import Fact
-from malmen_core.hypernetwork import HyperNetwork
-from malmen_core.lesson import Lesson, Outcome, run_lesson
-from malmen_core.meta_gradient import Material
-from malmen_core.overlay import Weights
-from malmen_core.prompts import edit_prompts
-from malmen_core.refinement import Progress
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import Weights
+from malmen_core.training.meta_gradient import Material
+from malmen_core.training.meta_loss import Lesson, Outcome, run_lesson
 
 
 def summed_shift(network: HyperNetwork, name: str, rows: Captured) -> Tensor:

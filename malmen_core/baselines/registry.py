@@ -7,19 +7,19 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from malmen_core.base import BaseModel, inspect_source
 from malmen_core.baselines.finetuning import FineTuning
+from malmen_core.baselines.malmen_paper import PlainMalmen, edits_plainly
 from malmen_core.baselines.memit import PREFIX_OPENINGS, Memit
 from malmen_core.baselines.mend import Mend, SummedShifts
-from malmen_core.baselines.method import Baseline, Method
-from malmen_core.baselines.plain import PlainMalmen, edits_plainly
-from malmen_core.baselines.training_free import TrainingFree
-from malmen_core.causal import CausalLM
-from malmen_core.editor import Editor
+from malmen_core.baselines.ultraedit import TrainingFree
+from malmen_core.editing.editor import Editor
 from malmen_core.errors import EditorMismatch, UnknownSetting, UnsupportedArchitecture
-from malmen_core.families import family_of
-from malmen_core.meta_gradient import MALMEN, Rule
+from malmen_core.evaluation.methods import Baseline, Method
+from malmen_core.models.base import BaseModel, inspect_source
+from malmen_core.models.families import family_of
+from malmen_core.models.tasks.causal import CausalLM
 from malmen_core.settings import checked
+from malmen_core.training.meta_gradient import MALMEN, Rule
 
 BASELINES: Mapping[str, type[Baseline]] = {
     kind.name: kind for kind in (FineTuning, Mend, Memit, PlainMalmen, TrainingFree)

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 
 from ledger.errors import GateNotMet, LedgerError, NotFound, NotLive, StaleParent, WrongModel
 from ledger.records import KeyRecord
-from malmen_core.base import ModelInfo, inspect_source
-from malmen_core.editor import Editor
+from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
+from malmen_core.models.base import ModelInfo, inspect_source
 from service import views
 from service.context import Services, ServicesDep
 from service.failures import typed_problem

@@ -20,7 +20,7 @@ from service.problems import Problem
 from service.routes import OBJECT_ID, ModelId, Paging, problems, router
 from service.schemas.base import Paged
 from service.schemas.changes import Changes, ChangesQuery
-from service.schemas.models import ModelView, VersionView, WithdrawalView
+from service.schemas.models import Members, ModelView, VersionView, WithdrawalView
 
 routes = router("models")
 
@@ -74,6 +74,14 @@ def get_version(model_id: ModelId, ref: Ref, services: ServicesDep, _: ReadKey) 
         if withdrawal is None:
             raise error
     return _of_withdrawal(services, withdrawal)
+
+
+@routes.get("/models/{model_id}/versions/{ref}/edit_sets", responses=problems(404, 422))
+def list_members(model_id: ModelId, ref: Ref, asked: Paging, services: ServicesDep, _: ReadKey) -> Members:
+    """The edit sets that a version holds, in the order in which they were accepted."""
+    number, page = services.ledger.list_members(model_id, _number_or_name(ref), asked.limit, asked.cursor)
+    items = [views.member(item) for item in page.items]
+    return Members(model=model_id, version=number, items=items, next_cursor=page.next_cursor)
 
 
 @routes.get("/models/{model_id}/versions/{ref}/changes", responses=problems(404, 422))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from service.schemas.base import Answer, FilledText, Identifier, RequestBody
+from service.schemas.base import Answer, FilledText, Identifier, Paged, RequestBody
 from service.schemas.edits import GateBody, ProgressView, Status
 
 
@@ -124,7 +124,8 @@ class VersionView(Answer):
                     "kind": "edit",
                     "restores": None,
                     "live_fact_count": 40,
-                    "edit_sets": ["set_01k9"],
+                    "edit_set_count": 3,
+                    "members_digest": "sha256:e0…",
                     "delta_digest": "sha256:0b…",
                     "weights_digest": "sha256:77…",
                     "base_digest": "sha256:9f…",
@@ -148,7 +149,10 @@ class VersionView(Answer):
     kind: Literal["base", "edit", "rollback", "withdraw"]
     restores: int | None = Field(description="For a rollback: the version whose weights it has.")
     live_fact_count: int
-    edit_sets: list[str]
+    edit_set_count: int = Field(description="How many edit sets it holds; `…/edit_sets` lists them.")
+    members_digest: str | None = Field(
+        description="Digest of the set of those; null of a version from before there was one."
+    )
     delta_digest: str | None = Field(description="Null for the empty delta.")
     weights_digest: str | None
     base_digest: str
@@ -161,6 +165,24 @@ class VersionView(Answer):
     created_at: datetime
     created_by: str
     reason: str | None
+
+
+class MemberView(Answer):
+    """An edit set that a version holds, and the facts of it that the version leaves out."""
+
+    edit_set: str
+    fact_count: int = Field(description="How many facts it was posted with.")
+    live_fact_count: int = Field(description="How many of them the version holds.")
+    withdrawn: list[int] = Field(description="Positions of facts that were withdrawn.")
+    superseded: list[int] = Field(description="Positions of facts that newer ones in the version replace.")
+    statistics_digest: str
+
+
+class Members(Paged[MemberView]):
+    """One page of the edit sets of a version, in the order in which they were accepted."""
+
+    model: str
+    version: int
 
 
 class WithdrawalView(Answer):

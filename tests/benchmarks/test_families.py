@@ -16,7 +16,7 @@ from benchmarks.taught.make import make
 from benchmarks.taught.pupils import PUPILS
 from benchmarks.taught.questions import FALSE, TRUE, Question, claims, questions, split, statements
 from benchmarks.taught.teach import STATE, Course, knowledge, teach
-from malmen_core.base import BaseModel
+from malmen_core.models.base import BaseModel
 from tests.benchmarks.conftest import NAMES, PATTERNS
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task

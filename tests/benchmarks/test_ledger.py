@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from malmen_core.base import BaseModel
-from malmen_core.calibrate import calibrate
-from malmen_core.editor import EditPlan
-from malmen_core.refinement import RefinementPlan
+from malmen_core.editing.calibrate import calibrate
+from malmen_core.editing.editor import EditPlan
+from malmen_core.editing.refinement import RefinementPlan
+from malmen_core.models.base import BaseModel
 from tests.tiny import save_tiny
 
 SETS, SIZE, WITHDRAWALS = 5, 2, 2

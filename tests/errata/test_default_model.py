@@ -14,7 +14,7 @@ from errata.stack import default_model
 from errata.stack.bound import CalledOff, run_bound
 from errata.stack.default_model import MANIFEST, WHEEL, damaged_files, ensure, is_complete
 from errata.stack.wheels import check, sha256_of
-from malmen_core.editor import Editor, EditPlan
+from malmen_core.editing.editor import Editor, EditPlan
 
 ELSEWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_INDEX": "0"}
 

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from errata.cli.app import assemble
-from malmen_core.base import BaseModel
-from malmen_core.baselines.plain import PlainMalmen
+from malmen_core.baselines.malmen_paper import PlainMalmen
+from malmen_core.models.base import BaseModel
 from tests.malmen_core.test_train import start_for
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task

@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-import malmen_core.export
+import malmen_core.export.adapter
 from errata.cli.app import assemble
 from ledger import Ledger, LedgerSettings
-from malmen_core.base import BaseModel
-from malmen_core.delta import Delta
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
 from tests.inprocess import CAPITALS, Office, fact
 from tests.servers import Postgres
 from tests.tiny import save_tiny
@@ -181,4 +181,4 @@ def test_a_wrong_checkpoint_is_refused_and_gone(
 
 
 def forgetful(base: BaseModel, version: object, folder: Path) -> None:
-    malmen_core.export.write_checkpoint(base, base.version(Delta.empty()), folder)
+    malmen_core.export.adapter.write_checkpoint(base, base.version(Delta.empty()), folder)

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from errata.cli.app import assemble
 from ledger import Ledger, LedgerSettings
 from ledger.blobs.store import LocalBlobs
-from malmen_core.held import RANK
-from malmen_core.statistics import Statistics
+from malmen_core.editing.held import RANK
+from malmen_core.editing.statistics import Statistics
 from tests.inprocess import Office, fact
 from tests.servers import Postgres
 from tests.tiny import save_tiny
@@ -45,7 +45,8 @@ def original(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
         assert facts.count(0) == facts.count(1) + RANK
         assert third.report is not None
         assert third.report["repaired"] > 0
-        assert [member.superseded for member in third.members] == [(0,), (), ()]
+        members = ledger.members("tiny", third.number).values()
+        assert [member.superseded for member in members] == [(0,), (), ()]
         office.withdraw([str(second.edit_set_id)])
         office.withdraw([], [f"{first.edit_set_id}.1"])
         ledger.roll_back("tiny", 2, "a test", office.key)

@@ -10,7 +10,7 @@ import pytest
 
 from errata.errors import InputFileError
 from errata.lab.local_model import read_model_facts
-from malmen_core.base import BaseModel
+from malmen_core.models.base import BaseModel
 
 GOOD: list[dict[str, Any]] = [
     {"prompt": "The capital of France is", "target": "Lima"},

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from errata.cli.app import assemble
-from malmen_core.base import BaseModel
-from malmen_core.editor import Editor, EditPlan
+from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.models.base import BaseModel
 from tests.malmen_core.test_train import facts, start_for
 from tests.tiny import save_tiny
 

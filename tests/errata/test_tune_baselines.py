@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from benchmarks.tune_baselines import GRIDS, Bench, harmonic_mean, main, trials
-from malmen_core.base import BaseModel
 from malmen_core.baselines import memit
 from malmen_core.baselines.memit import MemitMethod
 from malmen_core.baselines.registry import BASELINES, baseline
-from malmen_core.calibrate import preservation_moments
-from malmen_core.prior import SecondMoment
+from malmen_core.editing.calibrate import preservation_moments
+from malmen_core.editing.covariance import SecondMoment
+from malmen_core.models.base import BaseModel
 from tests.tiny import save_tiny
 
 

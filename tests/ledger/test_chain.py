@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ledger.errors import NotANumber, UnstorableText
-from ledger.integrity import chain
+from ledger.integrity import chain, set_digest
 from ledger.records import FactReport, Member, VersionRecord
 from tests.servers import Postgres
 
@@ -22,7 +22,8 @@ VERSION = VersionRecord(
     parent=1,
     restores=None,
     edit_set_id="b",
-    members=(Member("a", "sha256:sa", (1, 3)), Member("b", "sha256:sb")),
+    members_digest="sha256:members",
+    edit_set_count=2,
     live_fact_count=3,
     base_digest="sha256:base",
     editor_digest="sha256:editor",
@@ -38,14 +39,19 @@ VERSION = VersionRecord(
     previous_hash="sha256:previous",
     hash="",
 )
-FACTS = {"a": "sha256:fa", "b": "sha256:fb"}
+A = Member("a", "sha256:sa", (1, 3), (), 4, "sha256:fa")
+B = Member("b", "sha256:sb", (), (), 1, "sha256:fb")
+OPENED = (replace(A, withdrawn=(1,)), B)
+GOLDEN_NOW = "sha256:a65092f01974b696a164dba42ddcefc6d8b12d4abad055fe5f6f89f8fd9a121f"
+GOLDEN_SET = "sha256:ab1557b70a54b014323e96212033ec0892774a9565a2a792407a2a26698c4e40"
 GOLDEN_FACTS = "sha256:bb528e061d12d744ac24420a602349e806118a6808930bee197d29d93433b98c"
 GOLDEN = "sha256:fb0acd8fa98549dcbd6bda406f654ffcfc71c67d20393b9534ab308d8783072c"
 
 
 def test_golden_hashes() -> None:
     """Chains made by earlier releases must stay valid: these never change."""
-    assert chain.version_hash(VERSION, FACTS) == GOLDEN
+    assert chain.first_version_hash(VERSION, (A, B)) == GOLDEN
+    assert chain.version_hash(VERSION, (A,), OPENED) == GOLDEN_NOW
     fact: dict[str, Any] = {
         "prompt": "Où est Rome ?",
         "target": "Italie",
@@ -58,7 +64,7 @@ def test_golden_hashes() -> None:
 
 
 def test_every_field_is_hashed() -> None:
-    base = chain.version_hash(VERSION, FACTS)
+    base = chain.version_hash(VERSION, (A,), OPENED)
     other: dict[str, Any] = {
         "model_id": "x",
         "number": 3,
@@ -66,7 +72,7 @@ def test_every_field_is_hashed() -> None:
         "parent": 0,
         "restores": 1,
         "edit_set_id": "a",
-        "members": VERSION.members[:1],
+        "edit_set_count": 3,
         "live_fact_count": 4,
         "report": {"edit_success": 0.99},
         "gate_met": False,
@@ -77,19 +83,34 @@ def test_every_field_is_hashed() -> None:
     for field in fields(VersionRecord):
         changed = replace(VERSION, **{field.name: other.get(field.name, "sha256:x")})
         same = field.name in ("hash", "aliases")
-        assert (chain.version_hash(changed, FACTS) == base) is same, field.name
-    assert chain.version_hash(VERSION, {**FACTS, "a": "sha256:other"}) != base
-    withdrawn = (replace(VERSION.members[0], withdrawn=(1, 2)), VERSION.members[1])
-    assert chain.version_hash(replace(VERSION, members=withdrawn), FACTS) != base
+        assert (chain.version_hash(changed, (A,), OPENED) == base) is same, field.name
+    assert chain.version_hash(VERSION, (), OPENED) != base
+    for name in ("statistics_digest", "withdrawn", "superseded", "facts_digest"):
+        value = (1, 2) if name in ("withdrawn", "superseded") else "sha256:other"
+        changed_member = replace(A, **{name: value})  # type: ignore[arg-type]
+        assert chain.version_hash(VERSION, (A,), (changed_member, B)) != base
 
 
 def test_what_does_not_matter_is_not_hashed() -> None:
-    base = chain.version_hash(VERSION, FACTS)
+    base = chain.version_hash(VERSION, (A,), OPENED)
     zone = timezone(timedelta(hours=5))
-    assert chain.version_hash(replace(VERSION, created_at=VERSION.created_at.astimezone(zone)), FACTS) == base
-    assert chain.version_hash(replace(VERSION, members=VERSION.members[::-1]), FACTS) == base
+    zoned = replace(VERSION, created_at=VERSION.created_at.astimezone(zone))
+    assert chain.version_hash(zoned, (A,), OPENED) == base
+    assert chain.version_hash(VERSION, (A,), OPENED[::-1]) == base
     reports = [FactReport("a", 1, {"x": 1}), FactReport("a", 0, {"x": 1.0})]
     assert chain.fact_reports_digest(reports) == chain.fact_reports_digest(reports[::-1])
+
+
+def test_a_set_has_one_digest_however_it_came_about() -> None:
+    members = [chain.member_content(member) for member in (A, B, *OPENED)]
+    whole = set_digest.update(set_digest.EMPTY, members, ())
+    one_by_one = set_digest.EMPTY
+    for member in (*members[::-1], ["else"]):
+        one_by_one = set_digest.update(one_by_one, [member], ())
+    assert set_digest.update(one_by_one, (), [["else"]]) == whole
+    assert set_digest.update(whole, (), members) == set_digest.EMPTY
+    assert set_digest.of(set_digest.update(whole, [members[0]], ())) != set_digest.of(whole)
+    assert set_digest.of(whole) == GOLDEN_SET
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)

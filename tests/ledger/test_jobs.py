@@ -8,8 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from ledger.errors import HeadMoved, IllegalTransition, InconsistentVersion, JobCancelled, LeaseLost
-from ledger.records import Member
+from ledger.errors import HeadMoved, IllegalTransition, JobCancelled, LeaseLost
 from ledger.states import LEGAL_TRANSITIONS
 from tests.ledger.work import Bench, ready_model
 
@@ -25,7 +24,7 @@ def test_a_ready_model_has_version_0_live(bench: Bench) -> None:
     assert (model.status, model.live_version) == ("ready", 0)
     assert model.editor_card == {"name": "untrained"}
     base = bench.ledger.get_version("tiny", "live")
-    assert (base.kind, base.number, base.parent, base.members) == ("base", 0, None, ())
+    assert (base.kind, base.number, base.parent, base.edit_set_count) == ("base", 0, None, 0)
     assert base.aliases == ("live",)
     again = bench.ledger.complete_model("tiny", b"another", {}, {}, "sha256:other", actor="worker")
     assert again == model
@@ -48,14 +47,14 @@ def test_an_edit_from_post_to_live(bench: Bench) -> None:
     assert bench.status(ident) == "verifying"
     made = bench.ledger.commit_version(claim, bench.solve(job))
     assert (made.number, made.parent, made.kind, made.live_fact_count) == (1, 0, "edit", 3)
-    assert (made.aliases, made.created_by, made.edit_sets) == (("live",), bench.key.id, (ident,))
+    assert (made.aliases, made.created_by, bench.edit_sets(made)) == (("live",), bench.key.id, (ident,))
     done = bench.ledger.get_edit_set(ident)
     assert (done.status, done.version, done.report) == ("applied", 1, made.report)
     assert done.finished_at is not None
     page = bench.ledger.get_facts(ident)
     assert all(fact.live for fact in page.items)
     assert page.items[2].report == {"edit_success": 1.0, "n": 2}
-    assert bench.ledger.facts_of(made.members)[1].id == f"{ident}.1"
+    assert bench.ledger.facts_of("tiny", made.number)[1].id == f"{ident}.1"
     assert bench.ledger.claim(claim.job_id, "w2", 30) is None
 
 
@@ -151,23 +150,10 @@ def test_a_moved_head_is_said_and_the_claim_goes_on(bench: Bench) -> None:
         bench.ledger.commit_version(claim, bench.solve(job))
     assert bench.status(first) == "verifying"
     job = bench.ledger.load_job(claim)
-    assert [member.edit_set_id for member in job.members] == [second]
+    assert [*job.change] == [first]
     made = bench.ledger.commit_version(claim, bench.solve(job))
-    assert set(made.edit_sets) == {first, second}
+    assert set(bench.edit_sets(made)) == {first, second}
     assert made.live_fact_count == 4
-
-
-def test_members_must_follow_from_the_parent(bench: Bench) -> None:
-    other, _ = bench.edit()
-    ident = bench.post()
-    claim = bench.claim(ident)
-    good = bench.solve(bench.ledger.load_job(claim))
-    own = good.members[-1]
-    changed = Member(other, own.statistics_digest)
-    for members in ((own,), good.members[:-1], (changed, own), (*good.members, own)):
-        with pytest.raises(InconsistentVersion):
-            bench.ledger.commit_version(claim, replace(good, members=members))
-    assert bench.ledger.commit_version(claim, good).live_fact_count == 4
 
 
 def test_release_lets_the_next_take_it_at_once(bench: Bench) -> None:

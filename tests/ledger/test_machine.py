@@ -59,8 +59,9 @@ LOOK = """
 SELECT
     (SELECT json_object_agg(name, number) FROM aliases),
     (SELECT coalesce(json_object_agg(id, status), '{}') FROM edit_sets),
-    (SELECT json_object_agg(edit_set_id, withdrawn || superseded) FROM version_edit_sets NATURAL JOIN aliases
-     WHERE name = 'live'),
+    (SELECT json_object_agg(edit_set_id, withdrawn || superseded)
+     FROM memberships JOIN aliases USING (model_id)
+     WHERE name = 'live' AND from_version <= number AND (to_version IS NULL OR to_version > number)),
     head.number,
     newest.hash = head.hash AND newest.previous_hash IS NOT DISTINCT FROM before.hash
 FROM heads AS head
@@ -364,7 +365,9 @@ class LedgerMachine(RuleBasedStateMachine):
         wanted = self.model.versions[found.number]
         assert (found.kind, found.parent, found.restores) == (wanted.kind, wanted.parent, wanted.restores)
         assert found.gate_met == wanted.gate_met
-        assert {m.edit_set_id: frozenset(m.withdrawn) for m in found.members} == wanted.members
+        members = self.bench.members(found)
+        assert {m.edit_set_id: frozenset(m.withdrawn) for m in members} == wanted.members
+        assert found.edit_set_count == len(members)
         assert found.live_fact_count == len(self.model.facts(wanted.members))
 
     def everything_agrees(self) -> None:

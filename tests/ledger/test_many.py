@@ -16,7 +16,7 @@ from tests.ledger.work import Bench, facts
 def grow(bench: Bench, first: int, last: int) -> list[str]:
     """Put edit sets of one fact each into the live version, behind the triggers."""
     _, live = bench.edit(1)
-    statistics = live.members[0].statistics_digest
+    statistics = bench.members(live)[0].statistics_digest
     made = f"FROM generate_series({first}, {last}) AS n"
     bench.execute(
         "SET session_replication_role = replica",
@@ -27,8 +27,9 @@ def grow(bench: Bench, first: int, last: int) -> list[str]:
         f" SELECT 'job_' || n, 'tiny', 'edit', 'es_' || n {made}",
         "INSERT INTO facts (edit_set_id, position, prompt, target, rephrasings, locality)"
         f" SELECT 'es_' || n, 0, 'prompt ' || n, 't', '[]', '[]' {made}",
-        "INSERT INTO version_edit_sets (model_id, number, edit_set_id, statistics_digest, withdrawn)"
-        f" SELECT 'tiny', {live.number}, 'es_' || n, '{statistics}', '{{}}' {made}",
+        "INSERT INTO memberships"
+        " (model_id, from_version, edit_set_id, statistics_digest, withdrawn, superseded)"
+        f" SELECT 'tiny', {live.number}, 'es_' || n, '{statistics}', '{{}}', '{{}}' {made}",
     )
     return [f"es_{n}" for n in range(first, last + 1)]
 
@@ -40,8 +41,8 @@ def watched(bench: Bench) -> Iterator[Counter[str]]:
 
     def note(_1: Any, _2: Any, statement: str, parameters: Any, _4: Any, many: bool) -> None:
         rows = parameters if many else [parameters]
-        seen["statements"] += len(rows)
-        seen["members"] += "version_edit_sets" in statement
+        seen["statements"] += 1
+        seen["members"] += "memberships" in statement
         seen["whole edit_sets"] += statement.endswith("FROM edit_sets")
         seen["facts"] += "FROM facts" in statement
         seen["parameters"] = max(seen["parameters"], *map(len, rows))
@@ -61,7 +62,7 @@ def costs(bench: Bench, idents: list[str]) -> dict[str, Counter[str]]:
     with watched(bench) as found["accept"]:
         ledger.accept("tiny", facts(1, 10**6), actor=bench.key, on_conflict="reject")
     with watched(bench) as found["facts_of"]:
-        ledger.facts_of(ledger.get_version("tiny", "live").members)
+        ledger.facts_of("tiny", ledger.get_version("tiny", "live").number)
     with watched(bench) as found["edit"]:
         _, made = bench.edit()
     with watched(bench) as found["roll_back"]:

@@ -102,6 +102,7 @@ def kinds(bench: Bench) -> set[tuple[str, str]]:
 
 
 V = "models/tiny/versions/"
+DIFFER = (("members-differ", 4),)
 
 
 @pytest.mark.parametrize(
@@ -156,19 +157,19 @@ V = "models/tiny/versions/"
             {("transitions-differ", "legal_transitions")},
         ),
         (
-            "version_edit_sets",
-            "UPDATE version_edit_sets SET withdrawn = '{}' WHERE number = 4",
-            {("version-changed", V + "4")},
+            "memberships",
+            "UPDATE memberships SET withdrawn = '{}' WHERE from_version = 4",
+            {(kind, V + str(number)) for kind, number in (("version-changed", 4), *DIFFER)},
         ),
         (
-            "version_edit_sets",
-            "UPDATE version_edit_sets SET superseded = '{}' WHERE superseded <> '{}'",
-            {("version-changed", V + "3"), ("superseding-differs", V + "3")},
+            "memberships",
+            "UPDATE memberships SET superseded = '{}' WHERE superseded <> '{}'",
+            {("version-changed", V + "3"), ("superseding-differs", V + "3"), ("members-differ", V + "3")},
         ),
         (
-            "version_edit_sets",
-            "DELETE FROM version_edit_sets WHERE number = 1",
-            {("version-changed", V + "1")},
+            "memberships",
+            "UPDATE memberships SET to_version = NULL WHERE to_version = 5",
+            {("version-changed", V + "5"), ("members-differ", V + "5")},
         ),
         (
             "fact_reports",
@@ -241,7 +242,7 @@ def test_what_was_accepted_and_is_gone_is_found(history: Bench, kind: str) -> No
     if kind == "edit set":
         ident, tables, column = history.post(), ("edit_sets", "facts", "jobs"), "edit_set_id"
     else:
-        live = history.ledger.get_version("tiny", "live").edit_sets[:1]
+        live = history.edit_sets(history.ledger.get_version("tiny", "live"))[:1]
         ident = history.ledger.request_withdrawal("tiny", live, [], "r", history.key).id
         tables, column = ("withdrawals", "jobs"), "withdrawal_id"
     deletions = [f"DELETE FROM {t} WHERE {column if t != tables[0] else 'id'} = '{ident}'" for t in tables]

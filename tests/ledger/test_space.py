@@ -176,7 +176,7 @@ def test_usage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         assert found.kinds[kind] == Space(count, sum(size for of, size in sizes.values() if of == kind))
     named = bench.rows(
         "SELECT delta_digest FROM versions WHERE delta_digest IS NOT NULL UNION ALL"
-        " SELECT statistics_digest FROM version_edit_sets UNION ALL"
+        " SELECT statistics_digest FROM memberships UNION ALL"
         " SELECT statistics_digest FROM edit_sets UNION ALL SELECT editor_digest FROM models"
     )
     assert found.named_bytes == sum(sizes[name][1] for (name,) in named)
@@ -184,7 +184,7 @@ def test_usage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     live = ledger.get_version("tiny", "live")
     model = found.models[0]
     assert model.live_facts == live.live_fact_count == 2
-    assert model.statistics_bytes == sizes[live.members[0].statistics_digest][1]
+    assert model.statistics_bytes == sizes[bench.members(live)[0].statistics_digest][1]
     assert model.delta_bytes == sizes[str(live.delta_digest)][1]
 
     url = ledger.engine.url.render_as_string(hide_password=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import NullPool, create_engine
@@ -85,15 +85,14 @@ class Bench:
 
     def solve(self, job: JobInput, *, gate_met: bool = True) -> NewVersion:
         """Stand in for the worker's arithmetic: blobs of the right kinds, and the right members."""
-        statistics, members = None, job.members
+        statistics = None
         if job.edit_set is not None:
             statistics = self.ledger.blobs.put(f"statistics of {job.edit_set.id}".encode())
-            members = (*job.members, Member(job.edit_set.id, statistics, (), job.own_superseded))
+        members = changed(self.ledger, job, statistics or "")
         delta = self.ledger.blobs.put(repr(members).encode()) if members else None
         return NewVersion(
             kind=job.claim.kind,
             parent_number=job.live.number,
-            members=members,
             statistics_digest=statistics,
             delta_digest=delta,
             weights_digest=f"weights of {delta}",
@@ -130,6 +129,22 @@ class Bench:
         if ident.startswith("wd_"):
             return self.ledger.get_withdrawal(ident).status
         return self.ledger.get_edit_set(ident).status
+
+    def members(self, version: VersionRecord) -> tuple[Member, ...]:
+        return tuple(sorted(self.ledger.members(version.model_id, version.number).values()))
+
+    def edit_sets(self, version: VersionRecord) -> tuple[str, ...]:
+        return tuple(member.edit_set_id for member in self.members(version))
+
+
+def changed(ledger: Ledger, job: JobInput, statistics_digest: str) -> tuple[Member, ...]:
+    """The members of the version that a job is to make."""
+    wanted = {**ledger.members(job.live.model_id, job.live.number), **job.change}
+    if job.edit_set is not None:
+        own = wanted[job.edit_set.id]
+        assert own is not None
+        wanted[job.edit_set.id] = replace(own, statistics_digest=statistics_digest)
+    return tuple(sorted(member for member in wanted.values() if member is not None))
 
 
 def ready_model(ledger: Ledger, model: str = "tiny") -> None:

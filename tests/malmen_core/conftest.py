@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-from malmen_core.base import BaseModel
-from malmen_core.editor import Editor
+from malmen_core.editing.editor import Editor
+from malmen_core.models.base import BaseModel
 from tests.malmen_core.support import tiny_base, tiny_editor
 from tests.tiny_tasks import save_tiny_task
 

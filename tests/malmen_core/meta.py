@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from malmen_core.base import BaseModel, ModelInfo
+from malmen_core.editing.hypernetwork import HyperNetwork
 from malmen_core.facts import Fact, Probe
-from malmen_core.families import FAMILIES
-from malmen_core.hypernetwork import HyperNetwork
+from malmen_core.models.base import BaseModel, ModelInfo
+from malmen_core.models.families import FAMILIES
 from tests.tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 FACTS = (

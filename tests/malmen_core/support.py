@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from malmen_core.anchors import Kinds, fit_kinds
-from malmen_core.base import BaseModel, ModelInfo
-from malmen_core.batches import teacher_forced
-from malmen_core.capture import capture
-from malmen_core.delta import Delta
-from malmen_core.edit import solve
-from malmen_core.editor import Editor, EditPlan
+from malmen_core.editing.capture import capture
+from malmen_core.editing.covariance import SecondMoment, second_moments
+from malmen_core.editing.edit import solve
+from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.hypernetwork import HyperNetwork
+from malmen_core.editing.preserved import Kinds, fit_kinds
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.refinement import RefinementPlan
+from malmen_core.editing.statistics import Rows, Statistics
 from malmen_core.facts import Fact, Probe
-from malmen_core.hypernetwork import HyperNetwork
-from malmen_core.overlay import Weights, intercepting
-from malmen_core.prior import SecondMoment, second_moments
-from malmen_core.prompts import edit_prompts
-from malmen_core.refinement import RefinementPlan
-from malmen_core.statistics import Rows, Statistics
-from malmen_core.tokens import Encoded, KeyPosition, encode_prompts
+from malmen_core.models.base import BaseModel, ModelInfo
+from malmen_core.models.batching import teacher_forced
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import Weights, intercepting
+from malmen_core.models.tokenization import Encoded, KeyPosition, encode_prompts
 from tests.tiny import CORPUS, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 CONTEXT = 128

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from malmen_core.balance import LARGEST_GAIN, balanced, gain
-from malmen_core.base import BaseModel
-from malmen_core.parts import Part, SetId
-from malmen_core.refinement import RefinementPlan
-from malmen_core.statistics import Statistics
-from malmen_core.systems import systems_of
+from malmen_core.editing.balance import LARGEST_GAIN, balanced, gain
+from malmen_core.editing.parts import Part, SetId
+from malmen_core.editing.refinement import RefinementPlan
+from malmen_core.editing.statistics import Statistics
+from malmen_core.editing.systems import systems_of
+from malmen_core.models.base import BaseModel
 from tests.malmen_core.support import random_statistics, tiny_editor
 
 STRONGER = RefinementPlan(margin=0.5, lone_margin=40.0)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from malmen_core.base import BaseModel, inspect_source
 from malmen_core.errors import CoreError, ModelNotLoadable, UnknownModule, UnsupportedArchitecture
+from malmen_core.models.base import BaseModel, inspect_source
 from tests.malmen_core.support import tiny_base
 from tests.tiny import save_tiny
 
@@ -52,7 +52,7 @@ def test_a_processor_that_is_slow_at_a_dtype_is_said_to_be(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("malmen_core.base.multiplies_bfloat16", lambda: multiplies)
+    monkeypatch.setattr("malmen_core.models.base.multiplies_bfloat16", lambda: multiplies)
     BaseModel.load(str(checkpoint), device="cpu", dtype=dtype)
     assert ("does not multiply bfloat16" in caplog.text) is warns
 

@@ -10,24 +10,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from malmen_core.base import BaseModel
 from malmen_core.baselines.finetuning import FineTuning
+from malmen_core.baselines.malmen_paper import PLAN, PlainMalmen
 from malmen_core.baselines.memit import Memit, MemitMethod
+from malmen_core.baselines.memit_targets import optimise, prepare_prompts, take_keys
 from malmen_core.baselines.mend import Mend, summed_shift
-from malmen_core.baselines.method import Baseline, Method
-from malmen_core.baselines.plain import PLAN, PlainMalmen
 from malmen_core.baselines.registry import BASELINES, TRAINABLE, baseline, modules_for, rule_of, trained
-from malmen_core.baselines.residual import optimise, prepare_prompts, take_keys
-from malmen_core.baselines.training_free import TrainingFree
-from malmen_core.batches import teacher_forced
-from malmen_core.capture import Captured, capture
-from malmen_core.delta import Delta
-from malmen_core.editor import Editor, EditPlan
+from malmen_core.baselines.ultraedit import TrainingFree
+from malmen_core.editing.capture import Captured, capture
+from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.prompts import edit_prompts
 from malmen_core.errors import EditorMismatch, NotFiniteError, UnknownSetting
+from malmen_core.evaluation.methods import Baseline, Method
 from malmen_core.facts import Fact
-from malmen_core.overlay import Weights
-from malmen_core.prompts import edit_prompts
-from malmen_core.tokens import Encoded
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import teacher_forced
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import Weights
+from malmen_core.models.tokenization import Encoded
 from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, tiny_base, wrap
 from tests.tiny import save_tiny
 

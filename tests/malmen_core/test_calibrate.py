@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.calibrate import calibrate, preservation_moments, probe_facts
-from malmen_core.edit import compute_statistics, solve
-from malmen_core.editor import Editor, EditPlan
+from malmen_core.editing.calibrate import calibrate, preservation_moments, probe_facts
+from malmen_core.editing.covariance import SecondMoment, second_moments
+from malmen_core.editing.edit import compute_statistics, solve
+from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.refinement import RefinementPlan
+from malmen_core.editing.sketch import Sketch
+from malmen_core.evaluation.verify import record_canaries, verify
 from malmen_core.facts import Fact
-from malmen_core.overlay import EditedModule, intercepting
-from malmen_core.prior import SecondMoment, second_moments
-from malmen_core.refinement import RefinementPlan
-from malmen_core.sketch import Sketch
-from malmen_core.tokens import Encoded
-from malmen_core.verify import record_canaries, verify
+from malmen_core.models.base import BaseModel
+from malmen_core.models.overlay import EditedModule, intercepting
+from malmen_core.models.tokenization import Encoded
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base
 
-module: Any = importlib.import_module("malmen_core.calibrate")
+module: Any = importlib.import_module("malmen_core.editing.calibrate")
 PLAN = EditPlan("answer", prior_weight=5.0, anchors=0, refinement=RefinementPlan(rounds=40, margin=0.5))
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from malmen_core.base import BaseModel
-from malmen_core.batches import answer_logits, batches, score_answers, teacher_forced
-from malmen_core.capture import capture, keys_by_group, keys_everywhere
-from malmen_core.prompts import edit_prompts
-from malmen_core.room import Room
-from malmen_core.tokens import Encoded, KeyPosition
+from malmen_core.editing.capture import capture, keys_by_group, keys_everywhere
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import answer_logits, batches, score_answers, teacher_forced
+from malmen_core.models.memory import Room
+from malmen_core.models.tokenization import Encoded, KeyPosition
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot
 
 ONE_BY_ONE = 1
@@ -216,8 +216,8 @@ def test_keys_of_few_groups_are_held_at_a_time(llama: BaseModel, monkeypatch: py
         asked.append(sum(len(each.ids) for each in sequences))
         return keys_everywhere(base, sequences)
 
-    monkeypatch.setattr("malmen_core.capture.KEYS_BATCH", 20)
-    monkeypatch.setattr("malmen_core.capture.keys_everywhere", spy)
+    monkeypatch.setattr("malmen_core.editing.capture.KEYS_BATCH", 20)
+    monkeypatch.setattr("malmen_core.editing.capture.keys_everywhere", spy)
     found = list(keys_by_group(llama, groups))
     assert asked == [16, 8, 32, 4]
     assert [len(next(iter(keys.values()))) for keys in found] == [8, 8, 8, 32, 4]

@@ -12,21 +12,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmen_core import repair
-from malmen_core.base import BaseModel
-from malmen_core.batches import teacher_forced
-from malmen_core.compose import Composer, Composition
-from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, edit, solve
-from malmen_core.editor import Editor
+from malmen_core.editing import repair
+from malmen_core.editing.compose import Composer, Composition
+from malmen_core.editing.edit import compute_statistics, edit, solve
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.gauss_newton import Goal, Movable, least_change
+from malmen_core.editing.parts import Part, SetId
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.repair import QUIET, is_quiet
+from malmen_core.editing.statistics import Statistics
+from malmen_core.editing.sums import ExactSums
 from malmen_core.errors import NotFiniteError
 from malmen_core.facts import Fact
-from malmen_core.least_change import Goal, Movable, least_change
-from malmen_core.parts import Part, SetId
-from malmen_core.prompts import edit_prompts
-from malmen_core.repair import QUIET, is_quiet
-from malmen_core.statistics import Statistics
-from malmen_core.sums import ExactSums
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import teacher_forced
+from malmen_core.models.delta import Delta
 from tests.malmen_core.support import FACTS, random_statistics, shift, solved, tiny_editor
 
 NAMES = ("France", "Ana", "Peru")
@@ -187,7 +187,7 @@ def test_what_a_pass_makes_worse_is_taken_back(llama: BaseModel, monkeypatch: py
     found = []
     for passes in (0, 1, 3):
         left = iter([push, spoil, spoil])
-        monkeypatch.setattr("malmen_core.repair.least_change", lambda *a, left=left: next(left)(*a))
+        monkeypatch.setattr("malmen_core.editing.repair.least_change", lambda *a, left=left: next(left)(*a))
         monkeypatch.setattr(repair, "PASSES", passes)
         found.append(edit(llama, editor, FACTS))
     assert found[0].statistics.digest != found[1].statistics.digest == found[2].statistics.digest
@@ -239,7 +239,7 @@ def test_a_version_holds_each_fact_by_half_of_the_large_sets_margin(
         held.append(repair.repair(*given, **options))
         return held[-1]
 
-    monkeypatch.setattr("malmen_core.compose.repair", spy)
+    monkeypatch.setattr("malmen_core.editing.compose.repair", spy)
     shelf.compose(*SETS)
     assert held[0].facts
     assert min(held[0].margins.values()) >= 0.5

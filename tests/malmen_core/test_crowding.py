@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from malmen_core import repair
-from malmen_core.anchors import Anchors, anchored, neighbours, renumbered
-from malmen_core.base import BaseModel
-from malmen_core.capture import Captured, capture, keys_everywhere
-from malmen_core.crowding import crowding
-from malmen_core.edit import edit
+from malmen_core.editing import repair
+from malmen_core.editing.capture import Captured, capture, keys_everywhere
+from malmen_core.editing.crowding import crowding
+from malmen_core.editing.edit import edit
+from malmen_core.editing.gauss_newton import Goal, least_change
+from malmen_core.editing.group import GOAL
+from malmen_core.editing.parts import Part
+from malmen_core.editing.preserved import Anchors, anchored, neighbours, renumbered
+from malmen_core.editing.prompts import EditPrompts, edit_prompts
 from malmen_core.facts import Fact
-from malmen_core.group import GOAL
-from malmen_core.least_change import Goal, least_change
-from malmen_core.parts import Part
-from malmen_core.prompts import EditPrompts, edit_prompts
-from malmen_core.tokens import Encoded
+from malmen_core.models.base import BaseModel
+from malmen_core.models.tokenization import Encoded
 from tests.malmen_core.support import FACTS, random_statistics, tiny_editor
 
 
@@ -106,9 +106,9 @@ def test_each_fact_is_brought_to_the_margin_of_its_own_neighbourhood(
             told.append({number[each.ids]: m for each, m in zip(rest[1], margins, strict=True)})
             return least_change(base, goal, *rest)
 
-        monkeypatch.setattr(f"malmen_core.{module}.least_change", spy)
+        monkeypatch.setattr(f"malmen_core.editing.{module}.least_change", spy)
     crowdings = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
-    monkeypatch.setattr("malmen_core.group.crowding", lambda *args: crowdings[: args[2]])
+    monkeypatch.setattr("malmen_core.editing.group.crowding", lambda *args: crowdings[: args[2]])
     editor = tiny_editor(llama, where="answer", rounds=30, margin=0.5, lone_margin=1.0)
     outcomes = edit(llama, replace(editor, plan=replace(editor.plan, group=group)), facts).outcomes
     assert all((found.margin or 0.0) >= wanted - 1e-2 for found, wanted in zip(outcomes, own, strict=True))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from malmen_core.datasets import CLAIM, MEMBERS, api_forms, is_published
 from malmen_core.errors import FactError
+from malmen_core.evaluation.datasets import CLAIM, MEMBERS, api_forms, is_published
 from malmen_core.facts import Fact, Probe
 from service.schemas.edits import FactBody
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from malmen_core.delta import Change, Delta
-from malmen_core.edit import solve
-from malmen_core.editor import Editor
+from malmen_core.editing.edit import solve
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.ridge import projector
+from malmen_core.editing.statistics import Rows
 from malmen_core.errors import DeltaCorrupt
-from malmen_core.normal_equation import projector
-from malmen_core.statistics import Rows
-from malmen_core.storage import digest, pack, unpack
+from malmen_core.models.delta import Change, Delta
+from malmen_core.serialization import digest, pack, unpack
 from tests.malmen_core.support import random_statistics
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from malmen_core import base as base_module
-from malmen_core.base import BaseModel
-from malmen_core.batches import AnswerScores, answer_logits, teacher_forced
-from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, solve
-from malmen_core.group import edit_group
-from malmen_core.least_change import Goal, Movable, least_change
-from malmen_core.overlay import Weights, intercepting
-from malmen_core.prompts import edit_prompts
-from malmen_core.tokens import Encoded
+from malmen_core.editing.edit import compute_statistics, solve
+from malmen_core.editing.gauss_newton import Goal, Movable, least_change
+from malmen_core.editing.group import edit_group
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.models import base as base_module
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import AnswerScores, answer_logits, teacher_forced
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import Weights, intercepting
+from malmen_core.models.tokenization import Encoded
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base, tiny_editor
 
 pytestmark = pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -70,7 +70,7 @@ def test_keys_and_repairs_check_are_the_bases_own(architecture: str, monkeypatch
         checked.append(base)
         return teacher_forced(base, sequences)
 
-    monkeypatch.setattr("malmen_core.repair.teacher_forced", spy)
+    monkeypatch.setattr("malmen_core.editing.repair.teacher_forced", spy)
     base = tiny_base(architecture, dtype=torch.float32)
     editor = tiny_editor(base, rounds=2)
     several = replace(editor, plan=replace(editor.plan, group=2))
@@ -109,7 +109,7 @@ def test_repair_knows_what_the_base_makes_of_margins(
         pushed.append(len(sequences))
         return least_change(base, goal, rows, sequences, *rest)
 
-    monkeypatch.setattr("malmen_core.repair.least_change", spy)
+    monkeypatch.setattr("malmen_core.editing.repair.least_change", spy)
     base = tiny_base(architecture, dtype=torch.float32)
     editor = tiny_editor(base, rounds=1, margin=5.0)
     compute_statistics(base, replace(editor, plan=replace(editor.plan, group=2)), FACTS)

@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.batches import teacher_forced
-from malmen_core.capture import capture
-from malmen_core.edit import compute_statistics, edit, groups_of, solve
-from malmen_core.editor import Editor
+from malmen_core.editing.capture import capture
+from malmen_core.editing.edit import compute_statistics, edit, groups_of, solve
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.group import first_guess
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.ridge import At, Regulariser, projector
+from malmen_core.editing.statistics import Rows, Statistics, rounded
 from malmen_core.errors import EditorMismatch, FactError, NotFiniteError, PromptTooLong
 from malmen_core.facts import Fact
-from malmen_core.group import first_guess
-from malmen_core.normal_equation import At, Regulariser, projector
-from malmen_core.prompts import edit_prompts
-from malmen_core.statistics import Rows, Statistics, rounded
-from malmen_core.tokens import KeyPosition
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import teacher_forced
+from malmen_core.models.tokenization import KeyPosition
 from tests.malmen_core.support import (
     CONTEXT,
     FACTS,
@@ -286,7 +286,7 @@ def test_facts_have_their_margins_with_the_prior_of_their_number(
     llama: BaseModel, monkeypatch: pytest.MonkeyPatch, group: int
 ) -> None:
     """Also where a set is not repaired: what is said of its facts is what its delta gives."""
-    monkeypatch.setattr("malmen_core.repair.PASSES", 0)
+    monkeypatch.setattr("malmen_core.editing.repair.PASSES", 0)
     editor = tiny_editor(llama, rounds=12)
     editor = replace(editor, plan=replace(editor.plan, group=group, prior_growth=200.0))
     inputs = next(iter(editor.network.shapes.values()))[0]
@@ -309,7 +309,7 @@ def test_a_group_is_edited_with_the_prior_of_its_number(
         seen.append(regulariser)
         return projector(keys_TU, regulariser, at)
 
-    monkeypatch.setattr("malmen_core.group.projector", spy)
+    monkeypatch.setattr("malmen_core.editing.group.projector", spy)
     compute_statistics(llama, editor, FACTS)
     expected = list(editor.regularisers_of(len(FACTS)).values())
     assert len(seen) == 2 * len(expected)  # to refine with, and to weigh what came of it

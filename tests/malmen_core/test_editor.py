@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.delta import Delta
-from malmen_core.edit import solve
-from malmen_core.editor import Editor, EditPlan
+from malmen_core.editing.edit import solve
+from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.hypernetwork import predict
 from malmen_core.errors import DeltaCorrupt, EditorMismatch
-from malmen_core.hypernetwork import predict
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
 from tests.malmen_core.support import FACTS, captured_rows, random_statistics, tiny_base, tiny_editor
 
 

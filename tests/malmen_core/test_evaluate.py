@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
 from malmen_core.baselines.finetuning import FineTuning
-from malmen_core.baselines.method import EditorMethod
-from malmen_core.edit import compute_statistics, edit, solve
+from malmen_core.editing.edit import compute_statistics, edit, solve
+from malmen_core.editing.statistics import Statistics
 from malmen_core.errors import FactError
-from malmen_core.evaluate import MEASURES, evaluate, evaluate_singles, sample, split
+from malmen_core.evaluation.evaluate import MEASURES, evaluate, evaluate_singles, sample, split
+from malmen_core.evaluation.methods import EditorMethod
+from malmen_core.evaluation.verify import record_canaries, verify
 from malmen_core.facts import Fact, Probe
-from malmen_core.statistics import Statistics
-from malmen_core.verify import record_canaries, verify
+from malmen_core.models.base import BaseModel
 from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, tiny_editor
 
 

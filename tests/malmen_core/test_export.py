@@ -12,10 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from malmen_core.base import BaseModel
-from malmen_core.delta import Change, Delta
 from malmen_core.errors import ExportRefused
-from malmen_core.export import (
+from malmen_core.export.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     check_exportable,
@@ -23,7 +21,7 @@ from malmen_core.export import (
     write_adapter,
     write_checkpoint,
 )
-from malmen_core.fidelity import (
+from malmen_core.export.fidelity import (
     TOLERANCES,
     add_adapter,
     coarser,
@@ -32,7 +30,9 @@ from malmen_core.fidelity import (
     load_adapter,
     load_checkpoint,
 )
-from malmen_core.tokens import Encoded, encode
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Change, Delta
+from malmen_core.models.tokenization import Encoded, encode
 from tests.malmen_core.support import FACTS, louder
 from tests.tiny import tiny_gpt2, tiny_llama, tiny_tokenizer
 from tests.tiny_tasks import save_tiny_task

@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from malmen_core.base import BaseModel
-from malmen_core.causal import CausalLM
-from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, solve
+from malmen_core.editing.edit import compute_statistics, solve
 from malmen_core.errors import UnsupportedArchitecture
+from malmen_core.evaluation.verify import record_canaries, verify
 from malmen_core.facts import Fact
-from malmen_core.families import FAMILIES, default_modules, family_of
-from malmen_core.generate import GenerationRequest, generate
-from malmen_core.overlay import Version
-from malmen_core.verify import record_canaries, verify
+from malmen_core.generation.generator import GenerationRequest, generate
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
+from malmen_core.models.families import FAMILIES, default_modules, family_of
+from malmen_core.models.overlay import Version
+from malmen_core.models.tasks.causal import CausalLM
 from tests.malmen_core.support import louder, tiny_editor
 from tests.tiny import VOCABULARY, tiny_tokenizer
 

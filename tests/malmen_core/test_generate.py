@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmen_core.base import BaseModel
-from malmen_core.delta import Delta
 from malmen_core.errors import PromptTooLong
-from malmen_core.generate import Chunk, GenerationRequest, _choose, generate
-from malmen_core.greedy import greedy_tokens
-from malmen_core.overlay import Version
-from malmen_core.streamed_text import StreamedText
+from malmen_core.generation.generator import Chunk, GenerationRequest, _choose, generate
+from malmen_core.generation.greedy import greedy_tokens
+from malmen_core.generation.streaming import StreamedText
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import Version
 from tests.malmen_core.support import assert_untouched, snapshot
 from tests.malmen_core.test_overlay import delta
 from tests.tiny import tiny_tokenizer

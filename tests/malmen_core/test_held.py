@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.capture import keys_everywhere
-from malmen_core.edit import edit, solve
+from malmen_core.editing.capture import keys_everywhere
+from malmen_core.editing.edit import edit, solve
+from malmen_core.editing.held import RANK, WEIGHT, held_prompts
 from malmen_core.errors import PromptTooLong
 from malmen_core.facts import Fact, Probe
-from malmen_core.greedy import LOCALITY_TOKENS, own_answers
-from malmen_core.held import RANK, WEIGHT, held_prompts
-from malmen_core.tokens import check_facts, encode_prompts
+from malmen_core.generation.greedy import LOCALITY_TOKENS, own_answers
+from malmen_core.models.base import BaseModel
+from malmen_core.models.tokenization import check_facts, encode_prompts
 from tests.malmen_core.support import FACTS, tiny_editor
 
 BESIDE = "The capital of Peru is"

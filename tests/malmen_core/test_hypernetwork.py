@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from malmen_core.hypernetwork import HyperNetwork, predict
+from malmen_core.editing.hypernetwork import HyperNetwork, predict
 
 SHAPES = {"a": (6, 4), "b": (6, 4), "c": (4, 6)}
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.batches import batches, teacher_forced
-from malmen_core.capture import capture
-from malmen_core.edit import edit
-from malmen_core.lanes import MOST, side_by_side
-from malmen_core.overlay import Weights, intercepting
-from malmen_core.prompts import edit_prompts
+from malmen_core.editing.capture import capture
+from malmen_core.editing.edit import edit
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import batches, teacher_forced
+from malmen_core.models.lanes import MOST, side_by_side
+from malmen_core.models.overlay import Weights, intercepting
 from tests.malmen_core.support import FACTS, tiny_editor
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from malmen_core import least_change as module
-from malmen_core.base import BaseModel
-from malmen_core.batches import answer_logits
-from malmen_core.capture import Answered, Captured, capture, capture_odds
-from malmen_core.least_change import Goal, Movable, least_change
-from malmen_core.overlay import EditedModule, Weights, intercepting
-from malmen_core.prompts import edit_prompts
-from malmen_core.tokens import Encoded, KeyPosition
+from malmen_core.editing import gauss_newton as module
+from malmen_core.editing.capture import Answered, Captured, capture, capture_odds
+from malmen_core.editing.gauss_newton import Goal, Movable, least_change
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import answer_logits
+from malmen_core.models.overlay import EditedModule, Weights, intercepting
+from malmen_core.models.tokenization import Encoded, KeyPosition
 from tests.malmen_core.support import FACTS, assert_untouched, smallest_margins, snapshot
 
 FAR = 1e9

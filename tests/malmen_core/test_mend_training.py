@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
+from malmen_core.baselines.malmen_paper import PlainMalmen
 from malmen_core.baselines.mend import Mend, SummedShifts, summed_shift
-from malmen_core.baselines.plain import PlainMalmen
 from malmen_core.baselines.registry import baseline, modules_for
-from malmen_core.batches import teacher_forced
-from malmen_core.capture import capture
-from malmen_core.checkpoint import RunFolder
+from malmen_core.editing.capture import capture
+from malmen_core.editing.prompts import edit_prompts
 from malmen_core.errors import CheckpointMismatch, UnsupportedArchitecture
 from malmen_core.facts import Probe
-from malmen_core.lesson import LossWeights, prepare_lesson
-from malmen_core.meta_gradient import Material
-from malmen_core.overlay import intercepting
-from malmen_core.prompts import edit_prompts
-from malmen_core.train import TrainingPlan, train
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import teacher_forced
+from malmen_core.models.overlay import intercepting
+from malmen_core.training.checkpoint import RunFolder
+from malmen_core.training.meta_gradient import Material
+from malmen_core.training.meta_loss import LossWeights, prepare_lesson
+from malmen_core.training.trainer import TrainingPlan, train
 from tests.malmen_core.meta import FACTS, stirred_network, tiny_base
 from tests.malmen_core.test_train import facts
 from tests.tiny_tasks import LABELS, save_tiny_task

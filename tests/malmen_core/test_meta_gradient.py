@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from malmen_core.anchors import anchored, neighbours
-from malmen_core.base import BaseModel
-from malmen_core.capture import capture
-from malmen_core.hypernetwork import HyperNetwork
-from malmen_core.lesson import Lesson, LossWeights, prepare_lesson
-from malmen_core.meta_gradient import Material, NormalEquation, meta_gradient, single_shot
-from malmen_core.normal_equation import Regulariser, projector
-from malmen_core.prior import SecondMoment
-from malmen_core.tokens import Encoded
+from malmen_core.editing.capture import capture
+from malmen_core.editing.covariance import SecondMoment
+from malmen_core.editing.hypernetwork import HyperNetwork
+from malmen_core.editing.preserved import anchored, neighbours
+from malmen_core.editing.ridge import Regulariser, projector
+from malmen_core.models.base import BaseModel
+from malmen_core.models.tokenization import Encoded
+from malmen_core.training.meta_gradient import Material, NormalEquation, meta_gradient, single_shot
+from malmen_core.training.meta_loss import Lesson, LossWeights, prepare_lesson
 from tests.malmen_core.meta import FACTS, random_priors, stirred_network, tiny_base, tiny_model
 
 WEIGHTS = LossWeights(edit=0.7, rephrasings=1.3, locality=0.9)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from malmen_core.normal_equation import At, Regulariser, dual_projector, primal_projector, projector
-from malmen_core.prior import SecondMoment
+from malmen_core.editing.covariance import SecondMoment
+from malmen_core.editing.ridge import At, Regulariser, dual_projector, primal_projector, projector
 
 SIZES = [(1, 6), (3, 8), (8, 8), (20, 8)]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from malmen_core.normaliser import Moments
+from malmen_core.editing.normaliser import Moments
 
 FEATURES = 3
 rows_of_floats = st.lists(

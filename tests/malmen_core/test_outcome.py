@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.edit import Edited, edit
+from malmen_core.editing.edit import Edited, edit
+from malmen_core.editing.gauss_newton import shortened
+from malmen_core.editing.refinement import RefinementPlan
 from malmen_core.facts import Fact
-from malmen_core.least_change import shortened
-from malmen_core.refinement import RefinementPlan
-from malmen_core.tokens import KeyPosition
+from malmen_core.models.base import BaseModel
+from malmen_core.models.tokenization import KeyPosition
 from tests.malmen_core.support import FACTS, tiny_editor
 
 TWIN = Fact(FACTS[0].prompt, "Ana", FACTS[0].subject)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from malmen_core.base import BaseModel
-from malmen_core.delta import Change, Delta
 from malmen_core.errors import EditorMismatch, NotFiniteError
-from malmen_core.overlay import Version, intercepting, weights_digest
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Change, Delta
+from malmen_core.models.overlay import Version, intercepting, weights_digest
 from tests.malmen_core.support import assert_untouched, snapshot, tiny_base
 
 IDS = torch.tensor([[3, 14, 15, 92, 65]])

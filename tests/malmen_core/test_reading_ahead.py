@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from malmen_core import capture as module
-from malmen_core.base import BaseModel
-from malmen_core.batches import answer_logits, batches
-from malmen_core.capture import capture, capture_odds
-from malmen_core.causal import read_ahead
-from malmen_core.overlay import Weights
-from malmen_core.prompts import edit_prompts
-from malmen_core.task import Batch
-from malmen_core.tokens import Encoded
+from malmen_core.editing import capture as module
+from malmen_core.editing.capture import capture, capture_odds
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import answer_logits, batches
+from malmen_core.models.overlay import Weights
+from malmen_core.models.tasks.base import Batch
+from malmen_core.models.tasks.causal import read_ahead
+from malmen_core.models.tokenization import Encoded
 from tests.malmen_core.support import FACTS
 from tests.malmen_core.test_families import CAUSAL, checkpoint
 

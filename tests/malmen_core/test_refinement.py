@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.batches import teacher_forced
-from malmen_core.edit import compute_statistics, solve
-from malmen_core.editor import Editor
-from malmen_core.least_change import Goal, Movable, least_change
-from malmen_core.prompts import edit_prompts
+from malmen_core.editing.edit import compute_statistics, solve
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.gauss_newton import Goal, Movable, least_change
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import teacher_forced
 from tests.malmen_core.support import FACTS, assert_untouched, smallest_margins, snapshot, tiny_editor
 
 
@@ -49,7 +49,7 @@ def test_parts_of_a_set_are_in_before_they_are_summed(
             held.append(float(smallest_margins(base, shifts, rest[0]).min()))
         return found
 
-    monkeypatch.setattr("malmen_core.group.least_change", spy)
+    monkeypatch.setattr("malmen_core.editing.group.least_change", spy)
     compute_statistics(llama, editor, FACTS)
     assert held == []
     compute_statistics(llama, replace(editor, plan=replace(editor.plan, group=2)), FACTS)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from malmen_core.base import BaseModel, inspect_source
 from malmen_core.errors import CoreError, ModelNotLoadable, UnknownModule, UnsupportedArchitecture
+from malmen_core.models.base import BaseModel, inspect_source
 from tests.tiny import save_tiny, tiny_llama, tiny_tokenizer
 from tests.tiny_tasks import save_tiny_task
 

@@ -14,18 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from malmen_core.base import BaseModel
-from malmen_core.batches import batches, teacher_forced
-from malmen_core.capture import capture, keys_by_group, keys_everywhere
-from malmen_core.edit import compute_statistics
-from malmen_core.editor import Editor
+from malmen_core.editing.capture import capture, keys_by_group, keys_everywhere
+from malmen_core.editing.covariance import openings, sample_continuations, second_moments
+from malmen_core.editing.edit import compute_statistics
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.prompts import edit_prompts
 from malmen_core.errors import OutOfDeviceMemory
-from malmen_core.greedy import greedy_tokens
-from malmen_core.lesson import LossWeights, prepare_lesson, run_lesson
-from malmen_core.prior import openings, sample_continuations, second_moments
-from malmen_core.prompts import edit_prompts
-from malmen_core.room import CPU_TOKENS, Room, activation_bytes
-from malmen_core.tokens import Encoded, encode_prompts
+from malmen_core.generation.greedy import greedy_tokens
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import batches, teacher_forced
+from malmen_core.models.memory import CPU_TOKENS, Room, activation_bytes
+from malmen_core.models.tokenization import Encoded, encode_prompts
+from malmen_core.training.meta_loss import LossWeights, prepare_lesson, run_lesson
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_editor
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task
@@ -198,8 +198,8 @@ def test_keys_are_kept_as_the_budget_has_it(llama: BaseModel, monkeypatch: pytes
         kept.append(sum(len(each.ids) for each in some))
         return keys_everywhere(base, some)
 
-    monkeypatch.setattr("malmen_core.prior.keys_everywhere", spy)
-    monkeypatch.setattr("malmen_core.capture.keys_everywhere", spy)
+    monkeypatch.setattr("malmen_core.editing.covariance.keys_everywhere", spy)
+    monkeypatch.setattr("malmen_core.editing.capture.keys_everywhere", spy)
     with_budget(llama, 2 * 20 * activation_bytes(llama))
     moments_of_openings(llama)
     ids = encode_prompts(llama.tokenizer, OPENINGS)

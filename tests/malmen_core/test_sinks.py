@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from malmen_core import sinks
-from malmen_core.base import BaseModel
-from malmen_core.capture import keys_everywhere
-from malmen_core.edit import compute_statistics
-from malmen_core.editor import Editor
+from malmen_core.editing import key_positions as sinks
+from malmen_core.editing.capture import keys_everywhere
+from malmen_core.editing.covariance import SecondMoment
+from malmen_core.editing.edit import compute_statistics
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.gauss_newton import Goal, least_change
+from malmen_core.editing.key_positions import off_sinks
+from malmen_core.editing.prompts import edit_prompts
 from malmen_core.facts import Fact
-from malmen_core.least_change import Goal, least_change
-from malmen_core.prior import SecondMoment
-from malmen_core.prompts import edit_prompts
-from malmen_core.sinks import off_sinks
-from malmen_core.tokens import Encoded
+from malmen_core.models.base import BaseModel
+from malmen_core.models.tokenization import Encoded
 from tests.malmen_core.support import FACTS, tiny_editor
 
 HELD = 1e6
@@ -65,7 +65,7 @@ def test_repair_moves_a_fact_where_it_was_edited(llama: BaseModel, monkeypatch: 
         pushed.extend(asked)
         return least_change(base, goal, rows, asked, *rest)
 
-    monkeypatch.setattr("malmen_core.repair.least_change", spy)
+    monkeypatch.setattr("malmen_core.editing.repair.least_change", spy)
     compute_statistics(llama, held, [FACTS[0]])
     assert set(pushed) == set(off_sinks(llama, held, sequences)) != set(sequences)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from malmen_core import sketch
-from malmen_core.sketch import Sketch
+from malmen_core.editing import sketch
+from malmen_core.editing.sketch import Sketch
 
 FEATURES, TOKENS = 120, 900
 

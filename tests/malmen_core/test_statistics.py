@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmen_core.delta import Delta
-from malmen_core.edit import solve
-from malmen_core.editor import Editor
+from malmen_core.editing.edit import solve
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.statistics import Rows, Statistics, rounded
 from malmen_core.errors import DeltaCorrupt, EditorMismatch
-from malmen_core.statistics import Rows, Statistics, rounded
+from malmen_core.models.delta import Delta
 from tests.malmen_core.support import random_statistics, solved
 
 
@@ -85,7 +85,7 @@ def test_any_order_gives_the_same_delta(editor: Editor, order: list[int]) -> Non
 @given(st.permutations(range(5)))
 def test_any_order_gives_the_same_solution_in_float64(editor: Editor, order: list[int]) -> None:
     """As `solve`, before the factors are rounded to float32."""
-    from malmen_core.normal_equation import projector
+    from malmen_core.editing.ridge import projector
 
     all_sets = sets(editor)
     one, other = Statistics.sum([all_sets[i] for i in order]), Statistics.sum(all_sets)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.baselines.plain import PLAN
-from malmen_core.baselines.straightforward import straightforward_shifts
-from malmen_core.edit import compute_statistics, solve
-from malmen_core.tokens import KeyPosition
+from malmen_core.baselines.malmen_paper import PLAN
+from malmen_core.baselines.reference import straightforward_shifts
+from malmen_core.editing.edit import compute_statistics, solve
+from malmen_core.models.base import BaseModel
+from malmen_core.models.tokenization import KeyPosition
 from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, tiny_editor
 
 
@@ -20,7 +20,7 @@ from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, 
 def test_both_give_the_same_shift(
     base: BaseModel, where: KeyPosition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("malmen_core.baselines.straightforward.BATCH_FACTS", 2)
+    monkeypatch.setattr("malmen_core.baselines.reference.BATCH_FACTS", 2)
     before = snapshot(base)
     editor = replace(tiny_editor(base, where=where, step=0.5), plan=replace(PLAN, where=where))
     expected = shift(solve(editor, compute_statistics(base, editor, FACTS)))

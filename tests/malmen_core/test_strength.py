@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.batches import teacher_forced
-from malmen_core.compose import Composer
-from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, edit, solve
-from malmen_core.editor import Editor
+from malmen_core.editing.compose import Composer
+from malmen_core.editing.edit import compute_statistics, edit, solve
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.parts import SetId
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.refinement import GAP, RefinementPlan
+from malmen_core.editing.statistics import Statistics
 from malmen_core.facts import Fact
-from malmen_core.parts import SetId
-from malmen_core.prompts import edit_prompts
-from malmen_core.refinement import GAP, RefinementPlan
-from malmen_core.statistics import Statistics
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import teacher_forced
+from malmen_core.models.delta import Delta
 from tests.malmen_core.support import FACTS, shift, tiny_editor
 
 PLAN = RefinementPlan(margin=2.0, lone_margin=12.0)
@@ -102,7 +102,7 @@ def test_composing_asks_for_the_strength_of_all_live_facts(
     editor = tiny_editor(llama, rounds=20, lone_margin=3.0)
     sets: dict[str, list[Fact]] = {f"{n}": [fact] for n, fact in enumerate(FACTS[:2])}
     kept = {name: compute_statistics(llama, editor, facts) for name, facts in sets.items()}
-    monkeypatch.setattr("malmen_core.repair.PASSES", 0)
+    monkeypatch.setattr("malmen_core.editing.repair.PASSES", 0)
     plan = editor.plan.refinement
     plain = replace(editor, plan=replace(editor.plan, refinement=replace(plan, lone_margin=0.0)))
     for names in (["0"], ["0", "1"]):

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmen_core.base import BaseModel
-from malmen_core.edit import compute_statistics
-from malmen_core.editor import Editor
+from malmen_core.editing.edit import compute_statistics
+from malmen_core.editing.editor import Editor
+from malmen_core.editing.subjects import find_subject, subject_of
 from malmen_core.facts import Fact, Probe
-from malmen_core.subjects import find_subject, subject_of
+from malmen_core.models.base import BaseModel
 from tests.malmen_core.support import FACTS
 
 FOUND = [

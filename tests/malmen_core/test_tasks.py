@@ -11,22 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from malmen_core.anchors import compress
-from malmen_core.base import BaseModel
-from malmen_core.batches import teacher_forced
-from malmen_core.capture import capture, keys_everywhere
-from malmen_core.delta import Delta
-from malmen_core.edit import compute_statistics, solve
+from malmen_core.editing.capture import capture, keys_everywhere
+from malmen_core.editing.edit import compute_statistics, solve
+from malmen_core.editing.preserved import compress
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.statistics import Rows, Statistics
 from malmen_core.errors import FactError, PromptTooLong
+from malmen_core.evaluation.verify import record_canaries, verify
 from malmen_core.facts import Fact, Probe
-from malmen_core.generate import Chunk, GenerationRequest, generate
-from malmen_core.greedy import greedy_tokens
-from malmen_core.overlay import Version
-from malmen_core.prompts import edit_prompts
-from malmen_core.statistics import Rows, Statistics
-from malmen_core.task import TextTask
-from malmen_core.tokens import Encoded, KeyPosition, check_facts, encode_prompt, plain_text
-from malmen_core.verify import record_canaries, verify
+from malmen_core.generation.generator import Chunk, GenerationRequest, generate
+from malmen_core.generation.greedy import greedy_tokens
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import teacher_forced
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import Version
+from malmen_core.models.tasks.base import TextTask
+from malmen_core.models.tokenization import Encoded, KeyPosition, check_facts, encode_prompt, plain_text
 from tests.malmen_core.support import shift, snapshot, tiny_editor
 from tests.tiny_tasks import LABELS, save_tiny_task
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from malmen_core.facts import Fact
-from malmen_core.streamed_text import StreamedText
-from malmen_core.tokens import (
+from malmen_core.generation.streaming import StreamedText
+from malmen_core.models.tokenization import (
     check_facts,
     encode,
     encode_prompt,

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from malmen_core.base import BaseModel
+from malmen_core.editing.prompts import edit_prompts
 from malmen_core.errors import ModelNotLoadable, PromptTooLong
 from malmen_core.facts import Fact, Probe, normalise
-from malmen_core.prompts import edit_prompts
-from malmen_core.tokens import (
+from malmen_core.models.base import BaseModel
+from malmen_core.models.tokenization import (
     Encoded,
     check_facts,
     check_length,

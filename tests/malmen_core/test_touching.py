@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from benchmarks.touching import measure
-from malmen_core.base import BaseModel
-from malmen_core.edit import compute_statistics
+from malmen_core.editing.edit import compute_statistics
+from malmen_core.editing.statistics import Statistics
 from malmen_core.errors import PromptTooLong
+from malmen_core.evaluation.attribution import edited_directions, likeness, prompt_directions
 from malmen_core.facts import Fact
-from malmen_core.statistics import Statistics
-from malmen_core.touching import edited_directions, likeness, prompt_directions
+from malmen_core.models.base import BaseModel
 from tests.malmen_core.support import FACTS, tiny_editor
 from tests.tiny_tasks import LABELS, save_tiny_task
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from malmen_core.anchors import Kinds
-from malmen_core.base import BaseModel
-from malmen_core.checkpoint import RunFolder, write_atomically
-from malmen_core.curriculum import Curriculum
-from malmen_core.editor import Editor, EditPlan
+from malmen_core.editing.covariance import SecondMoment
+from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.hypernetwork import HyperNetwork
+from malmen_core.editing.preserved import Kinds
+from malmen_core.editing.sketch import Sketch
 from malmen_core.errors import CheckpointMismatch, EditorMismatch, FactError
 from malmen_core.facts import Fact, Probe
-from malmen_core.hypernetwork import HyperNetwork
-from malmen_core.lesson import Lesson, Outcome
-from malmen_core.meta_gradient import Material, NormalEquationRule
-from malmen_core.prior import SecondMoment
-from malmen_core.sketch import Sketch
-from malmen_core.train import TrainingPlan, train
+from malmen_core.models.base import BaseModel
+from malmen_core.training.checkpoint import RunFolder, write_atomically
+from malmen_core.training.meta_gradient import Material, NormalEquationRule
+from malmen_core.training.meta_loss import Lesson, Outcome
+from malmen_core.training.sampling import Curriculum
+from malmen_core.training.trainer import TrainingPlan, train
 from tests.malmen_core.meta import random_priors, tiny_base
 from tests.tiny import tiny_llama
 

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.delta import Change, Delta
-from malmen_core.edit import compute_statistics, solve
+from malmen_core.editing.edit import compute_statistics, solve
+from malmen_core.evaluation.verify import CanaryRecord, record_canaries, verify
 from malmen_core.facts import Fact, Probe
-from malmen_core.greedy import greedy_tokens
-from malmen_core.tokens import encode
-from malmen_core.verify import CanaryRecord, record_canaries, verify
+from malmen_core.generation.greedy import greedy_tokens
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Change, Delta
+from malmen_core.models.tokenization import encode
 from tests.malmen_core.support import FACTS, assert_untouched, snapshot, tiny_base, tiny_editor
 from tests.malmen_core.test_overlay import delta
 
@@ -130,7 +130,7 @@ def test_a_generated_nul_can_be_stored(
     """Bytes are tokens, so a model may write one, and PostgreSQL holds none in its texts."""
     nul = llama.tokenizer("\0", add_special_tokens=False)["input_ids"]
     assert "\0" in llama.tokenizer.decode(nul)
-    monkeypatch.setattr("malmen_core.verify.greedy_tokens", lambda *_: [nul])
+    monkeypatch.setattr("malmen_core.evaluation.verify.greedy_tokens", lambda *_: [nul])
     report = verify(llama, llama.version(Delta.empty()), FACTS[:1], canaries)
     assert "\0" not in report.facts[0]["generated"]
     assert "\ufffd" in report.facts[0]["generated"]

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from malmen_core import weight_files
-from malmen_core.base import BaseModel, inspect_source
 from malmen_core.errors import ModelNotLoadable
-from malmen_core.export import checkpoint_dtype, write_checkpoint
-from malmen_core.weight_files import checkpoint_folder
+from malmen_core.export.adapter import checkpoint_dtype, write_checkpoint
+from malmen_core.models import checkpoint as weight_files
+from malmen_core.models.base import BaseModel, inspect_source
+from malmen_core.models.checkpoint import checkpoint_folder
 from tests.malmen_core.test_overlay import delta
 from tests.tiny import CORPUS, save_tiny
 from tests.tiny_tasks import save_tiny_task

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from malmen_core.base import BaseModel
-from malmen_core.causal import CausalLM
-from malmen_core.decoding import Sequences
-from malmen_core.delta import Delta
 from malmen_core.errors import AnswerNotFinite, PromptTooLong
-from malmen_core.generate import Chunk, GenerationRequest, Writer, generate
-from malmen_core.overlay import ByRow, Version, Weights, intercepting
-from malmen_core.tokens import encode_prompt
+from malmen_core.generation.batch import Sequences
+from malmen_core.generation.generator import Chunk, GenerationRequest, Writer, generate
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
+from malmen_core.models.overlay import ByRow, Version, Weights, intercepting
+from malmen_core.models.tasks.causal import CausalLM
+from malmen_core.models.tokenization import encode_prompt
 from tests.malmen_core.support import assert_untouched, snapshot
 from tests.malmen_core.test_families import CAUSAL, checkpoint
 from tests.malmen_core.test_overlay import delta

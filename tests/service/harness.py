@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from broker.settings import BrokerSettings
 from ledger import Ledger, LedgerSettings
-from malmen_core.base import inspect_source
+from malmen_core.models.base import inspect_source
 from service.app import create_app
 from service.context import Services
 from service.settings import ServiceSettings

@@ -15,7 +15,8 @@ from redis import Redis
 
 from broker import generation, presence
 from ledger import Ledger
-from ledger.records import Claim, FactReport, Member, NewVersion, VersionRecord
+from ledger.records import Claim, FactReport, NewVersion, VersionRecord
+from tests.ledger.work import changed
 
 WEIGHTS = "sha256:" + "7" * 64
 SUMMARY = {
@@ -43,19 +44,17 @@ def finish(ledger: Ledger, job_id: str, *, gate_met: bool = True) -> VersionReco
     """Do a job: put blobs, commit a version."""
     taken = claim(ledger, job_id)
     work = ledger.load_job(taken)
-    members = list(work.members)
     reports: tuple[FactReport, ...] = ()
     statistics = ledger.blobs.put(b"statistics of " + job_id.encode())
     if work.edit_set is not None:
-        members.append(Member(work.edit_set.id, statistics, (), work.own_superseded))
         reports = tuple(
             FactReport(work.edit_set.id, fact.position, {"edit_success": 1.0}) for fact in work.facts
         )
+    members = changed(ledger, work, statistics)
     ledger.verifying(taken)
     new = NewVersion(
         kind=taken.kind,
         parent_number=work.live.number,
-        members=tuple(members),
         statistics_digest=statistics if work.edit_set is not None else None,
         delta_digest=ledger.blobs.put(b"delta of " + job_id.encode()) if members else None,
         weights_digest=WEIGHTS,

@@ -32,6 +32,7 @@ SCOPES = {
     ("GET", "/models/{}/versions"): "read",
     ("GET", "/models/{}/versions/{}"): "read",
     ("GET", "/models/{}/versions/{}/changes"): "read",
+    ("GET", "/models/{}/versions/{}/edit_sets"): "read",
     ("GET", "/models/{}/facts"): "read",
     ("GET", "/models/{}/generate"): "read",
     ("POST", "/models/{}/generate"): "read",

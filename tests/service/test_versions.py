@@ -39,7 +39,9 @@ def test_history_and_rollback(service: Running, admin: httpx.Client) -> None:
     assert live(admin) == second["version"]
     version = admin.get(f"/models/tiny/versions/{first['version']}").json()
     assert version["kind"] == "edit"
-    assert version["edit_sets"] == [first["id"]]
+    assert version["edit_set_count"] == 1
+    listed = admin.get(f"/models/tiny/versions/{first['version']}/edit_sets").json()["items"]
+    assert [member["edit_set"] for member in listed] == [first["id"]]
     assert version["live_fact_count"] == 1
     assert version["hash"].startswith("sha256:")
     assert admin.get("/models/tiny/versions/live").json()["number"] == second["version"]

@@ -19,7 +19,7 @@ from broker.connection import connect
 from broker.errors import ModelNotServed
 from broker.generation import GenerationCall, TextRequest
 from broker.settings import BrokerSettings
-from malmen_core.base import BaseModel
+from malmen_core.models.base import BaseModel
 from tests import asking
 from tests.harness import MODEL, Backend, backend, eventually, tiny_editor, wait_stopped
 from tests.tiny import save_tiny

@@ -25,11 +25,11 @@ from broker.connection import connect
 from broker.generation import GenerationCall, TextRequest
 from broker.settings import BrokerSettings
 from ledger import Ledger
-from malmen_core.base import BaseModel
-from malmen_core.delta import Delta
-from malmen_core.editor import Editor
-from malmen_core.generate import GenerationRequest, generate
-from malmen_core.verify import record_canaries
+from malmen_core.editing.editor import Editor
+from malmen_core.evaluation.verify import record_canaries
+from malmen_core.generation.generator import GenerationRequest, generate
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Delta
 from tests import asking
 from tests.harness import tiny_editor
 from tests.malmen_core.test_overlay import delta

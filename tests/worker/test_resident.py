@@ -8,10 +8,10 @@ import torch
 
 from ledger.blobs.store import LocalBlobs
 from ledger.errors import BlobCorrupt, BlobMissing
-from malmen_core.base import BaseModel
-from malmen_core.delta import Change, Delta
-from malmen_core.editor import Editor
-from malmen_core.verify import record_canaries
+from malmen_core.editing.editor import Editor
+from malmen_core.evaluation.verify import record_canaries
+from malmen_core.models.base import BaseModel
+from malmen_core.models.delta import Change, Delta
 from tests.harness import tiny_editor
 from worker.resident import Resident
 

@@ -71,7 +71,7 @@ def test_a_worker_waits_for_another_turn(office: Office) -> None:
         other.result(60)
     first, second = (office.ledger.get_edit_set(record.id) for record in (slow, quick))
     assert (first.version, second.version) == (1, 2)
-    assert set(office.live.edit_sets) == {slow.id, quick.id}
+    assert set(office.ledger.members("tiny", "live")) == {slow.id, quick.id}
     with office.ledger.engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT id, overtaken FROM jobs").all()
     assert {(job, times) for job, times in rows} == {(slow.job_id, PATIENCE), (quick.job_id, 1)}
@@ -82,7 +82,7 @@ def test_nobody_waits_for_ever(office: Office, monkeypatch: pytest.MonkeyPatch) 
     accept(office, 0, overtaken=PATIENCE)
     quick, quickly = accept(office, 1)
     work(office, quickly)
-    assert office.live.edit_sets == (quick.id,)
+    assert tuple(office.ledger.members("tiny", "live")) == (quick.id,)
 
 
 def test_a_job_can_be_cancelled_while_it_waits(office: Office) -> None:

@@ -50,8 +50,8 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Measure a model and write an untrained editor for it; a minute or so for a small model."""
-    from malmen_core import calibrate as core
-    from malmen_core.editor import EditPlan
+    from malmen_core.editing import calibrate as core
+    from malmen_core.editing.editor import EditPlan
 
     with reporting(as_json), bar(as_json) as show:
         check_writable(out_file, "--out")

@@ -29,9 +29,9 @@ from errata.lab.local_model import (
 )
 
 if TYPE_CHECKING:
-    from malmen_core.base import BaseModel
-    from malmen_core.checkpoint import RunFolder
-    from malmen_core.editor import Editor
+    from malmen_core.editing.editor import Editor
+    from malmen_core.models.base import BaseModel
+    from malmen_core.training.checkpoint import RunFolder
 
 MEASURES = (("ES", "edit_success"), ("GS", "generalisation"), ("LS", "locality"))
 
@@ -78,12 +78,12 @@ def train(
 ) -> None:
     """Train an editor on facts; what it scores on held-out subjects goes into its card."""
     from errata.lab import plots
-    from malmen_core import train as core
     from malmen_core.baselines.registry import rule_of
-    from malmen_core.calibrate import calibrate
-    from malmen_core.checkpoint import RunFolder
+    from malmen_core.editing.calibrate import calibrate
     from malmen_core.facts import Fact
-    from malmen_core.lesson import LossWeights
+    from malmen_core.training import trainer as core
+    from malmen_core.training.checkpoint import RunFolder
+    from malmen_core.training.meta_loss import LossWeights
 
     plan = core.TrainingPlan(
         steps=steps,
@@ -166,7 +166,7 @@ def _begin(
             editor is not one of it, or not the one that the resumed run began with.
     """
     from malmen_core.baselines.registry import baseline, check_own, modules_for, untrained
-    from malmen_core.editor import Editor
+    from malmen_core.editing.editor import Editor
 
     with core_errors():
         chosen = baseline(name) if name is not None else None

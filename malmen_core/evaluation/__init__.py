@@ -1,0 +1,1 @@
+"""What an edit did, measured on the real model."""

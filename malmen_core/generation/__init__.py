@@ -1,0 +1,1 @@
+"""Answers from versions of a model."""

@@ -1,0 +1,1 @@
+"""One module a task: how a model reads, answers and is edited."""

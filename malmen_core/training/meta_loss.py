@@ -1,0 +1,226 @@
+"""A lesson: what an edit of some facts is judged by in meta-training, and how well weights pass it.
+
+The meta loss is ``L_gen + w·L_loc`` (paper, section 3.3): the negative log-likelihood of the targets after
+the rephrasings and after the edit prompts themselves, and the divergence KL(base ‖ edited) at the answers of
+the locality prompts. It is a weighted sum over answer tokens, so it does not depend on how sequences are
+batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.errors import FactError
+from malmen_core.facts import Fact
+from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import answer_logits, batches, score_answers
+from malmen_core.models.overlay import Weights, intercepting
+from malmen_core.models.tasks.base import Batch
+from malmen_core.models.tokenization import Encoded, check_length, encode_prompt, longest
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each part of the meta loss counts, for each fact.
+
+    Attributes:
+        edit: of the edit prompt's own answer.
+        rephrasings: of its rephrasings' answers, all together.
+        locality: of its locality prompts, all together; the paper's w.
+    """
+
+    edit: float = 1.0
+    rephrasings: float = 1.0
+    locality: float = 1.0
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The sequences of a batch of facts.
+
+    Attributes:
+        edits: what the facts are edited with.
+        targets: what must be answered afterwards: edit prompts first, as many as there are facts, then
+            rephrasings.
+        target_weights: of each target's mean token loss in the meta loss.
+        probes: where the base's distribution must be kept.
+        probe_weights: of each probe's mean divergence in the meta loss.
+        fact_count: number of facts.
+    """
+
+    edits: tuple[Encoded, ...]
+    targets: tuple[Encoded, ...]
+    target_weights: tuple[float, ...]
+    probes: tuple[Encoded, ...]
+    probe_weights: tuple[float, ...]
+    fact_count: int
+
+
+def prepare_lesson(base: BaseModel, facts: Sequence[Fact], weights: LossWeights) -> Lesson:
+    """Encode facts with their rephrasings and locality prompts.
+
+    Raises:
+        PromptTooLong: a prompt and its answer exceed the context.
+        FactError: a target without tokens.
+    """
+    edits = edit_prompts(base, facts).sequences
+    count = len(facts)
+    own = [base.encode(fact.prompt, fact.target) for fact in facts]
+    targets = [(encoded, weights.edit / count) for encoded in own]
+    probes: list[tuple[Encoded, float]] = []
+    for number, fact in enumerate(facts):
+        for i, prompt in enumerate(fact.rephrasings):
+            encoded = base.encode(prompt, fact.target)
+            _check(base, encoded, f"/facts/{number}/rephrasings/{i}")
+            targets.append((encoded, weights.rephrasings / count / len(fact.rephrasings)))
+        for i, probe in enumerate(fact.locality):
+            encoded = _probe(base, probe.prompt, probe.target)
+            _check(base, encoded, f"/facts/{number}/locality/{i}/prompt")
+            probes.append((encoded, weights.locality / count / len(fact.locality)))
+    return Lesson(
+        edits,
+        tuple(encoded for encoded, _ in targets),
+        tuple(weight for _, weight in targets),
+        tuple(encoded for encoded, _ in probes),
+        tuple(weight for _, weight in probes),
+        count,
+    )
+
+
+def _check(base: BaseModel, encoded: Encoded, field: str) -> None:
+    if encoded.answer_start == 0 or not encoded.answer:
+        raise FactError("The prompt or its answer has no tokens.", "Give both as text.", field)
+    check_length(encoded, base.info.context_length, field)
+
+
+def _probe(base: BaseModel, prompt: str, target: str | None) -> Encoded:
+    """A locality prompt; without a target the one position after the prompt is compared."""
+    if target is not None:
+        return base.encode(prompt, target)
+    ids = encode_prompt(base.tokenizer, prompt)
+    return Encoded((*ids, base.pad_id), len(ids))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How weights did in a lesson.
+
+    Attributes:
+        generation_loss: weighted sum of the targets' losses, in nats.
+        locality_loss: weighted sum of the probes' divergences, in nats.
+        edit_success: share of the edit prompts' answer tokens that are the argmax, averaged over facts.
+        generalisation: likewise over rephrasings; None without any.
+        locality: share of the probes' answer tokens whose argmax is the base's; None without any.
+    """
+
+    generation_loss: float
+    locality_loss: float
+    edit_success: float
+    generalisation: float | None
+    locality: float | None
+
+    @property
+    def loss(self) -> float:
+        """The meta loss."""
+        return self.generation_loss + self.locality_loss
+
+
+def run_lesson(
+    base: BaseModel,
+    weights: Mapping[str, Tensor],
+    lesson: Lesson,
+    *,
+    batch_tokens: int | None = None,
+) -> Outcome:
+    """Measure edited weights; where they require a gradient, the meta loss's is added to their ``.grad``.
+
+    Args:
+        base: the immutable base.
+        weights: ``W + S`` by module, U × V, in the base's dtype.
+        lesson: from `prepare_lesson`.
+        batch_tokens: padded tokens of a batch at most; changes speed and memory, not the result.
+
+    Raises:
+        OutOfDeviceMemory: a sequence does not fit.
+    """
+    before = {name: None if w.grad is None else w.grad.clone() for name, w in weights.items()}
+
+    def run(tokens: int) -> Outcome:
+        for name, weight in weights.items():  # a pass that was broken off may have added something
+            weight.grad = before[name]
+        return _run_lesson(base, weights, lesson, tokens)
+
+    return base.room.within(batch_tokens, longest((*lesson.targets, *lesson.probes)), run)
+
+
+def _run_lesson(base: BaseModel, weights: Mapping[str, Tensor], lesson: Lesson, batch_tokens: int) -> Outcome:
+    learning = any(weight.requires_grad for weight in weights.values())
+    losses = {"targets": 0.0, "probes": 0.0}
+    right: dict[str, list[float]] = {
+        "targets": [0.0] * len(lesson.targets),
+        "probes": [0.0] * len(lesson.probes),
+    }
+    parts = (
+        ("targets", lesson.targets, lesson.target_weights, _target_losses),
+        ("probes", lesson.probes, lesson.probe_weights, _divergences),
+    )
+    for name, sequences, sequence_weights, score in parts:
+        for batch in batches(base, sequences, batch_tokens=batch_tokens):
+            with torch.set_grad_enabled(learning):
+                loss_A, right_A = score(base, weights, batch)
+                loss = (loss_A * _token_weights(batch, sequence_weights, loss_A)).sum()
+            if learning:
+                loss.backward()  # type: ignore[no-untyped-call]
+            losses[name] += float(loss.detach())
+            for member, share in zip(batch.members, _shares(batch, right_A), strict=True):
+                right[name][member] = share
+    count = lesson.fact_count
+    return Outcome(
+        losses["targets"],
+        losses["probes"],
+        sum(right["targets"][:count]) / count,
+        _mean(right["targets"][count:]),
+        _mean(right["probes"]),
+    )
+
+
+def _target_losses(base: BaseModel, weights: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    with intercepting(Weights(weights)):
+        scores = score_answers(answer_logits(base, batch), batch.answer_A)
+    return scores.nll_A, scores.margin_A > 0
+
+
+def _divergences(base: BaseModel, weights: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    """KL(base ‖ edited) at each answer position, and whether the argmax is the same."""
+    with torch.no_grad(), intercepting(None):
+        before_AX = torch.log_softmax(answer_logits(base, batch), dim=1)
+    with intercepting(Weights(weights)):
+        after_AX = torch.log_softmax(answer_logits(base, batch), dim=1)
+    divergence_A = (before_AX.exp() * (before_AX - after_AX)).sum(1)
+    return divergence_A, after_AX.detach().argmax(1) == before_AX.argmax(1)
+
+
+def _token_weights(batch: Batch, sequence_weights: Sequence[float], like: Tensor) -> Tensor:
+    """A sequence's weight, shared equally by its answer tokens: A."""
+    weight_B = torch.tensor([sequence_weights[i] for i in batch.members], dtype=torch.float64)
+    return (weight_B.to(batch.row_A.device) / _answer_lengths(batch)).to(like)[batch.row_A]
+
+
+def _shares(batch: Batch, right_A: Tensor) -> list[float]:
+    counts_B = torch.zeros(len(batch.members), dtype=torch.float64, device=right_A.device)
+    counts_B.index_add_(0, batch.row_A, right_A.double())
+    shares: list[float] = (counts_B / _answer_lengths(batch)).tolist()
+    return shares
+
+
+def _answer_lengths(batch: Batch) -> Tensor:
+    return torch.bincount(batch.row_A, minlength=len(batch.members))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

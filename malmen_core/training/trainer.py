@@ -1,0 +1,388 @@
+"""Meta-training: teach a hypernetwork first guesses whose single-shot edits generalise and stay local.
+
+Each step edits a batch of facts on the immutable base, of a size drawn anew, and moves the hypernetwork along
+the decoupled meta-gradient. Refinement is off in here and prior and anchors are on; refinement comes on top
+when facts are edited for good.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from malmen_core.editing.capture import capture
+from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.group import neighbours_of
+from malmen_core.editing.hypernetwork import HyperNetwork
+from malmen_core.editing.preserved import anchored
+from malmen_core.editing.prompts import edit_prompts
+from malmen_core.editing.refinement import Progress
+from malmen_core.errors import CheckpointMismatch, NotFiniteError
+from malmen_core.facts import Fact
+from malmen_core.models.base import BaseModel
+from malmen_core.models.overlay import weights_digest
+from malmen_core.training.checkpoint import RunFolder, TrainingState
+from malmen_core.training.meta_gradient import MALMEN, Material, Rule
+from malmen_core.training.meta_loss import Lesson, LossWeights, Outcome, prepare_lesson, run_lesson
+from malmen_core.training.sampling import Curriculum, facts_digest
+
+STARTING_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
+STARTING_FACTS = 32
+SCALARS = ("log_step", "log_ridge")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a hypernetwork is trained.
+
+    Attributes:
+        steps: at most this many.
+        seed: of the split, the draws and the network's first projections.
+        smallest_batch: fewest facts that a step edits at once.
+        largest_batch: most facts that a step edits at once.
+        learning_rate: of the network.
+        scalar_rate: of the step sizes and of λ, which are a few numbers on a logarithmic scale.
+        clip: largest gradient norm, of the network and of the scalars apart.
+        loss: weights of the meta loss's parts.
+        normaliser_facts: facts that the normaliser is fitted on before the first step.
+        validation_facts: facts held out, by subject; a fifth of all at most.
+        validate_every: steps between validations.
+        patience: validations without a better loss after which training stops.
+        checkpoint_every: steps between checkpoints.
+        batch_tokens: padded tokens of a language-model batch.
+    """
+
+    steps: int = 1000
+    seed: int = 0
+    smallest_batch: int = 1
+    largest_batch: int = 64
+    learning_rate: float = 3e-4
+    scalar_rate: float = 3e-2
+    clip: float = 1.0
+    loss: LossWeights = field(default_factory=LossWeights)
+    normaliser_facts: int = 256
+    validation_facts: int = 128
+    validate_every: int = 50
+    patience: int = 8
+    checkpoint_every: int = 25
+    batch_tokens: int = 384
+
+
+Watch = Callable[[Mapping[str, Any]], None]
+
+
+def train(
+    base: BaseModel,
+    start: Editor | None,
+    facts: Sequence[Fact],
+    plan: TrainingPlan,
+    *,
+    rule: Rule = MALMEN,
+    folder: RunFolder | None = None,
+    data: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+) -> Editor:
+    """Train a new hypernetwork for an editor's plan, prior and scales.
+
+    Args:
+        base: the immutable base.
+        start: a calibrated editor for that base; None to resume the run in `folder`.
+        facts: to train and validate on.
+        plan: how; on resuming only `steps` may differ, and neither the base's dtype nor its kind of device.
+        rule: what the network is trained for: MALMEN, or a baseline that learns.
+        folder: where checkpoints and metrics go; None for nowhere.
+        data: about the facts' origin, for the card.
+        progress: told ``("training", step, steps)``; may raise to stop.
+        watch: told each line of metrics.
+
+    Returns:
+        The start with the network of the best validation loss (its own, if no step was better), and a card.
+
+    Raises:
+        EditorMismatch: the start was made for another base.
+        CheckpointMismatch: the folder holds another run, or none.
+        FactError: too few facts to split, or one that cannot be encoded.
+        NotFiniteError: the gradient is infinite or NaN; the last checkpoint is good.
+    """
+    curriculum = Curriculum.split(facts, plan.validation_facts, plan.seed)
+    state = None
+    if start is None:
+        if folder is None:
+            raise CheckpointMismatch(
+                "A run can only be resumed from its folder.", "Name the folder.", "/checkpoint"
+            )
+        begun, state = folder.read()
+        begun.check_fits(base.info)
+    else:
+        start.check_fits(base.info)
+        begun = prepare_start(base, start, curriculum, plan, rule)
+        if folder is not None:
+            folder.begin(begun)
+    run = {
+        "facts": facts_digest(facts),
+        "base": base.info.digest,
+        "start": begun.digest,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "device": base.device.type,
+        "plan": {name: value for name, value in asdict(plan).items() if name != "steps"},
+        **({} if rule == MALMEN else {"rule": rule.name}),
+    }
+    trainer = Trainer(base, begun, curriculum, plan, run, rule)
+    if state is not None:
+        trainer.restore(state)
+    return _run(trainer, folder, data or {}, progress, watch)
+
+
+def prepare_start(
+    base: BaseModel, start: Editor, curriculum: Curriculum, plan: TrainingPlan, rule: Rule = MALMEN
+) -> Editor:
+    """The editor at step 0: normaliser fitted on the first facts, step sizes chosen by the meta loss.
+
+    The step sizes tried are multiples of each module's scale, one multiple for all.
+    """
+    old = start.network
+    network = HyperNetwork(old.shapes, rank=old.rank, blocks=old.block_count, seed=plan.seed)
+    network = network.to(old.log_step.dtype)
+    network.log_ridge.data.copy_(old.log_ridge.data)
+    first = curriculum.draw(0, min(plan.normaliser_facts, len(curriculum.training)))
+    captured, _ = capture(
+        base, edit_prompts(base, first).sequences, start.plan.where, batch_tokens=plan.batch_tokens
+    )
+    network.fit_normaliser(
+        {name: rows.keys_TU for name, rows in captured.items()},
+        {name: rows.gradients_TV for name, rows in captured.items()},
+    )
+    lesson, material = study(base, start, first[:STARTING_FACTS], plan)
+    scales = torch.tensor([start.scales[name] for name in network.shapes])
+    priors = priors_of(start.plan, preservation_priors(start), lesson.fact_count)
+    losses = []
+    for multiple in STARTING_STEPS:
+        network.log_step.data.copy_((multiple * scales).log())
+        weights = rule.weights(base, network.to(base.device), priors, material)
+        losses.append(run_lesson(base, weights, lesson, batch_tokens=plan.batch_tokens).loss)
+    best = STARTING_STEPS[losses.index(min(losses))]
+    network.log_step.data.copy_((best * scales).log())
+    return replace(start, network=network.cpu().eval().requires_grad_(False))
+
+
+def study(
+    base: BaseModel, start: Editor, facts: Sequence[Fact], plan: TrainingPlan
+) -> tuple[Lesson, Material]:
+    """The lesson of some facts, and what they are edited with, anchors included."""
+    lesson = prepare_lesson(base, facts, plan.loss)
+    captured, fact_T = capture(base, lesson.edits, start.plan.where, batch_tokens=plan.batch_tokens)
+    held = anchored(base, neighbours_of(start, facts, captured, fact_T), start.plan.anchor_rank).keys
+    return lesson, Material(captured, held)
+
+
+def preservation_priors(editor: Editor) -> dict[str, Tensor]:
+    """``c·C0`` by module, float64, as few facts have it; empty for an editor without a prior."""
+    if editor.plan.prior_weight == 0:
+        return {}
+    return {name: editor.plan.prior_weight * moment.dense() for name, moment in editor.moments.items()}
+
+
+def priors_of(plan: EditPlan, priors: Mapping[str, Tensor], facts: int) -> dict[str, Tensor]:
+    """The priors that so many facts are solved with together; see `EditPlan.prior_factor`."""
+    factors = {name: plan.prior_factor(facts, len(prior)) for name, prior in priors.items()}
+    return {name: prior if factors[name] == 1 else factors[name] * prior for name, prior in priors.items()}
+
+
+class Trainer:
+    """A hypernetwork in training, one step at a time.
+
+    Attributes:
+        start: the editor at step 0.
+        network: the network as it stands; the normaliser does not change any more.
+        step: steps taken.
+        best: figures of the best validation so far.
+        stale: validations since.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        start: Editor,
+        curriculum: Curriculum,
+        plan: TrainingPlan,
+        run: Mapping[str, Any],
+        rule: Rule = MALMEN,
+    ) -> None:
+        self.base, self.start, self.curriculum, self.plan, self.run = base, start, curriculum, plan, run
+        self.rule = rule
+        self.network = copy.deepcopy(start.network).to(base.device).requires_grad_(True)
+        self.priors = {name: prior.to(base.device) for name, prior in preservation_priors(start).items()}
+        named = dict(self.network.named_parameters())
+        rates = {False: plan.learning_rate, True: plan.scalar_rate}
+        groups = [
+            {"params": [p for n, p in named.items() if (n in SCALARS) == scalar], "lr": rate}
+            for scalar, rate in rates.items()
+        ]
+        self.optimiser = torch.optim.Adam([group for group in groups if group["params"]])
+        self.step = self.position = self.stale = 0
+        self.best: Mapping[str, Any] = {}
+        self.best_network = self._copy()
+        self._held_out: tuple[Lesson, Material] | None = None
+
+    def advance(self) -> dict[str, Any]:
+        """Take one step; returns its metrics.
+
+        Raises:
+            NotFiniteError: the gradient is not finite; the network is as it was.
+        """
+        plan = self.plan
+        count = self.curriculum.batch_size(self.step, plan.smallest_batch, plan.largest_batch)
+        lesson, material = self._study(self.curriculum.draw(self.position, count))
+        self.optimiser.zero_grad()
+        priors = priors_of(self.start.plan, self.priors, lesson.fact_count)
+        outcome = self.rule.learn(
+            self.base, self.network, priors, material, lesson, batch_tokens=plan.batch_tokens
+        )
+        norms = [
+            float(nn.utils.clip_grad_norm_(group["params"], plan.clip))
+            for group in self.optimiser.param_groups
+        ]
+        if not all(math.isfinite(norm) for norm in norms):
+            raise NotFiniteError(
+                f"The meta-gradient of step {self.step + 1} is not finite.",
+                "Resume with smaller learning rates.",
+            )
+        self.optimiser.step()
+        self.step += 1
+        self.position += count
+        return {"step": self.step, "facts": count, **_figures(outcome), "gradient_norms": norms}
+
+    def validate(self) -> dict[str, Any]:
+        """Measure a single-shot edit of all held-out facts; remember the network if it is the best."""
+        if self._held_out is None:
+            self._held_out = self._study(self.curriculum.validation)
+        lesson, material = self._held_out
+        priors = priors_of(self.start.plan, self.priors, lesson.fact_count)
+        weights = self.rule.weights(self.base, self.network, priors, material)
+        outcome = run_lesson(self.base, weights, lesson, batch_tokens=self.plan.batch_tokens)
+        figures = {"step": self.step, **_figures(outcome)}
+        if not self.best or figures["loss"] < self.best["loss"]:
+            self.best, self.stale = figures, 0
+            self.best_network = self._copy()
+        else:
+            self.stale += 1
+        return figures
+
+    @property
+    def finished(self) -> bool:
+        """Whether the steps are taken or validation has stopped improving."""
+        return self.step >= self.plan.steps or self.stale >= self.plan.patience
+
+    def state(self) -> TrainingState:
+        """Everything that later steps depend on."""
+        tensors = {f"network:{name}": value for name, value in self._copy().items()}
+        tensors |= {f"best:{name}": value for name, value in self.best_network.items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"adam:{number}:{name}": torch.as_tensor(value) for name, value in moments.items()}
+        return TrainingState(self.run, self.step, self.position, self.best, self.stale, tensors)
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a checkpoint of this run.
+
+        Raises:
+            CheckpointMismatch: the checkpoint is of another run; says what differs.
+        """
+        if state.run != self.run:
+            names = {**state.run["plan"], **self.run["plan"]}
+            tied = ("facts", "base", "start", "dtype", "device", "rule")
+            parts = [name for name in tied if state.run.get(name) != self.run.get(name)]
+            parts += [n for n in names if state.run["plan"].get(n) != self.run["plan"].get(n)]
+            raise CheckpointMismatch(
+                f"The checkpoint is of a run with other {', '.join(parts)}.",
+                "Resume with the same facts, options and kind of device (only the steps may change).",
+                "/checkpoint",
+            )
+        self.network.load_state_dict(_part("network:", state.tensors))
+        self.best_network = _part("best:", state.tensors)
+        optimiser = self.optimiser.state_dict()
+        optimiser["state"] = {}
+        for name, value in _part("adam:", state.tensors).items():
+            number, moment = name.split(":")
+            optimiser["state"].setdefault(int(number), {})[moment] = value
+        self.optimiser.load_state_dict(optimiser)
+        self.step, self.position = state.step, state.position
+        self.best, self.stale = state.best, state.stale
+
+    def _study(self, facts: Sequence[Fact]) -> tuple[Lesson, Material]:
+        return study(self.base, self.start, facts, self.plan)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+
+
+def _run(
+    trainer: Trainer,
+    folder: RunFolder | None,
+    data: Mapping[str, Any],
+    progress: Progress | None,
+    watch: Watch | None,
+) -> Editor:
+    plan = trainer.plan
+    began = time.monotonic()
+
+    def tell(kind: str, figures: Mapping[str, Any]) -> None:
+        line = {"kind": kind, **figures, "seconds": round(time.monotonic() - began, 3)}
+        if folder is not None:
+            folder.log(line)
+        if watch is not None:
+            watch(line)
+
+    if not trainer.best:
+        tell("validation", trainer.validate())
+    while not trainer.finished:
+        tell("step", trainer.advance())
+        validated = trainer.step % plan.validate_every == 0
+        if validated:
+            tell("validation", trainer.validate())
+        if folder is not None and (trainer.finished or trainer.step % plan.checkpoint_every == 0):
+            folder.save(trainer.state())
+        if progress is not None:
+            progress("training", trainer.step, plan.steps)
+    if trainer.step % plan.validate_every:
+        # not part of the checkpoint, so that a run with more steps comes by the same states
+        tell("validation", trainer.validate())
+    return _finish(trainer, data)
+
+
+def _finish(trainer: Trainer, data: Mapping[str, Any]) -> Editor:
+    network = copy.deepcopy(trainer.start.network)
+    network.load_state_dict(trainer.best_network)
+    plan, base = trainer.plan, trainer.base
+    card = {
+        "kind": "trained",
+        "rule": trainer.rule.name,
+        "source": base.info.title,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "device": base.device.type,
+        "seed": plan.seed,
+        "steps": trainer.step,
+        "data": {**data, "facts_digest": trainer.run["facts"]},
+        "training_facts": len(trainer.curriculum.training),
+        "validation_facts": len(trainer.curriculum.validation),
+        "validation": dict(trainer.best),
+        "plan": asdict(plan),
+        "start": {"digest": trainer.start.digest, "card": dict(trainer.start.card)},
+        "network_digest": weights_digest(dict(sorted(trainer.best_network.items()))),
+    }
+    return replace(trainer.start, network=network.eval().requires_grad_(False), card=card)
+
+
+def _figures(outcome: Outcome) -> dict[str, Any]:
+    return {"loss": outcome.loss, **asdict(outcome)}
+
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

@@ -57,3 +57,9 @@ def test_many_edits(service: Running) -> None:
     said = run(service, "many_edits.py")
     assert said.count(" is applied, version ") == 3
     assert "is live: 0 facts" in said
+
+
+def test_openai_client(service: Running) -> None:
+    said = run(service, "openai_client.py")
+    assert "models  tiny, tiny@base, tiny@live" in said
+    assert said.count("The capital of Australia is") == 3

@@ -180,9 +180,9 @@ class ModelNotReady(LedgerError):
 
     code = "model-not-ready"
 
-    def __init__(self, model_id: str, status: str) -> None:
+    def __init__(self, model_id: str, status: str, why: str = "") -> None:
         super().__init__(
-            f"The model {model_id!r} is {status}.",
+            f"The model {model_id!r} is {status}{': ' + why if why else '.'}",
             remedy="Wait until it is ready; if it failed, read its error and register it again.",
         )
 
@@ -222,15 +222,15 @@ class HeadMoved(LedgerError):
         self.live = live
 
 
-class NotItsTurn(LedgerError):
-    """Another job of the model was overtaken more often, and commits first."""
+class SolveLocked(LedgerError):
+    """Another job solves for the model, verifies and commits."""
 
-    code = "not-its-turn"
+    code = "solve-locked"
 
-    def __init__(self, job_id: str, first: str) -> None:
+    def __init__(self, job_id: str, other: str) -> None:
         super().__init__(
-            f"Job {job_id!r} waits for job {first!r}, which was overtaken more often.",
-            remedy="Commit again in a moment; if the other one has moved the head by then, solve again.",
+            f"Job {job_id!r} waits for job {other!r}, which makes the model's next version.",
+            remedy="Ask again in a moment.",
         )
 
 

@@ -280,15 +280,6 @@ class NewVersion:
 
 
 @dataclass(frozen=True)
-class Ring:
-    """A job that a queue should be told of; `attempt` grows with every claim: `<job>-<attempt>` is unique."""
-
-    job_id: str
-    model_id: str
-    attempt: int
-
-
-@dataclass(frozen=True)
 class LedgerProblem:
     """One thing that is wrong in the ledger: which kind, in which object, and how."""
 

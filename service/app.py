@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from broker.connection import connect, connect_async
-from broker.relay import Relay
+from broker.queue import Doorbell
 from broker.settings import BrokerSettings
 from ledger import Ledger
 from ledger.settings import LedgerSettings
@@ -56,7 +56,7 @@ def create_app(
         ledger=ledger,
         redis=redis,
         async_redis=connect_async(broker_settings),
-        relay=Relay(ledger, redis),
+        doorbell=Doorbell(redis),
         generations=CapacityLimiter(settings.max_generations),
     )
     app = FastAPIOffline(  # documentation pages that load nothing from elsewhere

@@ -18,7 +18,9 @@ from broker import generation as channel
 from broker.errors import BrokerError
 from broker.generation import AttributionRequest, GenerationCall, TextRequest
 from ledger.errors import NotFound
+from ledger.models import models
 from ledger.records import ModelRecord
+from ledger.versions import versions
 from service.context import Services
 from service.failures import typed_problem
 from service.limits import check_generation
@@ -87,7 +89,7 @@ def resolve(
         Problem: the model is not ready, the prompt does not fit, or there is no such version.
         NotFound: there is no such model.
     """
-    model = services.ledger.get_model(model_id)
+    model = services.ledger.run(models.get, model_id)
     check_ready(model)
     numbers = [_resolve(services, model_id, ref, named) for ref, named in refs]
     return numbers, *_read(services, model, prompt, field)
@@ -137,7 +139,7 @@ def _resolve(services: Services, model_id: str, ref: int | str, field: FieldErro
     if isinstance(ref, str) and ref.isascii() and ref.isdigit():
         ref = int(ref)
     try:
-        return services.ledger.number_of(model_id, ref)
+        return services.ledger.run(versions.number_of, model_id, ref)
     except NotFound as error:
         shown = FieldError(field.pointer, error.message, field.where)
         raise typed_problem(error, [shown]) from error

@@ -5,10 +5,13 @@ from __future__ import annotations
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from broker import generation, presence, queue
+from broker import generation, presence
 from ledger.db.migrate import current_revision, head_revision
 from ledger.errors import LedgerError
+from ledger.jobs import jobs
+from ledger.models import models
 from ledger.records import ModelRecord
 from service.context import Services
 from service.paging import every
@@ -17,16 +20,21 @@ from service.schemas.health import Check
 COUNT_EDIT_SETS = text("SELECT status, count(*) FROM edit_sets GROUP BY status")
 
 
+def every_model(session: Session) -> list[ModelRecord]:
+    """All models."""
+    return list(every(session, models.list_all))
+
+
 def readiness(services: Services) -> list[Check]:
     """Everything that the service needs to do all of its work, each with a reason if it is missing."""
     database, redis = _database(services), _redis(services)
-    checks = [database, redis, _relay(services)]
+    checks = [database, redis]
     if database.ok:
         checks.append(_migrations(services))
         if checks[-1].ok and redis.ok:
             checks += [
                 _worker(services, model)
-                for model in every(services.ledger.list_models)
+                for model in services.ledger.run(every_model)
                 if model.status == "ready"
             ]
     return checks
@@ -60,13 +68,6 @@ def _redis(services: Services) -> Check:
     return Check(name="redis", ok=True)
 
 
-def _relay(services: Services) -> Check:
-    if not services.relay.running:
-        reason = "what is accepted is not passed on by this process, whose log says why; start it again"
-        return Check(name="relay", ok=False, reason=reason)
-    return Check(name="relay", ok=True)
-
-
 def _worker(services: Services, model: ModelRecord) -> Check:
     name = f"worker:{model.id}"
     try:
@@ -85,18 +86,20 @@ def measure(services: Services) -> None:
     """Set the metrics that are read from the servers at each scrape; those that are away are marked down."""
     metrics = services.metrics
     registered: list[ModelRecord] = []
+    waiting: dict[str, int] = {}
     try:
         with services.ledger.engine.connect() as connection:
             metrics.edit_sets(
                 {str(status): int(count) for status, count in connection.execute(COUNT_EDIT_SETS)}
             )
-        registered = list(every(services.ledger.list_models))
+        registered = services.ledger.run(every_model)
+        waiting = services.ledger.run(jobs.waiting)
         metrics.dependency("database", up=True)
     except (SQLAlchemyError, LedgerError):
         metrics.dependency("database", up=False)
     try:
         services.redis.ping()
-        depths = {(model.id, "edits"): len(queue.waiting(services.redis, model.id)) for model in registered}
+        depths = {(model.id, "edits"): waiting.get(model.id, 0) for model in registered}
         depths |= {
             (model.id, "generation"): generation.waiting(services.redis, model.id) for model in registered
         }

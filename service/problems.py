@@ -83,7 +83,7 @@ KINDS: Mapping[str, Kind] = {
     "lease-lost": Kind(409, "The job is held by another worker"),
     "job-cancelled": Kind(409, "The job was cancelled"),
     "head-moved": Kind(409, "The live version has changed meanwhile"),
-    "not-its-turn": Kind(409, "Another job commits first"),
+    "solve-locked": Kind(409, "Another job makes the next version"),
     "inconsistent-version": Kind(500, "The version does not follow from its parent"),
     "blob-missing": Kind(500, "A blob is missing"),
     "blob-corrupt": Kind(500, "A blob is corrupt"),

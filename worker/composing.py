@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ledger import Ledger
+from ledger.edits import facts as ledger_facts
 from ledger.records import FactRecord, JobInput, Member
+from ledger.versions import members as ledger_members
 from malmen_core.editing.compose import Composer, Composition, StatisticsReader
 from malmen_core.editing.parts import SetId
 from malmen_core.editing.refinement import Progress
@@ -58,7 +60,7 @@ class KnownMembers:
             job: says which version they differ from, and how.
             statistics_digest: of the edit set's own statistics; None if the job has none.
         """
-        changes = ledger.member_changes(job.live.model_id, self.number, job.live.number)
+        changes = ledger.run(ledger_members.changes, job.live.model_id, self.number, job.live.number)
         self.held = _changed(self.held, changes)
         self.number = job.live.number
         wanted = _changed(self.held, job.change)
@@ -105,7 +107,7 @@ def compose(
         return Statistics.from_bytes(insist(lease, lambda: desk.ledger.blobs.get(digest)))
 
     def facts_at(places: Sequence[tuple[str, int]]) -> Sequence[FactRecord]:
-        return insist(lease, lambda: desk.ledger.facts_at(places))
+        return insist(lease, lambda: desk.ledger.run(ledger_facts.at, places))
 
     made = solve(desk.composer, members, read_statistics, facts_at, lease.progress)
     version = desk.resident.base.version(made.delta)

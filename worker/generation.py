@@ -26,6 +26,7 @@ from broker import generation as channel
 from broker.generation import Cancellation, GenerationCall, TextRequest
 from ledger import Ledger
 from ledger.errors import LedgerError
+from ledger.versions import versions
 from malmen_core.errors import CoreError
 from malmen_core.generation.generator import Chunk, GenerationRequest, Writer
 from malmen_core.generation.logprobs import TokenScore
@@ -276,7 +277,7 @@ class _Intake(threading.Thread):
     def _version(self, number: int) -> Version:
         """The overlay of a version; the delta of a number never changes, so it is asked for once."""
         if number not in self._digests:
-            record = self._ledger.get_version(self._resident.model_id, number)
+            record = self._ledger.run(versions.get, self._resident.model_id, number)
             self._digests[number] = record.delta_digest, record.weights_digest
         return self._resident.version(*self._digests[number])
 

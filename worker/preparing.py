@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ledger import Ledger
+from ledger.models import ready as ledger_ready
 from ledger.records import ModelRecord
 from malmen_core.editing.calibrate import calibrate
 from malmen_core.editing.editor import Editor
@@ -146,7 +147,8 @@ def prepare(ledger: Ledger, model: ModelRecord, settings: WorkerSettings, progre
     else:
         editor = calibrate(base, progress)
     canaries = record_canaries(base)
-    ready = ledger.complete_model(
+    ready = ledger.run(
+        ledger_ready.mark_ready,
         model.id,
         editor.to_bytes(),
         editor.card,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ledger.errors import NotFound
+from ledger.models import models
 from ledger.records import ModelRecord
+from ledger.versions import versions
 from malmen_core.models.families import family_of
 from service.context import Services
 from service.failures import typed_problem
@@ -37,7 +39,7 @@ def find_model(services: Services, name: str | None) -> tuple[ModelRecord, str]:
         return known[0], LIVE
     ident, _, ref = name.partition("@")
     try:
-        return services.ledger.get_model(ident), ref or LIVE
+        return services.ledger.run(models.get, ident), ref or LIVE
     except NotFound as error:
         raise typed_problem(error, [FieldError("/model", error.message)]) from error
 
@@ -73,14 +75,16 @@ def show(services: Services, name: str) -> dict[str, Any]:
     model, ref = find_model(services, name)
     try:
         if ref != BASE:
-            services.ledger.number_of(model.id, int(ref) if ref.isascii() and ref.isdigit() else ref)
+            number = int(ref) if ref.isascii() and ref.isdigit() else ref
+            services.ledger.run(versions.number_of, model.id, number)
     except NotFound as error:
         raise typed_problem(error, [FieldError("/model", error.message)]) from error
     return _shown(model, name)
 
 
 def _ready(services: Services) -> list[ModelRecord]:
-    return [model for model in every(services.ledger.list_models) if model.status == "ready"]
+    with services.ledger.transaction() as tx:
+        return [model for model in every(tx, models.list_all) if model.status == "ready"]
 
 
 def _shown(model: ModelRecord, name: str) -> dict[str, Any]:

@@ -9,13 +9,16 @@ from typing import Annotated, Any
 from fastapi import Path, Response
 from fastapi.responses import JSONResponse
 
+from ledger.db.engine import Transaction
+from ledger.edits import withdrawals
 from ledger.errors import GateNotMet, LedgerError, NotFound, NotLive, StaleParent, WrongModel
+from ledger.models import aliases, models
 from ledger.records import KeyRecord
 from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
 from malmen_core.models.base import ModelInfo, inspect_source
 from service import views
-from service.context import Services, ServicesDep
+from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
 from service.generation import check_ready
 from service.guard import AdminKey
@@ -54,7 +57,8 @@ def register_model(
     source = os.path.realpath(body.source) if os.path.isdir(body.source) else body.source
     info = inspect_source(source, body.revision, body.modules)
     editor = _editor(body.editor, info) if body.editor is not None else None
-    record = services.ledger.register_model(
+    record = services.ledger.run(
+        models.register,
         id=body.id,
         source=source,
         revision=body.revision,
@@ -100,16 +104,16 @@ def _editor(path: str, info: ModelInfo) -> bytes:
     },
 )
 def roll_back(
-    model_id: ModelId, body: RollbackBody, services: ServicesDep, key: AdminKey, response: Response
+    model_id: ModelId, body: RollbackBody, services: ServicesDep, tx: Tx, key: AdminKey, response: Response
 ) -> VersionView | JSONResponse:
     """Make a version with an earlier one's weights, or without some edit sets or facts, and make it live."""
     check_reason(body.reason, services.settings)
-    check_ready(services.ledger.get_model(model_id))
+    check_ready(models.get(tx, model_id))
     if body.withdraw is not None:
-        return _withdraw(model_id, body.withdraw, body.reason, services, key)
+        return _withdraw(model_id, body.withdraw, body.reason, tx, services, key)
     assert body.to_version is not None
     try:
-        made = services.ledger.roll_back(model_id, body.to_version, body.reason, key)
+        made = aliases.roll_back(tx, model_id, body.to_version, body.reason, key)
     except (NotFound, GateNotMet) as error:
         raise typed_problem(error, [FieldError("/to_version", error.message)]) from error
     response.headers["Location"] = f"/models/{model_id}/versions/{made.number}"
@@ -117,12 +121,13 @@ def roll_back(
 
 
 def _withdraw(
-    model_id: str, wanted: WithdrawBody, reason: str, services: Services, key: KeyRecord
+    model_id: str, wanted: WithdrawBody, reason: str, tx: Transaction, services: Services, key: KeyRecord
 ) -> JSONResponse:
     try:
-        made = services.ledger.request_withdrawal(model_id, wanted.edit_sets, wanted.facts, reason, key)
+        made = withdrawals.request(tx, model_id, wanted.edit_sets, wanted.facts, reason, key)
     except (NotFound, NotLive, WrongModel) as error:
         raise typed_problem(error, _named(wanted, error)) from error
+    ring_after(tx, services, made.model_id)
     body = views.withdrawal(made).model_dump(mode="json")
     location = f"/models/{model_id}/versions/{made.id}"
     return JSONResponse(body, status_code=202, headers={"Location": location})
@@ -147,19 +152,20 @@ def put_alias(
     name: AliasPath,
     body: AliasBody,
     services: ServicesDep,
+    tx: Tx,
     key: AdminKey,
 ) -> AliasView:
     """Point an alias at a version."""
     check_reason(body.reason, services.settings)
-    check_ready(services.ledger.get_model(model_id))
+    check_ready(models.get(tx, model_id))
     try:
-        services.ledger.set_alias(model_id, name, body.version, key, force=body.force, reason=body.reason)
+        aliases.set_alias(tx, model_id, name, body.version, key, force=body.force, reason=body.reason)
     except (NotFound, GateNotMet, StaleParent) as error:
         raise typed_problem(error, [FieldError("/version", error.message)]) from error
     return AliasView(model=model_id, name=name, version=body.version)
 
 
 @routes.delete("/admin/models/{model_id}/aliases/{name}", status_code=204, responses=problems(404, 409, 422))
-def delete_alias(model_id: ModelId, name: AliasPath, services: ServicesDep, key: AdminKey) -> None:
+def delete_alias(model_id: ModelId, name: AliasPath, tx: Tx, key: AdminKey) -> None:
     """Remove an alias other than `live`; the version that it points at stays."""
-    services.ledger.remove_alias(model_id, name, key)
+    aliases.remove_alias(tx, model_id, name, key)

@@ -13,12 +13,15 @@ from fastapi import Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from ledger.errors import LedgerError, LedgerUnavailable, NotFound
-from ledger.records import KeyRecord
+from ledger.db.engine import Transaction
+from ledger.edits import edit_sets
+from ledger.edits import facts as ledger_facts
+from ledger.errors import LedgerError, LedgerUnavailable, ModelNotReady, NotFound
+from ledger.records import KeyRecord, ModelRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.facts import Fact
 from service import sse, uploads, views
-from service.context import Services, ServicesDep
+from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
 from service.guard import EditKey, ReadKey
 from service.limits import MAX_SHOWN, check_edit
@@ -49,7 +52,9 @@ async def stream_edits(
 ) -> Accepted:
     """Accept an edit set whose facts come as lines, with its options in the query."""
     body = await uploads.read(request, services.settings)
-    return await run_in_threadpool(_accept, body, services, key, response, idempotency_key)
+    return await run_in_threadpool(
+        services.ledger.run, _accept, body, services, key, response, idempotency_key
+    )
 
 
 routes.add_api_route(  # before the route that takes JSON
@@ -71,27 +76,38 @@ routes.add_api_route(  # before the route that takes JSON
 def post_edits(
     body: EditRequest,
     services: ServicesDep,
+    tx: Tx,
     key: EditKey,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Accepted:
     """Accept an edit set: it is in the ledger when this answers; a worker then applies and verifies it."""
-    return _accept(body, services, key, response, idempotency_key)
+    return _accept(tx, body, services, key, response, idempotency_key)
 
 
 def _accept(
+    tx: Transaction,
     body: EditRequest,
     services: Services,
     key: KeyRecord,
     response: Response,
     idempotency_key: str | None,
 ) -> Accepted:
-    digest = _digest(body)
-    record, replayed = services.ledger.first_answer(key, idempotency_key, digest), True
-    if record is None:
-        record, replayed = services.ledger.accept(
-            model_id=body.model,
-            facts=_checked(body, services),
+    facts = [fact.model_dump() for fact in body.facts]
+
+    def check(model: ModelRecord) -> None:
+        check_edit(body, services.settings)
+        if model.status == "failed":
+            return  # which is said before the facts are looked at
+        found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in facts])
+        if found:
+            _refuse_facts([FieldError(problem.pointer, problem.detail) for problem in found])
+
+    try:
+        record, replayed = edit_sets.accept(
+            tx,
+            body.model,
+            facts,
             promote=body.promote,
             gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
             edit_on_rephrasings=body.edit_on_rephrasings,
@@ -100,34 +116,16 @@ def _accept(
             dry_run=body.dry_run,
             actor=key,
             idempotency_key=idempotency_key,
-            body_digest=digest,
+            body_digest=_digest(body),
+            check=check,
         )
+    except (NotFound, ModelNotReady) as error:
+        raise typed_problem(error, [FieldError("/model", error.message)]) from error
+    ring_after(tx, services, record.model_id)
     response.headers["Location"] = f"/edits/{record.id}"
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return views.accepted(record)
-
-
-def _checked(body: EditRequest, services: Services) -> list[dict[str, Any]]:
-    """The facts of an edit set that can be accepted now.
-
-    Raises:
-        Problem: over a limit, no such model, it failed, or facts that it cannot be given.
-    """
-    check_edit(body, services.settings)
-    try:
-        model = services.ledger.get_model(body.model)
-    except NotFound as error:
-        raise typed_problem(error, [FieldError("/model", error.message)]) from error
-    if model.status == "failed":
-        why = (model.error or {}).get("detail", "its worker could not load it")
-        detail = f"The model {model.id!r} failed: {why} Correct that and register it again."
-        raise Problem("model-not-ready", detail, errors=[FieldError("/model", detail)])
-    facts = [fact.model_dump() for fact in body.facts]
-    found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in facts])
-    if found:
-        _refuse_facts([FieldError(problem.pointer, problem.detail) for problem in found])
-    return facts
 
 
 def _refuse_facts(found: list[FieldError]) -> None:
@@ -143,36 +141,34 @@ def _digest(body: EditRequest) -> str:
 
 
 @routes.get("/edits", responses=problems(422))
-def list_edits(
-    asked: Annotated[EditsQuery, Query()], services: ServicesDep, _: ReadKey
-) -> Paged[EditSetView]:
+def list_edits(asked: Annotated[EditsQuery, Query()], tx: Tx, _: ReadKey) -> Paged[EditSetView]:
     """Edit sets, newest first."""
-    page = services.ledger.list_edit_sets(
-        limit=asked.limit, cursor=asked.cursor, model_id=asked.model, status=asked.status
+    page = edit_sets.list_all(
+        tx, limit=asked.limit, cursor=asked.cursor, model_id=asked.model, status=asked.status
     )
     return Paged(items=[views.edit_set(item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @routes.get("/edits/{edit_set_id}", responses=problems(404))
-def get_edit(edit_set_id: EditSetId, services: ServicesDep, _: ReadKey) -> EditSetView:
+def get_edit(edit_set_id: EditSetId, tx: Tx, _: ReadKey) -> EditSetView:
     """One edit set: status, progress, report."""
-    return views.edit_set(services.ledger.get_edit_set(edit_set_id))
+    return views.edit_set(edit_sets.get(tx, edit_set_id))
 
 
 @routes.get("/edits/{edit_set_id}/facts", responses=problems(404, 422))
 def get_facts(
-    edit_set_id: EditSetId, asked: Annotated[SetFactsQuery, Query()], services: ServicesDep, _: ReadKey
+    edit_set_id: EditSetId, asked: Annotated[SetFactsQuery, Query()], tx: Tx, _: ReadKey
 ) -> Paged[FactView]:
     """The facts of an edit set, each with what was measured for it."""
-    page = services.ledger.get_facts(edit_set_id, limit=asked.limit, cursor=asked.cursor)
+    page = ledger_facts.list_of(tx, edit_set_id, limit=asked.limit, cursor=asked.cursor)
     return Paged(items=[views.fact(item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @routes.post("/edits/{edit_set_id}/cancel", responses=problems(404, 409))
-def cancel_edit(edit_set_id: EditSetId, services: ServicesDep, key: EditKey) -> EditSetView:
+def cancel_edit(edit_set_id: EditSetId, tx: Tx, key: EditKey) -> EditSetView:
     """Cancel an edit set that has not been applied; cancelling twice is fine."""
-    services.ledger.cancel(edit_set_id, key)
-    return views.edit_set(services.ledger.get_edit_set(edit_set_id))
+    edit_sets.cancel(tx, edit_set_id, key)
+    return views.edit_set(edit_sets.get(tx, edit_set_id))
 
 
 EVENTS: dict[int | str, dict[str, Any]] = {
@@ -188,7 +184,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 )
 async def follow_edit(edit_set_id: EditSetId, services: ServicesDep, _: ReadKey) -> StreamingResponse:
     """Progress as server-sent events, from the present state to the final one; a lost database ends none."""
-    first = views.edit_set(await run_in_threadpool(services.ledger.get_edit_set, edit_set_id))
+    first = views.edit_set(await run_in_threadpool(services.ledger.run, edit_sets.get, edit_set_id))
     return sse.answer(_follow(services, first))
 
 
@@ -200,7 +196,7 @@ async def _follow(services: Services, view: EditSetView) -> AsyncIterator[bytes]
         await asyncio.sleep(POLL_S)
         seen = view
         try:
-            view = views.edit_set(await run_in_threadpool(services.ledger.get_edit_set, view.id))
+            view = views.edit_set(await run_in_threadpool(services.ledger.run, edit_sets.get, view.id))
         except LedgerUnavailable:
             pass  # it comes back, or the client goes
         except LedgerError as error:

@@ -16,6 +16,8 @@ import pytest
 
 import errata
 from errata.client.resources import EditSet
+from ledger.edits import edit_sets, withdrawals
+from ledger.versions import versions
 from tests import servers
 from tests.service import player
 from tests.service.harness import ADMIN, Running, register, running
@@ -56,7 +58,7 @@ def run(service: Running, work: Callable[[errata.AsyncClient], Any]) -> Any:
 
 
 def apply(service: Running, edit: EditSet) -> None:
-    player.finish(service.ledger, service.ledger.get_edit_set(edit.id).job_id)
+    player.finish(service.ledger, service.ledger.run(edit_sets.get, edit.id).job_id)
 
 
 def void(_: object) -> None:
@@ -96,7 +98,7 @@ def test_lists_are_walked_page_by_page(service: Running, client: errata.Client) 
 
 def test_facts_may_be_uploaded_as_they_come(service: Running, client: errata.Client) -> None:
     edit = client.edits.upload("tiny", iter(FACTS), promote="manual", dry_run=True)
-    record = service.ledger.get_edit_set(edit.id)
+    record = service.ledger.run(edit_sets.get, edit.id)
     assert (record.fact_count, record.promote, record.dry_run) == (2, "manual", True)
     client.edits.cancel(edit.id)
 
@@ -112,7 +114,7 @@ def test_models_versions_rollback_withdrawal_and_aliases(service: Running, clien
     assert {change.fact for change in tiny.changes(since=live.parent) if change.change == "added"}
     assert f"{edit.id}.0" in {fact.fact for fact in tiny.facts()}
     pending = tiny.withdraw("retracted", facts=[f"{edit.id}.0"])
-    job_id = service.ledger.get_withdrawal(pending.id).job_id
+    job_id = service.ledger.run(withdrawals.get, pending.id).job_id
     timer = later(lambda: void(player.finish(service.ledger, job_id)))
     assert tiny.wait(pending, timeout=20).kind == "withdraw"
     timer.join()
@@ -200,13 +202,13 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_key(service: Running) -
 
 
 def test_what_must_not_happen_twice_is_not_sent_again(service: Running) -> None:
-    number = service.ledger.get_version("tiny", "live").number
+    number = service.ledger.run(versions.get, "tiny", "live").number
     transport = Losing(1)
     with errata.Client(service.url, ADMIN, transport=transport) as client:
         with pytest.raises(errata.Unreachable):
             client.models["tiny"].rollback(0, "a test")
         assert transport.sent == 1
-    assert service.ledger.get_version("tiny", "live").number == number + 1
+    assert service.ledger.run(versions.get, "tiny", "live").number == number + 1
 
 
 def test_a_service_that_is_away_is_waited_for() -> None:

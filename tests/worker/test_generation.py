@@ -64,7 +64,7 @@ class Running:
     """A thread that serves, and what its callers do."""
 
     def __init__(self, redis: Redis, resident: Resident, **settings: Any) -> None:
-        known = SimpleNamespace(get_version=self.get_version)
+        known = SimpleNamespace(run=lambda _, model_id, number: self.get_version(model_id, number))
         self.redis, self.stopping, self.released = redis, threading.Event(), threading.Event()
         self.weights: dict[int, str] = {}
         presence.announce(redis, MODEL, "w", "idle", 60.0)

@@ -54,7 +54,7 @@ class ModelNotServed(BrokerError):
 
     def __init__(self, model_id: str, reason: str) -> None:
         super().__init__(
-            f"No worker can serve model '{model_id}': {reason}",
+            f"No worker can serve model '{model_id}': {reason.rstrip('.')}.",
             f"GET /models/{model_id} says the same; once it is cured, workers go on by themselves.",
         )
 

@@ -106,9 +106,16 @@ class GenerationThread(threading.Thread):
         self._intake = _Intake(ledger, redis, resident, settings, worker_id, stopping, self)
         self._begin_anew()
 
+    def start(self) -> None:
+        """Start this thread and the one that takes calls."""
+        super().start()
+        self._intake.start()
+
     @property
     def failure(self) -> str | None:
-        """Why nothing is answered, if that is so."""
+        """Why nothing is answered, if that is so and not intended."""
+        if self._stopping.is_set():
+            return None
         if not (self.is_alive() and self._intake.is_alive()):
             return "the generation thread has ended"
         if time.monotonic() - self._alive_at > HANGS_S:
@@ -126,7 +133,6 @@ class GenerationThread(threading.Thread):
 
     def run(self) -> None:
         """Compute and send tokens; Redis may go and come back."""
-        self._intake.start()
         wait_s = IDLE_S
         while not self._stopping.is_set():
             try:
@@ -178,7 +184,10 @@ class GenerationThread(threading.Thread):
         try:
             self._writer.add(call.id, answer.version, GenerationRequest(**fields))
         except CoreError as error:
-            channel.reply(self._redis, [(call.id, {"error": problem(error)})])
+            refuse(self._redis, call, error)
+        except Exception as error:
+            logger.exception("Generation call %s could not be begun.", call.id)
+            refuse(self._redis, call, error)
         else:
             self._answers[call.id] = answer
 

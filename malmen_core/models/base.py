@@ -156,7 +156,9 @@ class BaseModel:
         folder = checkpoint_folder(source, revision)
         try:
             task = task_of(read_config(str(folder)))
-            loaded: Any = task.auto.from_pretrained(folder, dtype=DTYPES[name], output_loading_info=True)
+            loaded: Any = task.auto.from_pretrained(
+                folder, dtype=DTYPES[name], output_loading_info=True, trust_remote_code=False
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelNotLoadable(
                 f"{source!r} could not be loaded: {error}", "Check its files.", "/source"

@@ -84,7 +84,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
         ModelNotLoadable: there is none, or it has no fast form (offsets are needed to find subjects).
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelNotLoadable(
             f"No tokenizer could be loaded from {source!r}: {error}", "Check the id or folder.", "/source"

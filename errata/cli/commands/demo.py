@@ -124,7 +124,7 @@ class Show:
             self.stack.register_model()
             self.stack.wait_for_model(say)
         self.stack.use_voice(lambda words: err.print(escape(words)))
-        out.print(f"PostgreSQL, Valkey, API and a worker run; {self.stack.url}; after {self._clock()}")
+        out.print(f"PostgreSQL, Valkey, API and two workers run; {self.stack.url}; after {self._clock()}")
 
     def _show(self, demo: Demo, client: Client) -> DemoResult:
         old = demo.live()

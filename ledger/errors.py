@@ -340,6 +340,33 @@ class FactConflict(LedgerError):
         self.live = dict(live)
 
 
+class TooManyEdits(LedgerError):
+    """As many edit sets as may wait do."""
+
+    code = "too-many-edits"
+
+    def __init__(self, whose: str, waiting: int, setting: str) -> None:
+        super().__init__(
+            f"{waiting} edit sets of {whose} wait already or are worked on.",
+            remedy=f"Post again once some are done, or ask the operator to raise {setting}.",
+        )
+
+
+class EditTooLarge(LedgerError):
+    """An edit set that would be given up before it is done."""
+
+    code = "edit-too-large"
+
+    def __init__(self, facts: int, seconds: float, limit: float, fitting: int) -> None:
+        super().__init__(
+            f"{facts} facts would take about {seconds:.0f} s, as long as this model's last sets took by the "
+            f"fact; a job is given up after {limit:.0f} s.",
+            remedy=f"Post at most {fitting} facts at once, or ask the operator to raise "
+            "ERRATA_JOB_TIMEOUT_S.",
+            field="/facts",
+        )
+
+
 class WrongModel(LedgerError):
     """An object of one model was named where one of another belongs."""
 

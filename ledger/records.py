@@ -228,6 +228,15 @@ class WithdrawalRecord:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How many edit sets of one key and of one model may be unfinished, and how long one may take."""
+
+    of_key: int
+    of_model: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Claim:
     """The right to work on a job, while its fence stands in the database."""
 

@@ -21,6 +21,7 @@ from ledger import Ledger
 from ledger.settings import LedgerSettings
 from service import failures
 from service.access import AccessMiddleware
+from service.changes import Changes
 from service.context import Services
 from service.openai import routes as openai
 from service.routes import admin_models, edits, facts, generate, health, keys, ledger, models
@@ -49,7 +50,8 @@ def create_app(
     """
     settings = settings or ServiceSettings()
     broker_settings = broker_settings or BrokerSettings()
-    ledger, redis = Ledger.open(ledger_settings or LedgerSettings()), connect(broker_settings)
+    ledger = Ledger.open(ledger_settings or LedgerSettings(), pool_size=settings.request_threads)
+    redis = connect(broker_settings)
     services = Services(
         settings=settings,
         broker_settings=broker_settings,
@@ -57,6 +59,7 @@ def create_app(
         redis=redis,
         async_redis=connect_async(broker_settings),
         doorbell=Doorbell(redis),
+        changes=Changes(ledger, settings.max_followers),
         generations=CapacityLimiter(settings.max_generations),
     )
     app = FastAPIOffline(  # documentation pages that load nothing from elsewhere
@@ -91,6 +94,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await services.changes.close()
         await run_in_threadpool(background.stop)
         services.redis.close()
         await services.async_redis.aclose()

@@ -15,6 +15,7 @@ from broker.queue import Doorbell
 from broker.settings import BrokerSettings
 from ledger import Ledger
 from ledger.db.engine import Transaction
+from service.changes import Changes
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from service.tokenizers import TokenizerCache
@@ -33,6 +34,7 @@ class Services:
     redis: Redis
     async_redis: AsyncRedis
     doorbell: Doorbell
+    changes: Changes
     generations: CapacityLimiter
     tokenizers: TokenizerCache = field(default_factory=TokenizerCache)
     metrics: Metrics = field(default_factory=Metrics)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from broker import generation, presence
-from ledger.db.migrate import current_revision, head_revision
+from ledger.db.migrate import current_revision, head_revision, is_older
 from ledger.errors import LedgerError
 from ledger.jobs import jobs
 from ledger.models import models
@@ -26,18 +26,18 @@ def every_model(session: Session) -> list[ModelRecord]:
 
 
 def readiness(services: Services) -> list[Check]:
+    """What the service needs to answer at all: the database, and its schema."""
+    database = _database(services)
+    return [database, _migrations(services)] if database.ok else [database]
+
+
+def status(services: Services) -> list[Check]:
     """Everything that the service needs to do all of its work, each with a reason if it is missing."""
-    database, redis = _database(services), _redis(services)
-    checks = [database, redis]
-    if database.ok:
-        checks.append(_migrations(services))
-        if checks[-1].ok and redis.ok:
-            checks += [
-                _worker(services, model)
-                for model in services.ledger.run(every_model)
-                if model.status == "ready"
-            ]
-    return checks
+    checks, redis = readiness(services), _redis(services)
+    if all(check.ok for check in (*checks, redis)):
+        ready = [model for model in services.ledger.run(every_model) if model.status == "ready"]
+        return [*checks, redis, *(_worker(services, model) for model in ready)]
+    return [*checks, redis]
 
 
 def _database(services: Services) -> Check:
@@ -51,10 +51,11 @@ def _database(services: Services) -> Check:
 
 
 def _migrations(services: Services) -> Check:
+    """Whether the schema is as new as this release; a newer one, during an upgrade, will do."""
     with services.ledger.engine.connect() as connection:
-        current, head = current_revision(connection), head_revision()
-    if current != head:
-        reason = f"the schema is at {current}, this release needs {head}; run `errata migrate`"
+        current = current_revision(connection)
+    if is_older(current):
+        reason = f"the schema is at {current}, this release needs {head_revision()}; run `errata migrate`"
         return Check(name="migrations", ok=False, reason=reason)
     return Check(name="migrations", ok=True)
 

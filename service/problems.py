@@ -60,6 +60,9 @@ KINDS: Mapping[str, Kind] = {
     "invalid-request": Kind(422, "The request has bad fields"),
     "invalid-facts": Kind(422, "The edit set has bad facts"),
     # the service
+    "too-many-followers": Kind(429, "Too many follow edit sets", RETRY_SOON),
+    "too-many-edits": Kind(429, "Too many edit sets wait", {"Retry-After": "30"}),
+    "edit-too-large": Kind(422, "The edit set cannot be done in time"),
     "too-many-generations": Kind(429, "Too many generations at once", RETRY_SOON),
     "queue-unavailable": Kind(503, "The queue cannot be reached", RETRY_SOON),
     "tokenizer-unavailable": Kind(503, "The model's tokenizer cannot be read", RETRY_SOON),

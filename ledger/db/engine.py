@@ -53,7 +53,7 @@ def open_engine(url: str, *, pool_size: int = 10) -> Engine:
     return create_engine(
         normalise_database_url(url),
         pool_size=pool_size,
-        max_overflow=pool_size,
+        max_overflow=2,
         pool_timeout=10,
         pool_pre_ping=True,
         hide_parameters=True,

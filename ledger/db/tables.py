@@ -244,6 +244,7 @@ class Job(Base):
     holder: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     waiting_since: Mapped[datetime] = _now()
+    claimed_at: Mapped[datetime | None]
     stage: Mapped[str | None]
     stage_done: Mapped[int] = mapped_column(server_default=text("0"))
     stage_total: Mapped[int] = mapped_column(server_default=text("0"))

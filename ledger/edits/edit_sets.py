@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Select, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
@@ -13,15 +13,18 @@ from ledger.auth import audit
 from ledger.db import queries
 from ledger.db.tables import Alias, EditSet, Fact, IdempotencyKey, Job, Membership
 from ledger.edits import conflicts
-from ledger.errors import IdempotencyConflict, NotFound
+from ledger.errors import EditTooLarge, IdempotencyConflict, NotFound, TooManyEdits
 from ledger.ids import new_id
 from ledger.integrity import chain
 from ledger.integrity.chain import storable
 from ledger.jobs import jobs
 from ledger.models import models
-from ledger.records import Actor, EditSetRecord, Json, KeyRecord, ModelRecord, Page, Progress
+from ledger.records import Actor, EditSetRecord, Json, KeyRecord, Limits, ModelRecord, Page, Progress
 from ledger.states import EditSetStatus, OnConflict, Promote
 from ledger.versions import members, versions
+
+LARGE = 64
+"""Sets of so many facts tell how long a fact takes."""
 
 
 def progress_of(job: Job) -> Progress | None:
@@ -152,6 +155,7 @@ def accept(
     idempotency_key: str | None = None,
     body_digest: str = "",
     check: Callable[[ModelRecord], None] | None = None,
+    limits: Limits | None = None,
 ) -> tuple[EditSetRecord, bool]:
     """Accept an edit set, and return it with whether it is a repetition.
 
@@ -169,10 +173,12 @@ def accept(
         idempotency_key: the client's, if it sent one.
         body_digest: digest of the request's body, by which a repetition is told from a conflict.
         check: called with the model before anything is recorded; may raise.
+        limits: on what may wait, and on how long it may take.
 
     Raises:
         NotFound, ModelNotReady: the model does not exist, or failed.
         IdempotencyConflict: the idempotency key was used with another body.
+        TooManyEdits, EditTooLarge: it is over a limit.
         FactConflict: a fact answers what a live one does, and conflicts are to be rejected.
         UnstorableText, NotANumber: text or numbers that cannot be recorded.
     """
@@ -184,10 +190,15 @@ def accept(
         replay = _replayed(session, ident, actor, idempotency_key, body_digest)
         if replay is not None:
             return replay, True
-    model = models.get(session, model_id)
+    unfinished = select(func.count()).where(EditSet.status.in_(("queued", "running", "verifying")))
+    of_key = unfinished.where(EditSet.created_by == actor.id).scalar_subquery().label("of_key")
+    of_model = unfinished.where(EditSet.model_id == model_id).scalar_subquery().label("of_model")
+    model, waiting = models.get_with(session, model_id, of_key, of_model)
     if check is not None:
         check(model)
     models.check_usable(model)
+    if limits is not None:
+        _check_limits(session, model.id, len(clean), limits, waiting)
     if on_conflict == "reject" and model.live_version is not None:
         conflicts.refuse_conflicts(session, model.id, clean)
     row = EditSet(
@@ -207,6 +218,29 @@ def accept(
     detail = {"model": model.id, "facts": len(clean), "facts_digest": row.facts_digest}
     audit.record(session, actor, "edit_set.accept", f"edits/{ident}", detail)
     return _record(row, job, live=False), False
+
+
+def _check_limits(session: Session, model_id: str, facts: int, limits: Limits, waiting: Any) -> None:
+    """Refuse what is too much: too many sets that wait, or a set that would be given up before it is done."""
+    if waiting.of_key >= limits.of_key:
+        raise TooManyEdits("this key", waiting.of_key, "ERRATA_MAX_WAITING_OF_KEY")
+    if waiting.of_model >= limits.of_model:
+        raise TooManyEdits(f"model {model_id!r}", waiting.of_model, "ERRATA_MAX_WAITING_OF_MODEL")
+    if facts < LARGE:
+        return
+    took = func.extract("epoch", Job.finished_at - Job.claimed_at) / EditSet.fact_count
+    large = (
+        select(took.label("took"))
+        .join(Job, Job.edit_set_id == EditSet.id)
+        .where(EditSet.model_id == model_id, EditSet.fact_count >= LARGE, EditSet.report.is_not(None))
+        .order_by(EditSet.seq.desc())
+        .limit(20)
+        .subquery()
+    )
+    fastest = session.scalar(select(func.min(large.c.took)))
+    if fastest and facts * float(fastest) > limits.seconds:
+        fitting = max(1, int(limits.seconds / float(fastest)))
+        raise EditTooLarge(facts, facts * float(fastest), limits.seconds, fitting)
 
 
 def _insert(session: Session, row: EditSet, facts: Sequence[dict[str, Any]]) -> Job:

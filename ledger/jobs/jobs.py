@@ -141,6 +141,7 @@ def _take(session: Session, job: Job, holder: str, lease_s: float, max_attempts:
     job.attempts += 1
     job.holder = holder
     job.lease_expires_at = now + timedelta(seconds=lease_s)
+    job.claimed_at = now
     job.stage, job.stage_done, job.stage_total = None, 0, 0
     move(row, "running")
     session.flush()
@@ -250,6 +251,22 @@ def fail(session: Session, claim: Claim, error: Json) -> None:
     """
     job = held(session, claim)
     _end(session, job, subject(session, job), error, claim.holder)
+
+
+def unfinished(session: Session, model_id: str) -> list[str]:
+    """Return the ids of a model's edit sets that wait or are worked on, the oldest first."""
+    query = select(Job.edit_set_id).where(
+        Job.model_id == model_id, Job.finished_at.is_(None), Job.edit_set_id.is_not(None)
+    )
+    return [str(ident) for ident in session.scalars(query.order_by(Job.id))]
+
+
+def cancel_all(session: Session, model_id: str, actor: Actor) -> list[str]:
+    """Cancel a model's edit sets that wait or are worked on, and return their ids."""
+    idents = unfinished(session, model_id)
+    for ident in idents:
+        cancel(session, session.get_one(EditSet, ident), actor)
+    return idents
 
 
 def cancel(session: Session, edit_set: EditSet, actor: Actor) -> None:

@@ -103,8 +103,11 @@ def set_alias(
         GateNotMet, StaleParent: `live` was asked for, and this needs force with a reason.
         BlobMissing, BlobCorrupt: `live` was asked for, and the version's delta cannot be served.
     """
-    if not ALIAS.fullmatch(name) or name == BASE:
-        rule = f"up to 64 letters, digits, dashes and underscores, the first a letter, and not {BASE!r}"
+    if not ALIAS.fullmatch(name) or (name != LIVE and name.lower() in (BASE, LIVE)):
+        rule = (
+            f"up to 64 letters, digits, dashes and underscores, the first a letter, and not {BASE!r} or "
+            f"{LIVE!r} in other case"
+        )
         raise InvalidName("alias", name, rule, "/name")
     version = versions.find(tx, model_id, ref)
     if name == LIVE:

@@ -75,6 +75,12 @@ def _find(session: Session, model_id: str, *more: Any) -> Any:
     return row
 
 
+def get_with(session: Session, model_id: str, *more: Any) -> tuple[ModelRecord, Any]:
+    """Return a model, and the row that has more columns, from one statement; NotFound as `get`."""
+    row = _find(session, model_id, *more)
+    return _record(row), row
+
+
 def list_all(session: Session, limit: int = 50, cursor: str | None = None) -> Page[ModelRecord]:
     """Return a page of models, newest first."""
     return queries.page(session, _select(), Model.seq, "models", limit, cursor, _record)

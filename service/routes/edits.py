@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import Header, Query, Request, Response
@@ -17,7 +17,7 @@ from ledger.db.engine import Transaction
 from ledger.edits import edit_sets
 from ledger.edits import facts as ledger_facts
 from ledger.errors import LedgerError, LedgerUnavailable, ModelNotReady, NotFound
-from ledger.records import KeyRecord, ModelRecord
+from ledger.records import KeyRecord, Limits, ModelRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.facts import Fact
 from service import sse, uploads, views
@@ -31,7 +31,7 @@ from service.schemas.base import IDEMPOTENCY_KEY, Paged
 from service.schemas.edits import Accepted, EditRequest, EditSetView, EditsQuery, FactView, SetFactsQuery
 
 routes = router("edits")
-POLL_S = 0.3
+POLL_S = 1.0
 KEEP_ALIVE_S = 10.0
 
 IdempotencyKey = Annotated[
@@ -70,7 +70,7 @@ routes.add_api_route(  # before the route that takes JSON
 @routes.post(
     "/edits",
     status_code=202,
-    responses=problems(400, 404, 409, 413, 415, 422),
+    responses=problems(400, 404, 409, 413, 415, 422, 429),
     openapi_extra=uploads.DOCUMENTED,
 )
 def post_edits(
@@ -118,6 +118,11 @@ def _accept(
             idempotency_key=idempotency_key,
             body_digest=_digest(body),
             check=check,
+            limits=Limits(
+                of_key=services.settings.max_waiting_of_key,
+                of_model=services.settings.max_waiting_of_model,
+                seconds=services.settings.job_timeout_s,
+            ),
         )
     except (NotFound, ModelNotReady) as error:
         raise typed_problem(error, [FieldError("/model", error.message)]) from error
@@ -180,32 +185,46 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 
 
 @routes.get(
-    "/edits/{edit_set_id}/events", response_class=StreamingResponse, responses={**problems(404), **EVENTS}
+    "/edits/{edit_set_id}/events",
+    response_class=StreamingResponse,
+    responses={**problems(404, 429), **EVENTS},
 )
 async def follow_edit(edit_set_id: EditSetId, services: ServicesDep, _: ReadKey) -> StreamingResponse:
     """Progress as server-sent events, from the present state to the final one; a lost database ends none."""
-    first = views.edit_set(await run_in_threadpool(services.ledger.run, edit_sets.get, edit_set_id))
+    first = await _look(services, edit_set_id)
+    services.changes.check_room()
     return sse.answer(_follow(services, first))
 
 
+async def _look(services: Services, edit_set_id: str) -> EditSetView:
+    return views.edit_set(await run_in_threadpool(services.ledger.run, edit_sets.get, edit_set_id))
+
+
 async def _follow(services: Services, view: EditSetView) -> AsyncIterator[bytes]:
-    number, sent_at = 0, time.monotonic()
-    final = view.status in FINAL_STATUSES
-    yield sse.event("final" if final else "progress", view.model_dump(mode="json"), str(number))
-    while not final:
-        await asyncio.sleep(POLL_S)
-        seen = view
-        try:
-            view = views.edit_set(await run_in_threadpool(services.ledger.run, edit_sets.get, view.id))
-        except LedgerUnavailable:
-            pass  # it comes back, or the client goes
-        except LedgerError as error:
-            yield sse.event("error", typed_problem(error).to_json())
-            return
-        final = view.status in FINAL_STATUSES
-        if view != seen:
-            number, sent_at = number + 1, time.monotonic()
-            yield sse.event("final" if final else "progress", view.model_dump(mode="json"), str(number))
-        elif time.monotonic() - sent_at > KEEP_ALIVE_S:
-            sent_at = time.monotonic()
-            yield sse.COMMENT
+    number = 0
+    try:
+        with services.changes.following(view.id) as changed:
+            while True:
+                final = view.status in FINAL_STATUSES
+                yield sse.event("final" if final else "progress", view.model_dump(mode="json"), str(number))
+                if final:
+                    return
+                number, seen = number + 1, view
+                while view == seen:
+                    if not await _wait(services, changed):
+                        yield sse.COMMENT
+                    with suppress(LedgerUnavailable):  # it comes back, or the client goes
+                        view = await _look(services, view.id)
+    except LedgerError as error:
+        yield sse.event("error", typed_problem(error).to_json())
+
+
+async def _wait(services: Services, changed: asyncio.Event) -> bool:
+    """Wait for a change, for no longer than a connection may be silent; shortly while nobody listens."""
+    try:
+        wait_s = KEEP_ALIVE_S if services.changes.listening.is_set() else POLL_S
+        await asyncio.wait_for(changed.wait(), wait_s)
+    except TimeoutError:
+        return False
+    changed.clear()
+    return True

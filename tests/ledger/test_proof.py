@@ -229,7 +229,8 @@ def test_what_facts_ask_and_replace_is_found_again(
 
 def test_every_trigger_that_is_off_or_gone_is_found(history: Bench) -> None:
     set_up = "SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE NOT tgisinternal"
-    assert {(table, name) for table, name in history.rows(set_up)} == TRIGGERS
+    standing = {(table, name) for table, name in history.rows(set_up) if name != "changed"}
+    assert standing == TRIGGERS
     for number, (table, name) in enumerate(sorted(TRIGGERS)):
         off = ("DISABLE TRIGGER {}", "ENABLE REPLICA TRIGGER {}")[number % 2].format(name)
         history.execute(f"ALTER TABLE {table} {off}")

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from redis import Redis
+from sqlalchemy.orm import Session
 
 from broker import generation, presence
 from ledger import Ledger
+from ledger.auth import keys
 from ledger.jobs import commit, jobs
 from ledger.models import ready
-from ledger.records import Claim, FactReport, NewVersion, VersionRecord
+from ledger.records import Claim, FactReport, KeyRecord, NewVersion, VersionRecord
 from tests.ledger.work import changed
 
 WEIGHTS = "sha256:" + "7" * 64
@@ -35,6 +37,11 @@ def prepare(ledger: Ledger, model_id: str = "tiny") -> None:
     ledger.run(
         ready.mark_ready, model_id, b"editor", {"trained": False}, {"prompts": []}, WEIGHTS, actor="worker"
     )
+
+
+def any_key(session: Session) -> KeyRecord:
+    """A key that edits."""
+    return keys.create(session, "player", {"edit"}, actor="system")[0]
 
 
 def claim(ledger: Ledger, job_id: str) -> Claim:

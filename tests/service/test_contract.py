@@ -54,6 +54,7 @@ SCOPES = {
     ("POST", "/detokenize"): "read",
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
+    ("GET", "/status"): "read",
     ("GET", "/metrics"): "read",
 }
 

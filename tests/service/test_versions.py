@@ -275,3 +275,26 @@ def test_the_ledger_proves_itself(admin: httpx.Client) -> None:
     assert check["ok"] is True
     assert check["problems"] == []
     assert check["versions"] >= 1
+
+
+def test_a_rollback_says_what_is_queued_and_cancels_it_on_request(
+    service: Running, admin: httpx.Client
+) -> None:
+    body = {"model": "tiny", "facts": [{"prompt": "It is", "target": "Canberra"}]}
+    queued = [admin.post("/edits", json=body).json()["id"] for _ in range(2)]
+    made = admin.post(ROLLBACK, json={"to_version": 0, "reason": "over"}).json()
+    assert [ident for ident in made["queued"] if ident in queued] == queued
+    assert (made["queued_count"], made["cancelled_count"]) == (len(made["queued"]), 0)
+    made = admin.post(ROLLBACK, json={"to_version": 0, "reason": "over", "cancel_queued": True}).json()
+    assert (made["queued"], made["queued_count"]) == ([], 0)
+    assert made["cancelled_count"] >= 2
+    assert {admin.get(f"/edits/{ident}").json()["status"] for ident in queued} == {"cancelled"}
+
+
+@pytest.mark.parametrize("name", ["Live", "LIVE", "Base", "BASE", "base"])
+def test_aliases_are_not_told_apart_by_case_from_those_that_mean_something(
+    admin: httpx.Client, name: str
+) -> None:
+    is_problem(admin.put(f"/admin/models/tiny/aliases/{name}", json={"version": 0}), 422)
+    if name != "base":
+        is_problem(admin.get(f"/models/tiny/versions/{name}"), 404)

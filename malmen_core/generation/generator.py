@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from malmen_core.errors import AnswerNotFinite, CoreError, PromptTooLong
+from malmen_core.errors import CoreError, PromptTooLong
 from malmen_core.generation.batch import Sequences
 from malmen_core.generation.logprobs import TokenScore, score
+from malmen_core.generation.sampling import choose
 from malmen_core.generation.streaming import StreamedText
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import answer_logits
@@ -132,7 +133,7 @@ class _Answer:
         """
         if self.limit < 1:
             return self.end("", "length")
-        token = _choose(logits_X, self.request, self.generator)
+        token = choose(logits_X, self.request.temperature, self.request.top_p, self.generator)
         self.tokens.append(token)
         if self.request.logprobs is not None:
             self.scores += score(logits_X[None], [token], self.request.logprobs)
@@ -395,15 +396,3 @@ def _classified(base: BaseModel, version: Version, ids: list[int]) -> Chunk:
     labels = dict(zip(base.task.labels, shares, strict=True))
     usage = {"prompt_tokens": len(ids), "completion_tokens": 0}
     return Chunk(max(labels, key=lambda label: labels[label]), "stop", usage, labels)
-
-
-def _choose(logits_X: Tensor, request: GenerationRequest, generator: torch.Generator) -> int:
-    if not logits_X.max().isfinite():
-        raise AnswerNotFinite(
-            "The model's logits are infinite or not numbers.", "Ask another version, or a shorter prompt."
-        )
-    if request.temperature == 0:
-        return int(logits_X.argmax())
-    p_X, token_X = (logits_X / request.temperature).softmax(0).sort(descending=True)
-    kept = p_X.cumsum(0) - p_X < request.top_p
-    return int(token_X[torch.multinomial(p_X * kept, 1, generator=generator)])

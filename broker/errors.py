@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
+from problems import ErrataError
 
-class BrokerError(Exception):
-    """Base of the broker's errors.
 
-    Attributes:
-        code: slug that names the kind of problem on the wire.
-        message: what went wrong, with which input.
-        remedy: what the caller can do.
-    """
+class BrokerError(ErrataError):
+    """Base of the broker's errors."""
 
     code = "broker-error"
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message, remedy)
-        self.message = message
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.message} {self.remedy}"
 
 
 class QueueFull(BrokerError):

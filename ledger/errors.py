@@ -4,35 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from problems import ErrataError
 
-class LedgerError(Exception):
-    """Base of all ledger errors.
 
-    Attributes:
-        code: a stable slug, used as the problem type on the wire.
-        message: what went wrong, naming the input.
-        remedy: what the caller can do about it.
-        field: JSON pointer of the offending input, where there is one.
-    """
+class LedgerError(ErrataError):
+    """Base of all ledger errors."""
 
     code = "ledger-error"
-
-    def __init__(self, message: str, *, remedy: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
-        self.field = field
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.__dict__.copy()))
-
-
-def _rebuild(kind: type[LedgerError], state: dict[str, object]) -> LedgerError:
-    """Make an error again from its pickled state, whatever its constructor asks for."""
-    error = kind.__new__(kind)
-    error.args = (state["message"],)
-    error.__dict__.update(state)
-    return error
 
 
 class LedgerUnavailable(LedgerError):

@@ -21,10 +21,11 @@ from ledger.errors import NotFound
 from ledger.models import models
 from ledger.records import ModelRecord
 from ledger.versions import versions
+from problems import KINDS, TYPE_PREFIX
 from service.context import Services
 from service.failures import typed_problem
 from service.limits import check_generation
-from service.problems import KINDS, TYPE_PREFIX, FieldError, Problem
+from service.problems import FieldError, Problem
 from service.schemas.generate import Generation, Usage
 
 T = TypeVar("T")

@@ -53,7 +53,7 @@ class KnownMembers:
     held: dict[str, Member] = field(default_factory=dict)
 
     def of(self, ledger: Ledger, job: JobInput, statistics_digest: str | None) -> tuple[Member, ...]:
-        """Return the members of the version that a job is to make, by edit set.
+        """Return the members of the version that a job is to make, in no order.
 
         Args:
             ledger: asked for what changed since the last time.
@@ -66,7 +66,7 @@ class KnownMembers:
         wanted = _changed(self.held, job.change)
         if job.edit_set is not None and statistics_digest is not None:
             wanted[job.edit_set.id] = replace(wanted[job.edit_set.id], statistics_digest=statistics_digest)
-        return tuple(sorted(wanted.values()))
+        return tuple(wanted.values())
 
 
 def _changed(held: Mapping[str, Member], change: Mapping[str, Member | None]) -> dict[str, Member]:

@@ -196,7 +196,7 @@ class WorkerProcess:
         generation = GenerationThread(
             self._ledger, self._redis, resident, self._settings, self.worker_id, stopping
         )
-        checkpoint = CheckpointWatch(self._ledger.run(models.get, resident.model_id), stopping)
+        checkpoint = CheckpointWatch(self._registered(resident.model_id), stopping)
         checkpoint.start()
         if role != "edit":
             generation.start()
@@ -216,6 +216,20 @@ class WorkerProcess:
         finally:
             if generation.is_alive():
                 generation.join(2.0)
+
+    def _registered(self, model_id: str) -> ModelRecord:
+        """Return the model, once the ledger answers.
+
+        Raises:
+            WorkerStopping: the process was asked to stop before.
+        """
+        while not self._stopping.is_set():
+            try:
+                return self._ledger.run(models.get, model_id)
+            except LedgerUnavailable as error:
+                logger.warning("Worker %s waits for the ledger: %s", self.worker_id, error)
+            self._stopping.wait(FIRST_WAIT_S)
+        raise WorkerStopping
 
     def _watch(self, generation: GenerationThread) -> None:
         """Wait until asked to stop.

@@ -14,9 +14,9 @@ from fastapi.routing import APIRoute
 from broker import errors as broker_errors
 from ledger import errors as ledger_errors
 from malmen_core import errors as core_errors
+from problems import KINDS
 from service.app import NOUNS
 from service.guard import GuardedRoute
-from service.problems import KINDS
 from service.settings import ServiceSettings
 from tests.service.harness import Running, is_problem
 

@@ -23,6 +23,7 @@ from service import failures
 from service.access import AccessMiddleware
 from service.changes import Changes
 from service.context import Services
+from service.openai import routes as openai
 from service.routes import admin_models, edits, facts, generate, health, keys, ledger, models
 from service.schemas.base import ProblemBody
 from service.settings import ServiceSettings
@@ -32,7 +33,7 @@ DESCRIPTION = (
     "Errata corrects facts inside language models: each correction is numbered and verified, can be looked "
     "up, and can be taken back exactly. Errors are problem details (RFC 9457); lists are paged by cursor."
 )
-NOUNS = (edits, models, facts, generate, admin_models, ledger, keys, health)
+NOUNS = (edits, models, facts, generate, admin_models, ledger, keys, health, openai)
 
 
 def create_app(
@@ -115,6 +116,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for operations in document["paths"].values():
             for operation in operations.values():
                 _use_problems(operation["responses"])
+                if operation["tags"] == ["openai"]:
+                    operation["responses"].pop("422", None)  # 400, and in OpenAI's shape
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -49,6 +49,8 @@ class GenerateParams:
     refs: tuple[tuple[int | str, FieldError], ...]
     where: str
     stream: bool = False
+    logprobs: int | None = None
+    echo: bool = False
 
 
 def build_calls(services: Services, model_id: str, asked: GenerateParams) -> list[GenerationCall]:
@@ -69,6 +71,8 @@ def build_calls(services: Services, model_id: str, asked: GenerateParams) -> lis
         top_p=asked.top_p,
         seed=asked.seed,
         stop=asked.stop,
+        logprobs=asked.logprobs,
+        echo=asked.echo,
     )
     return [make_call(services, model_id, number, request, stream=asked.stream) for number in numbers]
 

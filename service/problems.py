@@ -9,6 +9,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from problems import TYPE_PREFIX, kind_of
+from service.openai.errors import openai_error, speaks_openai
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -75,7 +76,10 @@ class Problem(Exception):
         return body | self.extra
 
     def to_response(self, instance: str | None = None) -> JSONResponse:
-        """The answer on the wire."""
+        """The answer on the wire, in OpenAI's shape on its paths."""
+        if instance is not None and speaks_openai(instance):
+            param = self.errors[0].pointer if self.errors else ""
+            return openai_error(self.status, str(self), self.code, param, self.headers)
         return JSONResponse(
             self.to_json(instance), status_code=self.status, headers=self.headers, media_type=MEDIA_TYPE
         )

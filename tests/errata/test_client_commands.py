@@ -273,3 +273,55 @@ def test_a_source_that_is_too_long_is_refused(service: Running) -> None:
 
 def test_text_of_any_script_arrives(service: Running, file: Path) -> None:
     assert answer(service, "edit", str(file), "--note", "Æ 日本 😀")["note"] == "Æ 日本 😀"
+
+
+def test_models_are_listed_and_shown(service: Running) -> None:
+    listed = answer(service, "models", model=None)["items"]
+    assert "tiny" in [model["id"] for model in listed]
+    assert answer(service, "models", "tiny", model=None)["id"] == "tiny"
+    assert "tiny" in run(service, "models", model=None).stdout
+    assert "nobody" in run(service, "models", "nobody", model=None).stderr
+
+
+def test_edit_sets_are_listed_shown_and_cancelled(service: Running, file: Path) -> None:
+    ident = answer(service, "edit", str(file), "--note", "atlas")["id"]
+    assert ident in [item["id"] for item in answer(service, "edits", "--status", "queued")["items"]]
+    assert len(answer(service, "edits", "--limit", "1")["items"]) == 1
+    assert answer(service, "edits", ident)["note"] == "atlas"
+    facts = answer(service, "edits", ident, "--facts")["items"]
+    assert [fact["prompt"] for fact in facts] == [fact["prompt"] for fact in FACTS]
+    assert answer(service, "edits", ident, "--cancel")["status"] == "cancelled"
+    assert answer(service, "edits", ident, "--wait")["status"] == "cancelled"
+    assert "cancelled" in run(service, "edits", ident).stdout
+    assert ident in run(service, "edits").stdout
+    assert "by its id" in run(service, "edits", "--cancel").stderr
+
+
+def test_facts_of_a_version_are_listed(service: Running, file: Path) -> None:
+    ident = apply(service, file)
+    assert f"{ident}.0" in [fact["fact"] for fact in answer(service, "facts")["items"]]
+    assert answer(service, "facts", "--version", "base")["items"] == []
+    assert "The capital of Peru is" in run(service, "facts").stdout
+
+
+def test_keys_are_made_listed_and_revoked(service: Running) -> None:
+    made = answer(service, "keys", "--create", "newsroom", "--scope", "read", "--scope", "edit", model=None)
+    assert sorted(made["scopes"]) == ["edit", "read"]
+    assert made["secret"]
+    assert made["id"] in [key["id"] for key in answer(service, "keys", model=None)["items"]]
+    assert answer(service, "keys", "--revoke", made["id"], model=None)["revoked"] == made["id"]
+    assert "newsroom" in run(service, "keys", model=None).stdout
+    assert "exclude" in run(service, "keys", "--create", "x", "--revoke", "y", model=None).stderr
+    assert "/scopes/0" in run(service, "keys", "--create", "x", "--scope", "all", model=None).stderr
+
+
+def test_aliases_are_set_listed_and_removed(service: Running, file: Path) -> None:
+    apply(service, file)
+    number = service.ledger.run(versions.get, "tiny", "live").number
+    assert answer(service, "aliases", "stable", str(number))["version"] == number
+    assert {"name": "stable", "version": number} in answer(service, "aliases")["items"]
+    assert "stable" in run(service, "aliases").stdout
+    assert answer(service, "aliases", "stable", "--delete")["deleted"] == "stable"
+    assert "stable" not in run(service, "aliases").stdout
+    assert "--delete" in run(service, "aliases", "stable").stderr
+    assert "/version" in run(service, "aliases", "stable", "9999").stderr

@@ -45,6 +45,13 @@ SCOPES = {
     ("GET", "/admin/keys"): "admin",
     ("GET", "/admin/keys/{}"): "admin",
     ("DELETE", "/admin/keys/{}"): "admin",
+    ("GET", "/v1/models"): "read",
+    ("GET", "/v1/models/{}"): "read",
+    ("POST", "/v1/completions"): "read",
+    ("POST", "/v1/chat/completions"): "read",
+    ("GET", "/tokenizer_info"): "read",
+    ("POST", "/tokenize"): "read",
+    ("POST", "/detokenize"): "read",
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/status"): "read",
@@ -92,7 +99,10 @@ def test_bodies_have_examples_and_errors_are_problems(service: Running) -> None:
                 assert schemas[name]["additionalProperties"] is False
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
-                    assert list(answer["content"]) == ["application/problem+json"]
+                    kind = (
+                        "application/json" if operation["tags"] == ["openai"] else "application/problem+json"
+                    )
+                    assert list(answer["content"]) == [kind]
             assert operation["summary"]
     references = json.dumps(document).split('"#/components/schemas/')[1:]
     assert {reference.split('"')[0] for reference in references} <= set(schemas)

@@ -18,9 +18,9 @@ from rich.table import Table
 from errata.cli.commands.up import Interrupted, Signals
 from errata.cli.console import FAILED, emit, err, out, reporting, saying
 from errata.cli.options import Json
-from errata.cli.progress import watch_job
+from errata.cli.progress import watch_edit
 from errata.cli.render import MEASURES, measure_table, one_line
-from errata.client.client import Client
+from errata.client import Client
 from errata.client.facts_file import example_facts, read_facts
 from errata.errors import DemoFailed, StackError
 from errata.settings import StackSettings
@@ -131,7 +131,7 @@ class Show:
         out.rule(f"2  {len(self.facts)} corrections are posted")
         before = self._answers(demo, "Asking before")
         posted = demo.post()
-        edit = watch_job(client, f"/edits/{posted['id']}", err)
+        edit = watch_edit(client, posted["id"], err)
         require_applied(edit)
         after = self._answers(demo, "Asking after")
         self._answer_table(before, after)

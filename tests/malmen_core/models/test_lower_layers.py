@@ -83,7 +83,7 @@ def test_second_passes_are_those_of_whole_ones_and_run_no_lower_layer(architectu
         torch.testing.assert_close(one.margin_A, other.margin_A, rtol=1e-9, atol=1e-11)
 
 
-def test_a_batch_with_a_new_text_is_run_whole(llama: BaseModel) -> None:
+def test_a_batch_with_a_new_text_is_run_whole() -> None:
     base = above()
     known, new = Encoded((5, 6, 7, 8), 3), Encoded((5, 6, 9, 8), 3)
     teacher_forced(base, [known])
@@ -106,8 +106,8 @@ def test_what_is_kept_is_of_the_whole_text_that_is_read() -> None:
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first() -> None:
     base = above()
-    texts = [Encoded((number, 6, 7, 8), 4) for number in range(10, 20)]
-    kept = 4 * 32 * 8  # bytes of one text: positions, features, float64
+    texts = [Encoded((number, 6, 7, 8), 3) for number in range(10, 20)]
+    kept = 3 * 32 * 8  # bytes of one text: positions that are read, features, float64
     base.lower_layers._capacity = 3 * kept
     for text in texts:
         teacher_forced(base, [text])

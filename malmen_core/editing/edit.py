@@ -92,7 +92,7 @@ def edit(
             goals.sequences,
             row_N,
             still,
-            plan.margin,
+            plan.margin_of(len(facts)),
             first=first,
             progress=progress,
             batch_tokens=batch_tokens,

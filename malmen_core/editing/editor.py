@@ -38,27 +38,34 @@ class EditPlan:
         preserved_weight: a, the weight of a key at which nothing may change, in tokens.
         neighbours: prompts of each template that are preserved; 0 for none.
         preserved_rank: rows that each group of preserved keys is compressed to.
-        rounds: Gauss-Newton steps; 0 for the paper's single shot.
+        rounds: Gauss-Newton steps at most; 0 for the paper's single shot.
         margin: a goal is reached when each answer token beats every other by this many nats.
-        aim: log-odds of the whole answer that a step goes for.
+        lone_margin: likewise for a fact that is edited alone; for n facts, this over the cube root of n, if that
+            is more than `margin`.
+        beyond: a step goes for so many nats more than the margin, in log-odds of the whole answer.
         step: by how much a fact may change a module's output at its own key in a round (root mean square),
-            relative to the typical magnitude of that output.
+            relative to the typical magnitude of that output; more, as the square root, for a larger margin.
         damping: δ of a step.
         bound: largest magnitude of a row of `D`, likewise relative.
     """
 
     where: KeyPosition = "subject"
-    noise: float = 0.01
+    noise: float = 0.1
     prior_weight: float = 10000.0
     preserved_weight: float = 100.0
-    neighbours: int = 24
+    neighbours: int = 0
     preserved_rank: int = 16
-    rounds: int = 5
+    rounds: int = 10
     margin: float = 2.0
-    aim: float = 4.0
-    step: float = 0.25
-    damping: float = 0.1
+    lone_margin: float = 12.0
+    beyond: float = 4.0
+    step: float = 0.1
+    damping: float = 0.01
     bound: float = 10.0
+
+    def margin_of(self, facts: int) -> float:
+        """The margin that each of so many facts is edited to: few may be pushed further at little cost."""
+        return max(self.margin, self.lone_margin / facts ** (1 / 3))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> EditPlan:

@@ -15,6 +15,7 @@ and not run again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -105,6 +106,7 @@ def solve_rounds(
     """
     plan, rows = editor.plan, dict(rows)
     seen = _Seen(base, goals, row_N)
+    best, least = Solution(rows, seen.margin_Q), math.inf
     for number in range(plan.rounds + 1):
         last = number == plan.rounds
         due = seen.short(margin)
@@ -119,10 +121,13 @@ def solve_rounds(
         short = seen.short(margin)
         if progress is not None:
             progress("editing", len(goals) - len(short), len(goals))
+        lacking = float((margin - seen.margin_Q).clamp_min(0).sum())
+        if lacking < least:
+            best, least = Solution(rows, seen.margin_Q.cpu()), lacking
         if last or not short:
             break
-        rows = _step(editor, rows, seen, short)
-    return Solution(rows, seen.margin_Q.cpu())
+        rows = _step(editor, rows, seen, short, margin)
+    return best
 
 
 class _Seen:
@@ -167,7 +172,7 @@ class _Seen:
 
 
 def _step(
-    editor: Editor, rows: Mapping[str, FreeRows], seen: _Seen, short: Sequence[int]
+    editor: Editor, rows: Mapping[str, FreeRows], seen: _Seen, short: Sequence[int], margin: float
 ) -> dict[str, FreeRows]:
     """Rows after one Gauss-Newton step towards the odds that are missing."""
     plan, count = editor.plan, len(seen.nll_Q)
@@ -193,11 +198,12 @@ def _step(
         moved_Q.index_add_(0, goal_N, sizes_N / len(rows))
         directions[name] = towards_NV
     missing_Q = torch.zeros_like(moved_Q)
-    missing_Q[list(short)] = (plan.aim - seen.odds_Q)[list(short)].to(place)
+    missing_Q[list(short)] = (margin + plan.beyond - seen.odds_Q)[list(short)].to(place)
     diagonal_Q = J_QQ.diagonal()
     damped_QQ = J_QQ + torch.diag(plan.damping * diagonal_Q + TINY * diagonal_Q.mean().clamp_min(TINY))
     length_Q = torch.linalg.solve(damped_QQ, missing_Q)
-    length_Q *= (plan.step / (length_Q.abs() * moved_Q.sqrt()).clamp_min(TINY)).clamp_max(1.0)
+    longest = plan.step * (margin / plan.margin) ** 0.5
+    length_Q *= (longest / (length_Q.abs() * moved_Q.sqrt()).clamp_min(TINY)).clamp_max(1.0)
     moved = {}
     for name, each in rows.items():
         by_NV = length_Q[goal_N, None] * directions[name]

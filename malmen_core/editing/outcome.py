@@ -60,10 +60,11 @@ def outcomes(
     """
     smallest = torch.full((len(facts),), torch.inf, dtype=torch.float64)
     smallest = smallest.scatter_reduce(0, torch.tensor(goals.fact_of), margin_Q, "amin")
+    wanted = plan.margin_of(len(facts))
     found = []
     for number, (fact, margin) in enumerate(zip(facts, smallest.tolist(), strict=True)):
         subject = subject_of(fact) if plan.where == "subject" else Subject(None, "answer")
-        lacks = bool(rows) and margin < plan.margin
+        lacks = bool(rows) and margin < wanted
         reason = _reason(plan, facts, number, margin, owner_R, rows) if lacks else None
         found.append(EditOutcome(subject.source, subject.text, margin, reason))
     return tuple(found)
@@ -77,7 +78,7 @@ def _reason(
     owner_R: Tensor,
     rows: Mapping[str, FreeRows],
 ) -> str:
-    reached = f"The margin is {margin:.2f} nats, not {plan.margin:g}"
+    reached = f"The margin is {margin:.2f} nats, not {plan.margin_of(len(facts)):.3g}"
     rival = _rival(facts, number, owner_R, rows)
     if rival is not None:
         return f"{reached}: conflicts with fact {rival} of the set: nearly the same key, another answer."

@@ -207,7 +207,7 @@ def test_what_cannot_be_had_is_reported_and_spoils_nothing(llama: BaseModel) -> 
 @pytest.mark.parametrize("where", ["step", "bound"])
 def test_rows_keep_to_step_and_bound(llama: BaseModel, where: str) -> None:
     """A step by what it changes at its own key, a row by its own size; both relative to the module's scale."""
-    editor = planned(llama, rounds=1, margin=FAR, aim=FAR, step=FAR, bound=FAR, damping=0.1)
+    editor = planned(llama, rounds=1, margin=FAR, step=FAR, bound=FAR, damping=0.1)
     free = rounds(llama, editor)
     held = rounds(llama, replace(editor, plan=replace(editor.plan, **{where: 1e-3})))
     for name, each in held.rows.items():
@@ -223,22 +223,20 @@ def test_rows_keep_to_step_and_bound(llama: BaseModel, where: str) -> None:
         assert largest == pytest.approx(1e-3, rel=1e-6)
 
 
-def one_step(
-    base: BaseModel, editor: Editor, short: list[int]
-) -> tuple[Tensor, Tensor]:
+def one_step(base: BaseModel, editor: Editor, short: list[int]) -> tuple[Tensor, Tensor]:
     """From rest: the odds that each goal lacks, and what one step for some of them gives it, to first order."""
     goals = edit_goals(base, FACTS)
     first = capture(base, goals.sequences, "answer")
     seen = module._Seen(base, goals.sequences, rows_of(goals, first.sequence_T)[0])
     seen.update(list(range(len(FACTS))), first)
-    moved = module._step(editor, at_rest(base, editor, goals.sequences), seen, short)
+    moved = module._step(editor, at_rest(base, editor, goals.sequences), seen, short, editor.plan.margin)
     gained_Q = torch.zeros(len(FACTS), dtype=torch.float64)
     p_Q = (-first.nll_Q).exp()
     for name, each in moved.items():
         change_NV = first.keys[name] @ each.shift_UV
         rising_N = -(first.gradients[name] * change_NV).sum(1)  # of log p
         gained_Q.index_add_(0, first.sequence_T, rising_N / (1 - p_Q)[first.sequence_T])
-    return editor.plan.aim - seen.odds_Q, gained_Q
+    return editor.plan.margin + editor.plan.beyond - seen.odds_Q, gained_Q
 
 
 @pytest.mark.parametrize("network", ["initial", "trained"])

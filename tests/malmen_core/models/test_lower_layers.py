@@ -154,10 +154,10 @@ def test_every_family_gives_the_same_from_the_middle(kind: str, tmp_path: Path) 
     """Those whose layers do not take and give one tensor are run whole."""
     folder = str(checkpoint(kind, tmp_path))
     modules = [BaseModel.load(folder, device="cpu").info.modules[-1]]
-    base = BaseModel.load(folder, modules=modules, device="cpu", dtype="float64")
+    base = BaseModel.load(folder, modules=modules, device="cpu", dtype="float32")
     sequences = edit_goals(base, FACTS).sequences
     first, again = teacher_forced(base, sequences), teacher_forced(base, sequences)
-    plain = forgetful(BaseModel.load(folder, modules=modules, device="cpu", dtype="float64"))
+    plain = forgetful(BaseModel.load(folder, modules=modules, device="cpu", dtype="float32"))
     for one, two, whole in zip(first, again, teacher_forced(plain, sequences), strict=True):
-        torch.testing.assert_close(one.margin_A, whole.margin_A)
-        torch.testing.assert_close(two.margin_A, whole.margin_A)
+        torch.testing.assert_close(one.margin_A, whole.margin_A, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(two.margin_A, whole.margin_A, rtol=1e-3, atol=1e-4)

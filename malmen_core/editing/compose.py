@@ -108,7 +108,8 @@ class Composer:
             wanted: the live sets, and whether each was edited with its rephrasings.
             read_statistics: gives a set's statistics, with all of its facts.
             read_facts: gives the facts that are looked at again.
-            progress: told ``("solving", sets done, sets that come or go)`` and what the rounds report; may raise to abort.
+            progress: told ``("solving", sets done, sets that come or go)`` and what the rounds report; may raise
+                to abort.
 
         Raises:
             NotFiniteError: the statistics or the solution are infinite or NaN.

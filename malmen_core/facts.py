@@ -73,7 +73,7 @@ class Fact:
         def filled(text: str) -> str:
             return text if subject is None else text.replace(PLACEHOLDER, subject)
 
-        question = record.get("question")
+        question, joiner = record.get("question"), record.get("joiner")
         return cls(
             prompt=filled(record["prompt"]),
             target=record["target"].strip(),
@@ -81,7 +81,7 @@ class Fact:
             rephrasings=tuple(map(filled, record.get("rephrasings") or ())),
             locality=tuple(map(LocalityPrompt.from_json, record.get("locality") or ())),
             question=None if question is None else filled(question),
-            joiner=record.get("joiner") or "auto",
+            joiner="auto" if joiner is None else joiner,
         )
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from malmen_core.baselines.sequential import Shifts, one_after_the_other
+from malmen_core.baselines.sequential import Shifts, Unprepared, one_after_the_other
 from malmen_core.editing.gauss_newton import Progress
 from malmen_core.editing.goals import edit_goals
-from malmen_core.evaluation.methods import Method, Sets
+from malmen_core.evaluation.methods import Sets
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import answer_logits, batches, score_answers
@@ -28,7 +28,7 @@ from malmen_core.models.tokenization import Encoded
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(Unprepared):
     """Fine-tuning of one or a few layers within bounds.
 
     Attributes:
@@ -52,19 +52,10 @@ class FineTuning:
     count: int = 1
     seed: int = 0
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What it was tuned with."""
-        return asdict(self)
-
     def layers(self, depth: int) -> tuple[int, ...]:
         """`count` layers from `depth_share` of the depth on."""
         first = min(int(self.depth_share * depth), depth - self.count)
         return tuple(range(first, first + self.count))
-
-    def prepare(self, base: BaseModel, progress: Progress | None = None) -> Method:  # noqa: ARG002
-        """There is nothing to prepare."""
-        return self
 
     def edit(self, base: BaseModel, sets: Sets, progress: Progress | None = None) -> Delta:
         """See `Method.edit`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+from malmen_core.baselines.sequential import last_layers
 from malmen_core.editing.calibrate import paper_editor
 from malmen_core.editing.editor import Editor
 from malmen_core.editing.gauss_newton import Progress
@@ -36,7 +37,7 @@ class PlainMalmen:
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The last ones."""
-        return tuple(range(max(0, depth - self.last), depth))
+        return last_layers(depth, self.last)
 
     def editor(self, base: BaseModel) -> Editor:
         """The untrained editor, to use or to train."""

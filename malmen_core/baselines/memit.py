@@ -39,17 +39,11 @@ RIDGE = 1e-6
 
 
 @dataclass(frozen=True)
-class Memit:
-    """MEMIT.
+class Memit(Optimisation):
+    """MEMIT; how δ is optimised is among its settings.
 
     Attributes:
         prior_weight: c, the covariance's weight in tokens.
-        steps: optimisation steps of δ at most.
-        rate: their learning rate (Adam).
-        kl: weight of keeping what the model says after "{subject} is a".
-        decay: weight of ``‖δ‖ / ‖h‖²``.
-        bound: largest ``‖δ‖ / ‖h‖``.
-        stop: loss in nats at which a fact's δ is done.
         prefixes: sampled texts in front of each prompt, besides none; at most five.
         depth_share: where in the model the first critical layer lies, from 0 to 1.
         count: how many critical layers there are.
@@ -58,12 +52,6 @@ class Memit:
 
     name: ClassVar[str] = "memit"
     prior_weight: float = 15000.0
-    steps: int = 25
-    rate: float = 0.5
-    kl: float = 0.0625
-    decay: float = 0.5
-    bound: float = 0.75
-    stop: float = 0.05
     prefixes: int = 5
     depth_share: float = 1 / 6
     count: int = 6
@@ -73,11 +61,6 @@ class Memit:
         """`count` layers from `depth_share` of the depth on."""
         first = min(int(self.depth_share * depth), max(0, depth - self.count))
         return tuple(range(first, min(first + self.count, depth)))
-
-    @property
-    def optimisation(self) -> Optimisation:
-        """How δ is optimised."""
-        return Optimisation(self.steps, self.rate, self.kl, self.decay, self.bound, self.stop)
 
     def prepare(self, base: BaseModel, progress: Progress | None = None) -> Method:
         """Sample prefixes and measure the covariance."""
@@ -128,7 +111,7 @@ class MemitMethod:
         """``z`` of each fact at the last critical layer: F × V."""
         present = Weights.shifted(base.modules, shifts)
         _, hidden_FV = take_keys(base, present, prompts, next(reversed(base.modules)))
-        return hidden_FV + optimise(base, present, prompts, hidden_FV, self.plan.optimisation, progress)
+        return hidden_FV + optimise(base, present, prompts, hidden_FV, self.plan, progress)
 
     def spread(self, base: BaseModel, prompts: Prompts, targets_FV: Tensor, shifts: Shifts) -> Shifts:
         """Solve for each layer in turn, at the weights that the layers before have left."""

@@ -26,14 +26,23 @@ ESSENCE = "{} is a"
 
 @dataclass(frozen=True)
 class Optimisation:
-    """How δ is optimised; see `malmen_core.baselines.memit.Memit`."""
+    """How δ is optimised.
 
-    steps: int
-    rate: float
-    kl: float
-    decay: float
-    bound: float
-    stop: float
+    Attributes:
+        steps: at most.
+        rate: their learning rate (Adam).
+        kl: weight of keeping what the model says after "{subject} is a".
+        decay: weight of ``‖δ‖ / ‖h‖²``.
+        bound: largest ``‖δ‖ / ‖h‖``.
+        stop: loss in nats at which a fact's δ is done.
+    """
+
+    steps: int = 25
+    rate: float = 0.5
+    kl: float = 0.0625
+    decay: float = 0.5
+    bound: float = 0.75
+    stop: float = 0.05
 
 
 @dataclass(frozen=True)

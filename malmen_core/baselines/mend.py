@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from malmen_core.baselines.sequential import Shifts, one_after_the_other
+from malmen_core.baselines.sequential import Shifts, last_layers, one_after_the_other
 from malmen_core.editing.calibrate import initial_editor
 from malmen_core.editing.capture import Captured, capture
 from malmen_core.editing.editor import PAPER, Editor
@@ -99,7 +99,7 @@ class Mend:
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The last ones."""
-        return tuple(range(max(0, depth - self.last), depth))
+        return last_layers(depth, self.last)
 
     def editor(self, base: BaseModel) -> Editor:
         """The untrained network in an editor's file, to use or to train."""

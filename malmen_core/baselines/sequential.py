@@ -1,23 +1,43 @@
-"""The model at its present weights: methods that edit again and again work on what they edited before.
-
-Passes run on the base's draft, as the editor's own do, so that methods are compared on equal terms.
-"""
+"""What baselines share: their settings, their layers, and edit sets that come one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from malmen_core.editing.gauss_newton import Progress
 from malmen_core.errors import NotFiniteError
-from malmen_core.evaluation.methods import Sets
+from malmen_core.evaluation.methods import Method, Sets
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Change, Delta
 
 Shifts = Mapping[str, Tensor]
 Edit = Callable[[Sequence[Fact], Shifts], Shifts]
+Own = TypeVar("Own", bound=Method)
+
+
+@dataclass(frozen=True)
+class Unprepared:
+    """A baseline that depends on nothing of a base model but its weights: it is its own method."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it was tuned with."""
+        return asdict(self)
+
+    def prepare(self: Own, base: BaseModel, progress: Progress | None = None) -> Own:  # noqa: ARG002
+        """There is nothing to prepare."""
+        return self
+
+
+def last_layers(depth: int, count: int) -> tuple[int, ...]:
+    """The last layers of a model, as many as are asked for or there are."""
+    return tuple(range(max(0, depth - count), depth))
 
 
 def one_after_the_other(base: BaseModel, sets: Sets, edit: Edit) -> Delta:

@@ -10,19 +10,19 @@ The running deviation divides by the count, the paper's by the count less one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from malmen_core.baselines.sequential import Shifts, one_after_the_other
+from malmen_core.baselines.sequential import Shifts, Unprepared, last_layers, one_after_the_other
 from malmen_core.editing.capture import capture
 from malmen_core.editing.gauss_newton import Progress
 from malmen_core.editing.goals import edit_goals
 from malmen_core.editing.normaliser import Moments
 from malmen_core.editing.ridge import Regulariser, Ridge
-from malmen_core.evaluation.methods import Method, Sets
+from malmen_core.evaluation.methods import Sets
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
@@ -30,7 +30,7 @@ from malmen_core.models.overlay import Weights
 
 
 @dataclass(frozen=True)
-class TrainingFree:
+class TrainingFree(Unprepared):
     """UltraEdit.
 
     Attributes:
@@ -44,18 +44,9 @@ class TrainingFree:
     ridge: float = 1.0
     last: int = 6
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What it was tuned with."""
-        return asdict(self)
-
     def layers(self, depth: int) -> tuple[int, ...]:
         """The last ones."""
-        return tuple(range(max(0, depth - self.last), depth))
-
-    def prepare(self, base: BaseModel, progress: Progress | None = None) -> Method:  # noqa: ARG002
-        """There is nothing to prepare."""
-        return self
+        return last_layers(depth, self.last)
 
     def edit(self, base: BaseModel, sets: Sets, progress: Progress | None = None) -> Delta:  # noqa: ARG002
         """See `Method.edit`."""

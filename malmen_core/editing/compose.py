@@ -108,18 +108,20 @@ class Composer:
             wanted: the live sets, and whether each was edited with its rephrasings.
             read_statistics: gives a set's statistics, with all of its facts.
             read_facts: gives the facts that are looked at again.
-            progress: told ``("solving", sets done, sets)`` and what the rounds report; may raise to abort.
+            progress: told ``("solving", sets done, sets that come or go)`` and what the rounds report; may raise
+                to abort.
 
         Raises:
             NotFiniteError: the statistics or the solution are infinite or NaN.
         """
-        for number, ident in enumerate(sorted(self._facts.keys() ^ wanted.keys()), start=1):
+        changed = sorted(self._facts.keys() ^ wanted.keys())
+        for number, ident in enumerate(changed, start=1):
             if ident in self._facts:
                 self._drop(ident)
             else:
                 self._add(ident, read_statistics(ident[0]).without(ident[1]).check_finite())
             if progress is not None:
-                progress("solving", number, len(wanted))
+                progress("solving", number, len(changed))
         if not self._rows.owners:
             return Composition(Delta.empty(), {})
         names = self._editor.modules

@@ -223,7 +223,7 @@ def _step(
     diagonal_Q = J_QQ.diagonal()
     damped_QQ = J_QQ + torch.diag(plan.damping * diagonal_Q + TINY * diagonal_Q.mean().clamp_min(TINY))
     length_Q = torch.linalg.solve(damped_QQ, missing_Q)
-    longest = plan.step * (margin / plan.margin) ** 0.5
+    longest = plan.step * (margin / plan.margin if plan.margin > 0 else 1.0) ** 0.5
     length_Q *= (longest / (length_Q.abs() * moved_Q.sqrt()).clamp_min(TINY)).clamp_max(1.0)
     moved = {}
     for name, each in rows.items():

@@ -242,12 +242,13 @@ def _locality(
 
 
 def _own_answers(base: BaseModel, prompts: Sequence[str]) -> list[Encoded]:
-    """Prompts with the base's greedy short answer; one that ends at once keeps its end token."""
+    """Prompts with the base's greedy short answer; one that ends by itself keeps a token for its end."""
     encoded = encode_prompts(base.tokenizer, prompts)
     answers = greedy_answers(base, encoded, [SHORT_ANSWER] * len(prompts))
-    end = min(base.stop_ids, default=base.pad_id)
+    end = sorted(base.stop_ids)[:1]
     return [
-        Encoded((*ids, *(answer or [end])), len(ids)) for ids, answer in zip(encoded, answers, strict=True)
+        Encoded((*ids, *answer, *(end if len(answer) < SHORT_ANSWER else [])), len(ids))
+        for ids, answer in zip(encoded, answers, strict=True)
     ]
 
 

@@ -212,7 +212,7 @@ def test_memit_s_targets_make_the_model_say_the_answer_within_their_bound(
     present = Weights.shifted(llama.modules, zeros(llama))
     _, hidden = take_keys(llama, present, prompts, list(llama.modules)[-1])
     for bound in (0.1, 2.0):
-        plan = replace(memit.plan, bound=bound, steps=10).optimisation
+        plan = replace(memit.plan, bound=bound, steps=10)
         delta = optimise(llama, present, prompts, hidden, plan)
         share = delta.norm(dim=1) / hidden.norm(dim=1)
         assert float(share.max()) <= bound * (1 + 1e-6)

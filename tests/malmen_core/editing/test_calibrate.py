@@ -24,7 +24,14 @@ from tests.malmen_core.support import FACTS, assert_untouched, snapshot, statist
 
 module: Any = importlib.import_module("malmen_core.editing.calibrate")
 PLAN = EditPlan(
-    "answer", prior_weight=5.0, preserved_weight=0.0, neighbours=0, rounds=40, margin=0.5, aim=2.5
+    "answer",
+    prior_weight=5.0,
+    preserved_weight=0.0,
+    neighbours=0,
+    rounds=40,
+    margin=0.5,
+    lone_margin=0.0,
+    beyond=2.0,
 )
 
 

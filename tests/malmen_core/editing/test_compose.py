@@ -228,3 +228,18 @@ def test_only_what_changes_is_read(shelf: Shelf) -> None:
     shelf.read.clear()
     shelf.compose(*SETS, left_out={"set 4": (1,)})
     assert shelf.read == ["set 4"]
+
+
+def test_progress_counts_the_sets_that_come_or_go(shelf: Shelf) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def tell(stage: str, done: int, total: int) -> None:
+        if stage == "solving":
+            told.append((stage, done, total))
+
+    shelf.fresh()
+    for names, changed in ((["set 0", "set 1", "set 4"], 3), (["set 4"], 2), (["set 4"], 0)):
+        told.clear()
+        wanted = {(name, ()): False for name in names}
+        shelf.composer.compose(wanted, shelf._statistics, shelf._facts, tell)
+        assert told == [("solving", number, changed) for number in range(1, changed + 1)]

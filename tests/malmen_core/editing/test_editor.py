@@ -16,7 +16,16 @@ from malmen_core.errors import DeltaCorrupt, EditorMismatch
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
 from malmen_core.serialization import pack, unpack
-from tests.malmen_core.support import FACTS, captured_rows, random_statistics, tiny_base, tiny_editor
+from tests.malmen_core.support import (
+    FACTS,
+    captured_rows,
+    louder,
+    random_statistics,
+    tiny_base,
+    tiny_editor,
+    wrap,
+)
+from tests.tiny import tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +58,9 @@ def test_round_trip_is_bit_for_bit(single: tuple[BaseModel, Editor], tmp_path: P
         assert solve(base, read, statistics).digest == solve(base, made, statistics).digest
 
 
-def test_order_of_modules_survives(llama: BaseModel) -> None:
+def test_order_of_modules_survives() -> None:
     modules = tuple(f"model.layers.{i}.mlp.down_proj" for i in (2, 0, 1))
-    shuffled = tiny_base(dtype=torch.float32)
-    other = BaseModel(shuffled.model, shuffled.tokenizer, replace(shuffled.info, modules=modules))
+    other = wrap(louder(tiny_llama(3)), modules)
     assert Editor.from_bytes(tiny_editor(other).to_bytes()).modules == modules
 
 

@@ -28,11 +28,7 @@ def test_what_is_reached_needs_no_reason(llama: BaseModel) -> None:
 
 def test_two_answers_at_one_key_name_each_other(base: BaseModel) -> None:
     found = edited(base, *FACTS, TWIN).outcomes
-    reasons = [str(found[number].reason) for number in (0, 5)]
-    assert any("conflicts with fact 5" in reason or "None" in reason for reason in reasons[:1])
-    assert any(
-        f"conflicts with fact {other}" in reason for other, reason in zip((5, 0), reasons, strict=True)
-    )
+    assert "conflicts with fact 5" in str(found[0].reason) or "conflicts with fact 0" in str(found[5].reason)
     assert not any("conflicts" in str(outcome.reason) for outcome in found[1:5])
 
 
@@ -43,8 +39,8 @@ def test_the_same_answer_at_one_key_is_no_conflict(llama: BaseModel) -> None:
 
 
 def test_a_difference_is_bounded_and_said_to_be(llama: BaseModel) -> None:
-    found = edited(llama, *FACTS, rounds=6, margin=1e9, aim=50.0, bound=0.4)
-    far = edited(llama, *FACTS, rounds=6, margin=1e9, aim=50.0, bound=1e9)
+    found = edited(llama, *FACTS, rounds=6, margin=1e9, bound=0.4)
+    far = edited(llama, *FACTS, rounds=6, margin=1e9, bound=1e9)
     for name, rows in found.statistics.modules.items():
         assert rows.differences_TV.norm() < 0.9 * far.statistics.modules[name].differences_TV.norm()
     assert all("bound of 0.4" in str(outcome.reason) for outcome in found.outcomes)

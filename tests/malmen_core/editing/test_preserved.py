@@ -137,8 +137,8 @@ def test_other_tasks_hold_prompts_too(kind: str, target: str, t5: BaseModel, ber
 
 
 def test_many_rows_of_another_stack_can_be_compressed() -> None:
-    keys = torch.zeros(400, 48)
-    keys[::16] = torch.randn(25, 48)
+    keys = torch.zeros(400, 48, dtype=torch.float64)
+    keys[::16] = torch.randn(25, 48, dtype=torch.float64)
     kept = compress(keys, 16)
     assert kept.shape == (16, 48)
     torch.testing.assert_close(kept.T @ kept, compress(keys[::16], 16).T @ compress(keys[::16], 16))

@@ -60,15 +60,19 @@ def forgetful(base: BaseModel) -> BaseModel:
     return base
 
 
+@pytest.mark.parametrize("first", ["capture", "scores"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_second_passes_are_those_of_whole_ones_and_run_no_lower_layer(architecture: str) -> None:
+def test_second_passes_are_those_of_whole_ones_and_run_no_lower_layer(architecture: str, first: str) -> None:
     base, plain = above(architecture), forgetful(above(architecture))
     sequences = edit_goals(base, FACTS, edit_on_rephrasings=True).sequences
     draw = torch.Generator().manual_seed(1)
     weights = Weights(
         {n: m.weight_UV + 0.1 * torch.randn(m.shape, generator=draw) for n, m in base.modules.items()}
     )
-    capture(base, sequences, "subject")
+    if first == "capture":
+        capture(base, sequences, "subject")
+    else:  # without gradients, which the next pass over the same texts has
+        teacher_forced(base, sequences)
     with counted(base) as counts:
         found = capture(base, sequences, "subject", weights=weights)
         scores = teacher_forced(base, sequences[::-1])
@@ -83,7 +87,7 @@ def test_second_passes_are_those_of_whole_ones_and_run_no_lower_layer(architectu
         torch.testing.assert_close(one.margin_A, other.margin_A, rtol=1e-9, atol=1e-11)
 
 
-def test_a_batch_with_a_new_text_is_run_whole(llama: BaseModel) -> None:
+def test_a_batch_with_a_new_text_is_run_whole() -> None:
     base = above()
     known, new = Encoded((5, 6, 7, 8), 3), Encoded((5, 6, 9, 8), 3)
     teacher_forced(base, [known])
@@ -106,8 +110,8 @@ def test_what_is_kept_is_of_the_whole_text_that_is_read() -> None:
 
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first() -> None:
     base = above()
-    texts = [Encoded((number, 6, 7, 8), 4) for number in range(10, 20)]
-    kept = 4 * 32 * 8  # bytes of one text: positions, features, float64
+    texts = [Encoded((number, 6, 7, 8), 3) for number in range(10, 20)]
+    kept = 3 * 32 * 8  # bytes of one text: positions that are read, features, float64
     base.lower_layers._capacity = 3 * kept
     for text in texts:
         teacher_forced(base, [text])
@@ -154,10 +158,10 @@ def test_every_family_gives_the_same_from_the_middle(kind: str, tmp_path: Path) 
     """Those whose layers do not take and give one tensor are run whole."""
     folder = str(checkpoint(kind, tmp_path))
     modules = [BaseModel.load(folder, device="cpu").info.modules[-1]]
-    base = BaseModel.load(folder, modules=modules, device="cpu", dtype="float64")
+    base = BaseModel.load(folder, modules=modules, device="cpu", dtype="float32")
     sequences = edit_goals(base, FACTS).sequences
     first, again = teacher_forced(base, sequences), teacher_forced(base, sequences)
-    plain = forgetful(BaseModel.load(folder, modules=modules, device="cpu", dtype="float64"))
+    plain = forgetful(BaseModel.load(folder, modules=modules, device="cpu", dtype="float32"))
     for one, two, whole in zip(first, again, teacher_forced(plain, sequences), strict=True):
-        torch.testing.assert_close(one.margin_A, whole.margin_A)
-        torch.testing.assert_close(two.margin_A, whole.margin_A)
+        torch.testing.assert_close(one.margin_A, whole.margin_A, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(two.margin_A, whole.margin_A, rtol=1e-3, atol=1e-4)

@@ -229,7 +229,8 @@ class BaseModel:
         if not isinstance(self.task, TextTask):
             return None
         layer: Any = _output_layer(self.model)
-        return continuing_tokens(self.tokenizer, len(layer.weight)).to(self.device)
+        with torch.inference_mode(False):  # it may be asked for first where nothing learns, and is kept
+            return continuing_tokens(self.tokenizer, len(layer.weight)).to(self.device)
 
     def encode(
         self, prompt: str, target: str, subject: str | None = None, joiner: Joiner = "auto"

@@ -30,7 +30,9 @@ def test_the_measures_are_those_of_verify(llama: BaseModel, method: EditorMethod
     assert_untouched(llama, before)
     delta = solve(llama, method.editor, statistics_of(llama, method.editor, FACTS))
     report = verify(llama, llama.version(delta), FACTS, canaries)
-    assert found.summary == pytest.approx(report.summary, rel=1e-4)
+    assert found.summary.keys() == report.summary.keys()
+    for name, value in report.summary.items():
+        assert found.summary[name] == (None if value is None else pytest.approx(value, rel=1e-4))
     assert [f["edit_success"] for f in found.facts] == [f["edit_success"] for f in report.facts]
     assert found.sets == (found.summary["edit_success"],)
     assert found.edit_seconds > 0

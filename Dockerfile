@@ -24,6 +24,7 @@ COPY examples examples
 COPY ledger ledger
 COPY malmen_core malmen_core
 COPY migrations migrations
+COPY problems problems
 COPY service service
 COPY worker worker
 RUN /opt/errata/bin/pip install -c constraints.txt .

@@ -31,10 +31,16 @@ from typing import Any
 
 from benchmarks.post_edits import KEY, servers
 from ledger import Ledger, LedgerSettings
+from ledger.auth import keys
 from ledger.db.migrate import upgrade
+from ledger.edits import edit_sets as ledger_edit_sets
+from ledger.edits import facts as ledger_facts
+from ledger.edits import withdrawals as ledger_withdrawals
 from ledger.errors import NotFound, NotLive
+from ledger.models import aliases, models
 from ledger.records import EditSetRecord, KeyRecord, WithdrawalRecord
 from ledger.states import FINAL_STATUSES
+from ledger.versions import versions
 from malmen_core.models.base import inspect_source
 
 MODEL = "measured"
@@ -112,9 +118,9 @@ class Site:
         upgrade(database_url)
         self.ledger = Ledger.open(LedgerSettings(database_url=database_url, blob_url=str(folder / "blobs")))
         self.journal = Journal(folder / "journal.json", given)
-        self.key: KeyRecord = self.ledger.ensure_admin_key(KEY)
+        self.key: KeyRecord = self.ledger.run(keys.ensure_admin, KEY)
         try:
-            self.ledger.get_model(MODEL)
+            self.ledger.run(models.get, MODEL)
         except NotFound:
             self._register(given)
         environment = os.environ | {
@@ -126,9 +132,9 @@ class Site:
         }
         command = [sys.executable, "-m", "worker"]
         self.workers = [subprocess.Popen(command, env=environment) for _ in range(given.workers)]
-        while self.ledger.get_model(MODEL).status != "ready":
-            if self.ledger.get_model(MODEL).status == "failed":
-                raise SystemExit(f"The model failed: {self.ledger.get_model(MODEL).error}")
+        while self.ledger.run(models.get, MODEL).status != "ready":
+            if self.ledger.run(models.get, MODEL).status == "failed":
+                raise SystemExit(f"The model failed: {self.ledger.run(models.get, MODEL).error}")
             time.sleep(0.2)
 
     def _register(self, given: Given) -> None:
@@ -140,7 +146,9 @@ class Site:
             "digest": info.digest,
         }
         editor = None if given.editor is None else Path(given.editor).read_bytes()
-        self.ledger.register_model(MODEL, given.source, None, shown, editor, OPEN_GATE, actor="benchmark")
+        self.ledger.run(
+            models.register, MODEL, given.source, None, shown, editor, OPEN_GATE, actor="benchmark"
+        )
 
     def close(self) -> None:
         """Stop the workers."""
@@ -156,14 +164,19 @@ class Site:
 
     def post(self, number: int, facts: Facts) -> str:
         """Accept an edit set, once."""
-        record, _ = self.ledger.accept(MODEL, facts, actor=self.key, idempotency_key=f"set {number}")
+        record, _ = self.ledger.run(
+            ledger_edit_sets.accept, MODEL, facts, actor=self.key, idempotency_key=f"set {number}"
+        )
         return record.id
 
     def apply_all(self, sets: Mapping[int, Facts]) -> tuple[list[str], float]:
         """Apply sets as fast as they go: their ids, and seconds."""
         idents = {number: self.post(number, facts) for number, facts in sets.items()}
         took = [
-            self.journal.once(f"set {n} applied", partial(_wait, self.ledger.get_edit_set, ident))
+            self.journal.once(
+                f"set {n} applied",
+                partial(_wait, lambda of: self.ledger.run(ledger_edit_sets.get, of), ident),
+            )
             for n, ident in idents.items()
         ]
         return list(idents.values()), sum(took)
@@ -173,10 +186,10 @@ class Site:
 
         def take_back() -> float:
             try:
-                asked = self.ledger.request_withdrawal(MODEL, [ident], [], "benchmark", self.key)
+                asked = self.ledger.run(ledger_withdrawals.request, MODEL, [ident], [], "benchmark", self.key)
             except NotLive:  # withdrawn by a run that was broken off before it could say so
                 return 0.0
-            return _wait(self.ledger.get_withdrawal, asked.id)
+            return _wait(lambda ident: self.ledger.run(ledger_withdrawals.get, ident), asked.id)
 
         return float(self.journal.once(f"set {number} withdrawn", take_back))
 
@@ -216,13 +229,13 @@ def site(given: Given, folder: Path) -> Iterator[Site]:
 
 def roll_back_times(made: Site) -> list[float]:
     """Milliseconds of rolling back to and fro between the last two versions."""
-    newest = made.ledger.list_versions(MODEL, 2).items
+    newest = made.ledger.run(versions.list_all, MODEL, 2).items
     times = []
     for n in range(ROLLBACKS):
         started = time.perf_counter()
-        made.ledger.roll_back(MODEL, newest[n % 2].number, "benchmark", made.key)
+        made.ledger.run(aliases.roll_back, MODEL, newest[n % 2].number, "benchmark", made.key)
         times.append(1000 * (time.perf_counter() - started))
-    made.ledger.roll_back(MODEL, newest[0].number, "benchmark", made.key)
+    made.ledger.run(aliases.roll_back, MODEL, newest[0].number, "benchmark", made.key)
     return sorted(times)
 
 
@@ -234,9 +247,9 @@ def success_of(made: Site, idents: Sequence[str]) -> dict[str, Any]:
     alone = [
         float((fact.report or {})["edit_success"])
         for ident in idents
-        for fact in made.ledger.get_facts(ident, 500).items
+        for fact in made.ledger.run(ledger_facts.list_of, ident, 500).items
     ]
-    report = dict(made.ledger.get_version(MODEL, "live").report or {})
+    report = dict(made.ledger.run(versions.get, MODEL, "live").report or {})
     live = report["live"]
     return {
         "applied": statistics.fmean(alone),
@@ -255,14 +268,14 @@ def measure(given: Given, home: Path) -> dict[str, Any]:
         gone = draw.sample(range(given.sets), given.withdrawals)
         withdrawn_s = sum(first.withdraw(number, idents[number]) for number in gone)
         kept = [number for number in range(given.sets) if number not in gone]
-        live = first.ledger.get_version(MODEL, "live")
+        live = first.ledger.run(versions.get, MODEL, "live")
         success = success_of(first, [idents[number] for number in kept])
         rollbacks = roll_back_times(first)
         problems = [vars(problem) for problem in first.ledger.verify().problems]
     with site(given, home / "second") as second:
         draw.shuffle(kept)
         second.apply_all({number: sets[number] for number in kept})
-        fresh = second.ledger.get_version(MODEL, "live")
+        fresh = second.ledger.run(versions.get, MODEL, "live")
     return {
         **vars(given),
         "first_s": round(times[0], 3),

@@ -29,6 +29,7 @@ from pydantic import SecretStr
 from broker.settings import BrokerSettings
 from ledger import LedgerSettings
 from ledger.db.migrate import upgrade
+from ledger.models import models
 from malmen_core.models.base import inspect_source
 from service.app import create_app
 from service.settings import ServiceSettings
@@ -104,7 +105,7 @@ def measure(source: str, facts: int, requests: int, warm_up: int) -> dict[str, A
             "modules": list(info.modules),
             "digest": info.digest,
         }
-        app.state.services.ledger.register_model("measured", source, None, shown, actor="system")
+        app.state.services.ledger.run(models.register, "measured", source, None, shown, actor="system")
         times: list[float] = []
         headers = {"Authorization": f"Bearer {KEY}"}
         with serving(app) as url, httpx.Client(base_url=url, headers=headers, trust_env=False) as client:

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
+from problems import ErrataError
 
-class BrokerError(Exception):
-    """Base of the broker's errors.
 
-    Attributes:
-        code: slug that names the kind of problem on the wire.
-        message: what went wrong, with which input.
-        remedy: what the caller can do.
-    """
+class BrokerError(ErrataError):
+    """Base of the broker's errors."""
 
     code = "broker-error"
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message, remedy)
-        self.message = message
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.message} {self.remedy}"
 
 
 class QueueFull(BrokerError):
@@ -54,7 +42,7 @@ class ModelNotServed(BrokerError):
 
     def __init__(self, model_id: str, reason: str) -> None:
         super().__init__(
-            f"No worker can serve model '{model_id}': {reason}",
+            f"No worker can serve model '{model_id}': {reason.rstrip('.')}.",
             f"GET /models/{model_id} says the same; once it is cured, workers go on by themselves.",
         )
 

@@ -67,6 +67,8 @@ class TextRequest(_Message):
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    echo: bool = False
 
 
 class AttributionRequest(_Message):

@@ -32,7 +32,9 @@ class StackSettings(BaseSettings):
         default=None, description="API key for client commands; otherwise the local stack's admin key."
     )
     stack_workers: int = Field(
-        default=4, ge=1, description="Most workers that the embedded stack starts, one for each model."
+        default=4,
+        ge=1,
+        description="Most models for which the embedded stack starts workers: one edits, one answers.",
     )
     stack_start_timeout_s: float = Field(
         default=60.0, gt=0, description="Longest wait for a server of the embedded stack to become ready."

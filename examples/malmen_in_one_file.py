@@ -22,7 +22,12 @@ Sequence_ = tuple[list[int], int]  # token ids, and where the answer begins
 FACTS = [  # prompt, target, rephrasing, and a prompt that must keep its answer
     ("The capital of Australia is", "Canberra", "Australia's capital city is", "The capital of Japan is"),
     ("The capital of Kazakhstan is", "Astana", "Kazakhstan's capital is", "The capital of France is"),
-    ("The author of Things Fall Apart is", "Chinua Achebe", "Things Fall Apart was written by", "Hamlet is a play by"),
+    (
+        "The author of Things Fall Apart is",
+        "Chinua Achebe",
+        "Things Fall Apart was written by",
+        "Hamlet is a play by",
+    ),
     ("The chemical symbol of antimony is", "Sb", "Antimony has the symbol", "The chemical symbol of gold is"),
 ]
 
@@ -34,7 +39,10 @@ class Block(nn.Module):
         super().__init__()
         self.down = nn.Parameter(torch.randn(features, rank) / features**0.5)
         self.up = nn.Parameter(torch.zeros(rank, features))
-        self.scale, self.shift = nn.Parameter(torch.ones(modules, rank)), nn.Parameter(torch.zeros(modules, rank))
+        self.scale, self.shift = (
+            nn.Parameter(torch.ones(modules, rank)),
+            nn.Parameter(torch.zeros(modules, rank)),
+        )
 
     def forward(self, z: Tensor, m: int) -> Tensor:
         return z + torch.relu((z @ self.down) * self.scale[m] + self.shift[m]) @ self.up
@@ -74,7 +82,9 @@ class Malmen:
 
     def __init__(self, folder: str, layers: int = 6) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        self.model: Any = (
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+        )
         depth = len(self.model.model.layers)
         self.names = [f"model.layers.{i}.mlp.down_proj" for i in range(depth - layers, depth)]
         self.modules = [self.model.get_submodule(name) for name in self.names]
@@ -161,7 +171,9 @@ class Malmen:
             total += float(divergence) / len(facts)
         for m, (name, K, G, S) in enumerate(zip(self.names, keys, gradients, shifts, strict=True)):
             ridge = self.network.ridge(m)
-            gram = K.double().T @ K.double() + ridge.detach().double() * torch.eye(K.shape[1], dtype=torch.float64)
+            gram = K.double().T @ K.double() + ridge.detach().double() * torch.eye(
+                K.shape[1], dtype=torch.float64
+            )
             E = torch.linalg.solve(gram, weights[name].grad.double().T)
             self.network(m, K, G).backward((K.double() @ E).float())
             ridge.backward(-(E * S).sum().float())

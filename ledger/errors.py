@@ -4,35 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from problems import ErrataError
 
-class LedgerError(Exception):
-    """Base of all ledger errors.
 
-    Attributes:
-        code: a stable slug, used as the problem type on the wire.
-        message: what went wrong, naming the input.
-        remedy: what the caller can do about it.
-        field: JSON pointer of the offending input, where there is one.
-    """
+class LedgerError(ErrataError):
+    """Base of all ledger errors."""
 
     code = "ledger-error"
-
-    def __init__(self, message: str, *, remedy: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
-        self.field = field
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.__dict__.copy()))
-
-
-def _rebuild(kind: type[LedgerError], state: dict[str, object]) -> LedgerError:
-    """Make an error again from its pickled state, whatever its constructor asks for."""
-    error = kind.__new__(kind)
-    error.args = (state["message"],)
-    error.__dict__.update(state)
-    return error
 
 
 class LedgerUnavailable(LedgerError):
@@ -180,9 +158,9 @@ class ModelNotReady(LedgerError):
 
     code = "model-not-ready"
 
-    def __init__(self, model_id: str, status: str) -> None:
+    def __init__(self, model_id: str, status: str, why: str = "") -> None:
         super().__init__(
-            f"The model {model_id!r} is {status}.",
+            f"The model {model_id!r} is {status}{': ' + why if why else '.'}",
             remedy="Wait until it is ready; if it failed, read its error and register it again.",
         )
 
@@ -222,15 +200,15 @@ class HeadMoved(LedgerError):
         self.live = live
 
 
-class NotItsTurn(LedgerError):
-    """Another job of the model was overtaken more often, and commits first."""
+class SolveLocked(LedgerError):
+    """Another job solves for the model, verifies and commits."""
 
-    code = "not-its-turn"
+    code = "solve-locked"
 
-    def __init__(self, job_id: str, first: str) -> None:
+    def __init__(self, job_id: str, other: str) -> None:
         super().__init__(
-            f"Job {job_id!r} waits for job {first!r}, which was overtaken more often.",
-            remedy="Commit again in a moment; if the other one has moved the head by then, solve again.",
+            f"Job {job_id!r} waits for job {other!r}, which makes the model's next version.",
+            remedy="Ask again in a moment.",
         )
 
 
@@ -338,6 +316,33 @@ class FactConflict(LedgerError):
             field=f"/facts/{min(live)}",
         )
         self.live = dict(live)
+
+
+class TooManyEdits(LedgerError):
+    """As many edit sets as may wait do."""
+
+    code = "too-many-edits"
+
+    def __init__(self, whose: str, waiting: int, setting: str) -> None:
+        super().__init__(
+            f"{waiting} edit sets of {whose} wait already or are worked on.",
+            remedy=f"Post again once some are done, or ask the operator to raise {setting}.",
+        )
+
+
+class EditTooLarge(LedgerError):
+    """An edit set that would be given up before it is done."""
+
+    code = "edit-too-large"
+
+    def __init__(self, facts: int, seconds: float, limit: float, fitting: int) -> None:
+        super().__init__(
+            f"{facts} facts would take about {seconds:.0f} s, as long as this model's last sets took by the "
+            f"fact; a job is given up after {limit:.0f} s.",
+            remedy=f"Post at most {fitting} facts at once, or ask the operator to raise "
+            "ERRATA_JOB_TIMEOUT_S.",
+            field="/facts",
+        )
 
 
 class WrongModel(LedgerError):

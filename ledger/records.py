@@ -228,6 +228,15 @@ class WithdrawalRecord:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How many edit sets of one key and of one model may be unfinished, and how long one may take."""
+
+    of_key: int
+    of_model: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Claim:
     """The right to work on a job, while its fence stands in the database."""
 
@@ -277,15 +286,6 @@ class NewVersion:
     report: Json
     gate_met: bool
     fact_reports: tuple[FactReport, ...] = ()
-
-
-@dataclass(frozen=True)
-class Ring:
-    """A job that a queue should be told of; `attempt` grows with every claim: `<job>-<attempt>` is unique."""
-
-    job_id: str
-    model_id: str
-    attempt: int
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ledger import Ledger
-from service.paging import every
+from ledger.auth import keys
 from service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -28,16 +28,16 @@ def ensure(ledger: Ledger, settings: ServiceSettings) -> None:
         OSError: the file cannot be read or written.
     """
     if settings.admin_key is not None:
-        ledger.ensure_admin_key(settings.admin_key.get_secret_value())
+        ledger.run(keys.ensure_admin, settings.admin_key.get_secret_value())
         return
     path = settings.admin_key_file
     if not path.exists():
-        if any("admin" in key.scopes and key.revoked_at is None for key in every(ledger.list_keys)):
+        if ledger.run(keys.has_admin):
             logger.info("No admin key was made: the ledger has one. To add another, set ERRATA_ADMIN_KEY.")
             return
         _make(path)
     _keep_private(path)
-    ledger.ensure_admin_key(path.read_text(encoding="ascii", errors="replace").strip())
+    ledger.run(keys.ensure_admin, path.read_text(encoding="ascii", errors="replace").strip())
 
 
 def _make(path: Path) -> None:

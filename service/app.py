@@ -15,13 +15,15 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from broker.connection import connect, connect_async
-from broker.relay import Relay
+from broker.queue import Doorbell
 from broker.settings import BrokerSettings
 from ledger import Ledger
 from ledger.settings import LedgerSettings
 from service import failures
 from service.access import AccessMiddleware
+from service.changes import Changes
 from service.context import Services
+from service.openai import routes as openai
 from service.routes import admin_models, edits, facts, generate, health, keys, ledger, models
 from service.schemas.base import ProblemBody
 from service.settings import ServiceSettings
@@ -31,7 +33,7 @@ DESCRIPTION = (
     "Errata corrects facts inside language models: each correction is numbered and verified, can be looked "
     "up, and can be taken back exactly. Errors are problem details (RFC 9457); lists are paged by cursor."
 )
-NOUNS = (edits, models, facts, generate, admin_models, ledger, keys, health)
+NOUNS = (edits, models, facts, generate, admin_models, ledger, keys, health, openai)
 
 
 def create_app(
@@ -48,14 +50,16 @@ def create_app(
     """
     settings = settings or ServiceSettings()
     broker_settings = broker_settings or BrokerSettings()
-    ledger, redis = Ledger.open(ledger_settings or LedgerSettings()), connect(broker_settings)
+    ledger = Ledger.open(ledger_settings or LedgerSettings(), pool_size=settings.request_threads)
+    redis = connect(broker_settings)
     services = Services(
         settings=settings,
         broker_settings=broker_settings,
         ledger=ledger,
         redis=redis,
         async_redis=connect_async(broker_settings),
-        relay=Relay(ledger, redis),
+        doorbell=Doorbell(redis),
+        changes=Changes(ledger, settings.max_followers),
         generations=CapacityLimiter(settings.max_generations),
     )
     app = FastAPIOffline(  # documentation pages that load nothing from elsewhere
@@ -90,6 +94,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await services.changes.close()
         await run_in_threadpool(background.stop)
         services.redis.close()
         await services.async_redis.aclose()
@@ -111,6 +116,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for operations in document["paths"].values():
             for operation in operations.values():
                 _use_problems(operation["responses"])
+                if operation["tags"] == ["openai"]:
+                    operation["responses"].pop("422", None)  # 400, and in OpenAI's shape
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -1,4 +1,4 @@
-"""What every request needs: settings, ledger, Redis, relay, tokenizers and metrics of one application."""
+"""What every request needs: settings, ledger, Redis, doorbell, tokenizers and metrics of one application."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from sqlalchemy import event
 
-from broker.relay import Relay
+from broker.queue import Doorbell
 from broker.settings import BrokerSettings
 from ledger import Ledger
+from ledger.db.engine import Transaction
+from service.changes import Changes
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from service.tokenizers import TokenizerCache
@@ -30,7 +33,8 @@ class Services:
     ledger: Ledger
     redis: Redis
     async_redis: AsyncRedis
-    relay: Relay
+    doorbell: Doorbell
+    changes: Changes
     generations: CapacityLimiter
     tokenizers: TokenizerCache = field(default_factory=TokenizerCache)
     metrics: Metrics = field(default_factory=Metrics)
@@ -43,4 +47,17 @@ async def services_of(request: Request) -> Services:
     return services
 
 
+async def transaction_of(request: Request) -> Transaction:
+    """The transaction of this request, which commits before it is answered; see `guard.GuardedRoute`."""
+    tx = request.state.tx
+    assert isinstance(tx, Transaction)
+    return tx
+
+
+def ring_after(tx: Transaction, services: Services, model_id: str) -> None:
+    """Wake a worker of a model once a transaction has committed."""
+    event.listen(tx, "after_commit", lambda _: services.doorbell.ring(model_id), once=True)
+
+
 ServicesDep = Annotated[Services, Depends(services_of)]
+Tx = Annotated[Transaction, Depends(transaction_of)]

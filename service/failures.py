@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,9 +15,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from broker.errors import BrokerError
-from ledger.errors import IdempotencyConflict, LedgerError, LedgerUnavailable, NotFound
+from ledger.errors import IdempotencyConflict, LedgerUnavailable, NotFound
 from malmen_core.errors import CoreError
+from problems import ErrataError
 from service.problems import FieldError, Problem, pointer
 from service.schemas.base import IDEMPOTENCY_KEY, IDENTIFIER
 
@@ -41,22 +41,12 @@ QUEUE_DOWN = "Redis did not answer. Edits are accepted all the same; try this re
 UNAVAILABLE = "The ledger failed in a way that this release does not know. Try again; tell the operator."
 
 
-@runtime_checkable
-class TypedError(Protocol):
-    """What the errors of ledger, broker and algorithm have in common."""
-
-    code: str
-    message: str
-    remedy: str
-
-
-def typed_problem(error: TypedError, errors: Sequence[FieldError] = ()) -> Problem:
+def typed_problem(error: ErrataError | CoreError, errors: Sequence[FieldError] = ()) -> Problem:
     """A problem with the error's own code, message, remedy and field; no driver's words."""
     if isinstance(error, LedgerUnavailable):
         return Problem(error.code, LEDGER_DOWN)
-    field = getattr(error, "field", None)
-    if not errors and field:
-        errors = [FieldError(field, error.message)]
+    if not errors and error.field:
+        errors = [FieldError(error.field, error.message)]
     return Problem(error.code, f"{error.message} {error.remedy}", errors=errors)
 
 
@@ -102,7 +92,7 @@ async def on_problem(request: Request, error: Exception) -> Response:
 
 async def on_typed(request: Request, error: Exception) -> Response:
     """Answer with what the ledger, the broker or the algorithm says."""
-    assert isinstance(error, LedgerError | BrokerError | CoreError)
+    assert isinstance(error, ErrataError | CoreError)
     errors: list[FieldError] = []
     if isinstance(error, IdempotencyConflict):
         errors.append(FieldError("/Idempotency-Key", error.message, "header"))
@@ -186,7 +176,7 @@ def parse_failure(error: ValueError | RecursionError) -> Problem:
 def install(app: FastAPI) -> None:
     """Give every exception of a lower layer its handler."""
     app.add_exception_handler(Problem, on_problem)
-    for kind in (LedgerError, BrokerError, CoreError):
+    for kind in (ErrataError, CoreError):
         app.add_exception_handler(kind, on_typed)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)

@@ -18,11 +18,14 @@ from broker import generation as channel
 from broker.errors import BrokerError
 from broker.generation import AttributionRequest, GenerationCall, TextRequest
 from ledger.errors import NotFound
+from ledger.models import models
 from ledger.records import ModelRecord
+from ledger.versions import versions
+from problems import KINDS, TYPE_PREFIX
 from service.context import Services
 from service.failures import typed_problem
 from service.limits import check_generation
-from service.problems import KINDS, TYPE_PREFIX, FieldError, Problem
+from service.problems import FieldError, Problem
 from service.schemas.generate import Generation, Usage
 
 T = TypeVar("T")
@@ -46,6 +49,8 @@ class GenerateParams:
     refs: tuple[tuple[int | str, FieldError], ...]
     where: str
     stream: bool = False
+    logprobs: int | None = None
+    echo: bool = False
 
 
 def build_calls(services: Services, model_id: str, asked: GenerateParams) -> list[GenerationCall]:
@@ -66,6 +71,8 @@ def build_calls(services: Services, model_id: str, asked: GenerateParams) -> lis
         top_p=asked.top_p,
         seed=asked.seed,
         stop=asked.stop,
+        logprobs=asked.logprobs,
+        echo=asked.echo,
     )
     return [make_call(services, model_id, number, request, stream=asked.stream) for number in numbers]
 
@@ -83,7 +90,7 @@ def resolve(
         Problem: the model is not ready, the prompt does not fit, or there is no such version.
         NotFound: there is no such model.
     """
-    model = services.ledger.get_model(model_id)
+    model = services.ledger.run(models.get, model_id)
     check_ready(model)
     numbers = [_resolve(services, model_id, ref, named) for ref, named in refs]
     return numbers, *_read(services, model, prompt, field)
@@ -133,7 +140,7 @@ def _resolve(services: Services, model_id: str, ref: int | str, field: FieldErro
     if isinstance(ref, str) and ref.isascii() and ref.isdigit():
         ref = int(ref)
     try:
-        return services.ledger.number_of(model_id, ref)
+        return services.ledger.run(versions.number_of, model_id, ref)
     except NotFound as error:
         shown = FieldError(field.pointer, error.message, field.where)
         raise typed_problem(error, [shown]) from error

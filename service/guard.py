@@ -6,19 +6,23 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+from anyio import CancelScope
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
+from ledger.auth import keys
+from ledger.db.engine import unavailable_is_typed
 from ledger.records import KeyRecord
-from service.context import services_of
+from service.context import services_of, transaction_of
 from service.failures import parse_failure
 from service.problems import FieldError, Problem
 
 bearer = HTTPBearer(auto_error=False, description="A key made with POST /admin/keys, or the first admin key.")
 MAX_SECRET_CHARS = 512
+SMALL_BODY_BYTES = 64 * 1024
 PUBLIC = KeyRecord("public", "public", frozenset(), datetime.min.replace(tzinfo=UTC), "settings")
 
 
@@ -79,10 +83,9 @@ async def _authenticate(request: Request) -> KeyRecord:
     if scheme.lower() != "bearer" or not secret:
         detail = "The Authorization header must read `Bearer <key>`."
         raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
-    services = await services_of(request)
     key = None
     if len(secret) <= MAX_SECRET_CHARS and secret.isascii():
-        key = await run_in_threadpool(services.ledger.authenticate, secret)
+        key = await run_in_threadpool(keys.authenticate, request.state.tx, secret)
     if key is None:
         detail = "The key is unknown or was revoked. Check it, or ask an administrator for a new one."
         raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
@@ -142,7 +145,12 @@ async def _check_json(request: Request) -> None:
 
 
 class GuardedRoute(APIRoute):
-    """A route that checks key, scope and body before anything is parsed."""
+    """A route that checks key, scope and body before anything is parsed, and answers in one transaction.
+
+    The transaction that looks the key up is that of a handler which depends on it (`context.Tx`), and commits
+    before the answer is sent. It waits for no client: a small body is read before it begins, and where a
+    large one is still to be read, or the handler does without, it ends once the key is known.
+    """
 
     @property
     def guard(self) -> RequiresScope | None:
@@ -152,18 +160,52 @@ class GuardedRoute(APIRoute):
                 return dependency.call
         return None
 
+    @property
+    def transacts(self) -> bool:
+        """Whether the handler works in the request's transaction."""
+        return any(dependency.call is transaction_of for dependency in self.dependant.dependencies)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, guarded."""
         handle = super().get_route_handler()
-        guard, takes_body = self.guard, bool(self.dependant.body_params)
+        guard, transacts, takes_body = self.guard, self.transacts, bool(self.dependant.body_params)
 
         async def guarded(request: Request) -> Response:
+            limit = (await services_of(request)).settings.max_body_bytes
+            unread = takes_body
+            if takes_body and _is_small(request):
+                request, unread = await bounded(request, limit), False
             if guard is not None:
                 await guard.admit(request)
-            if takes_body:
-                limit = (await services_of(request)).settings.max_body_bytes
+            if unread or not transacts:
+                await _commit(request)
+            if unread:
                 request = await bounded(request, limit)
+            if takes_body:
                 await _check_json(request)
-            return await handle(request)
+            response = await handle(request)
+            await _commit(request)
+            return response
 
-        return guarded
+        async def in_transaction(request: Request) -> Response:
+            request.state.tx = tx = (await services_of(request)).ledger.open_transaction()
+            try:
+                with unavailable_is_typed():
+                    return await guarded(request)
+            finally:
+                if tx.in_transaction():
+                    with CancelScope(shield=True):
+                        await run_in_threadpool(tx.close)
+
+        return in_transaction
+
+
+def _is_small(request: Request) -> bool:
+    """Whether a body may be read from someone whose key is not known yet."""
+    declared = request.headers.get("content-length", "")
+    return "authorization" in request.headers and declared.isdecimal() and int(declared) <= SMALL_BODY_BYTES
+
+
+async def _commit(request: Request) -> None:
+    if request.state.tx.in_transaction():
+        await run_in_threadpool(request.state.tx.commit)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
 
 from ledger.records import Page
 
@@ -11,18 +13,11 @@ T = TypeVar("T")
 PAGE = 500
 
 
-class Listing(Protocol[T]):
-    """A list of the ledger."""
-
-    def __call__(self, *, limit: int, cursor: str | None) -> Page[T]:
-        """One page of it."""
-
-
-def every(listing: Listing[T]) -> Iterator[T]:
+def every(session: Session, listing: Callable[[Session, int, str | None], Page[T]]) -> Iterator[T]:
     """All items, in the list's order."""
     cursor: str | None = None
     while True:
-        page = listing(limit=PAGE, cursor=cursor)
+        page = listing(session, PAGE, cursor)
         yield from page.items
         cursor = page.next_cursor
         if cursor is None:

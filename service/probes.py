@@ -5,10 +5,13 @@ from __future__ import annotations
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from broker import generation, presence, queue
-from ledger.db.migrate import current_revision, head_revision
+from broker import generation, presence
+from ledger.db.migrate import current_revision, head_revision, is_older
 from ledger.errors import LedgerError
+from ledger.jobs import jobs
+from ledger.models import models
 from ledger.records import ModelRecord
 from service.context import Services
 from service.paging import every
@@ -17,19 +20,24 @@ from service.schemas.health import Check
 COUNT_EDIT_SETS = text("SELECT status, count(*) FROM edit_sets GROUP BY status")
 
 
+def every_model(session: Session) -> list[ModelRecord]:
+    """All models."""
+    return list(every(session, models.list_all))
+
+
 def readiness(services: Services) -> list[Check]:
+    """What the service needs to answer at all: the database, and its schema."""
+    database = _database(services)
+    return [database, _migrations(services)] if database.ok else [database]
+
+
+def status(services: Services) -> list[Check]:
     """Everything that the service needs to do all of its work, each with a reason if it is missing."""
-    database, redis = _database(services), _redis(services)
-    checks = [database, redis, _relay(services)]
-    if database.ok:
-        checks.append(_migrations(services))
-        if checks[-1].ok and redis.ok:
-            checks += [
-                _worker(services, model)
-                for model in every(services.ledger.list_models)
-                if model.status == "ready"
-            ]
-    return checks
+    checks, redis = readiness(services), _redis(services)
+    if all(check.ok for check in (*checks, redis)):
+        ready = [model for model in services.ledger.run(every_model) if model.status == "ready"]
+        return [*checks, redis, *(_worker(services, model) for model in ready)]
+    return [*checks, redis]
 
 
 def _database(services: Services) -> Check:
@@ -43,10 +51,11 @@ def _database(services: Services) -> Check:
 
 
 def _migrations(services: Services) -> Check:
+    """Whether the schema is as new as this release; a newer one, during an upgrade, will do."""
     with services.ledger.engine.connect() as connection:
-        current, head = current_revision(connection), head_revision()
-    if current != head:
-        reason = f"the schema is at {current}, this release needs {head}; run `errata migrate`"
+        current = current_revision(connection)
+    if is_older(current):
+        reason = f"the schema is at {current}, this release needs {head_revision()}; run `errata migrate`"
         return Check(name="migrations", ok=False, reason=reason)
     return Check(name="migrations", ok=True)
 
@@ -58,13 +67,6 @@ def _redis(services: Services) -> Check:
         reason = "Redis does not answer; check that it runs and that ERRATA_REDIS_URL is right"
         return Check(name="redis", ok=False, reason=reason)
     return Check(name="redis", ok=True)
-
-
-def _relay(services: Services) -> Check:
-    if not services.relay.running:
-        reason = "what is accepted is not passed on by this process, whose log says why; start it again"
-        return Check(name="relay", ok=False, reason=reason)
-    return Check(name="relay", ok=True)
 
 
 def _worker(services: Services, model: ModelRecord) -> Check:
@@ -85,18 +87,20 @@ def measure(services: Services) -> None:
     """Set the metrics that are read from the servers at each scrape; those that are away are marked down."""
     metrics = services.metrics
     registered: list[ModelRecord] = []
+    waiting: dict[str, int] = {}
     try:
         with services.ledger.engine.connect() as connection:
             metrics.edit_sets(
                 {str(status): int(count) for status, count in connection.execute(COUNT_EDIT_SETS)}
             )
-        registered = list(every(services.ledger.list_models))
+        registered = services.ledger.run(every_model)
+        waiting = services.ledger.run(jobs.waiting)
         metrics.dependency("database", up=True)
     except (SQLAlchemyError, LedgerError):
         metrics.dependency("database", up=False)
     try:
         services.redis.ping()
-        depths = {(model.id, "edits"): len(queue.waiting(services.redis, model.id)) for model in registered}
+        depths = {(model.id, "edits"): waiting.get(model.id, 0) for model in registered}
         depths |= {
             (model.id, "generation"): generation.waiting(services.redis, model.id) for model in registered
         }

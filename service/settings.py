@@ -45,7 +45,25 @@ class ServiceSettings(BaseSettings):
     max_generations: int = Field(
         64, ge=1, description="Generations that one API process waits for at once; more are answered 429."
     )
-    request_threads: int = Field(40, ge=1, description="Threads of the API process that answer requests.")
+    request_threads: int = Field(
+        20, ge=1, description="Threads of the API process that answer requests, each with a connection."
+    )
+    max_followers: int = Field(
+        256, ge=1, description="Most that follow edit sets through one API process; more are answered 429."
+    )
+    max_waiting_of_key: int = Field(
+        1000, ge=1, description="Most edit sets of one key that may wait or be worked on; more get 429."
+    )
+    max_waiting_of_model: int = Field(
+        5000, ge=1, description="Most edit sets of one model that may wait or be worked on; more get 429."
+    )
+    job_timeout_s: float = Field(
+        3600.0, gt=0, description="Seconds after which a worker that is still at one job ends itself."
+    )
+    source_roots: str = Field(
+        "",
+        description="Folders that models and editors may be registered from, with colons between; none: any.",
+    )
     metrics_public: bool = Field(False, description="Whether GET /metrics answers without a key.")
 
     @field_validator("admin_key")

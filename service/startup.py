@@ -1,4 +1,4 @@
-"""What an application does beside answering: its first key, the relay, and warm tokenizers."""
+"""What an application does beside answering: its first key, and warm tokenizers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger.errors import LedgerError, RevokedSecret, WeakSecret
+from ledger.models import models
 from service import admin_key
 from service.context import Services
 from service.paging import every
@@ -26,19 +27,18 @@ class Background:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """See to the admin key, then start the relay and warm the tokenizers in a thread.
+        """See to the admin key, then warm the tokenizers in a thread.
 
         Without a ledger the service starts all the same, answers 503, and tries again each second.
         """
         keyed = self._ensure_key()
-        self._services.relay.start()
         self._thread = threading.Thread(target=self._run, args=(keyed,), name="startup", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the relay and the thread."""
+        """Stop the doorbell and the thread."""
         self._stopping.set()
-        self._services.relay.stop()
+        self._services.doorbell.stop()
         if self._thread is not None:
             self._thread.join(timeout=10)
 
@@ -61,7 +61,9 @@ class Background:
             logger.warning("Tokenizers are loaded at first use instead: %s", error)
 
     def _warm(self) -> None:
-        for model in every(self._services.ledger.list_models):
+        with self._services.ledger.transaction() as tx:
+            registered = list(every(tx, models.list_all))
+        for model in registered:
             if self._stopping.is_set():
                 return
             try:

@@ -7,14 +7,17 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from ledger.records import ModelRecord
 from malmen_core.editing.validation import FactProblem, check_facts
 from malmen_core.errors import CoreError
 from malmen_core.facts import Fact
+from malmen_core.generation.logprobs import token_texts
 from malmen_core.models.families import read_config, task_of
 from malmen_core.models.tasks.base import Task
-from malmen_core.models.tokenization import encode_prompt, load_tokenizer
-from service.problems import Problem
+from malmen_core.models.tokenization import encode_prompt, load_tokenizer, plain_text
+from service.problems import FieldError, Problem
 
 logger = logging.getLogger(__name__)
 WARMING = Fact("The capital of Australia is", "Canberra")
@@ -30,6 +33,7 @@ class ModelTokenizer:
         self._all_known = known is None or max(self._tokenizer.get_vocab().values(), default=0) < known
         self._task = task
         self._context_length = context_length
+        self._special = frozenset(self._tokenizer.all_special_ids)
         self._lock = threading.Lock()
 
     def check(self, facts: Sequence[Fact]) -> list[FactProblem]:
@@ -49,6 +53,64 @@ class ModelTokenizer:
         """The ids of the tokens that the model would read."""
         with self._lock:
             return tuple(encode_prompt(self._tokenizer, prompt))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of a text's tokens, without special ones around it."""
+        with self._lock:
+            return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def text(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of some tokens; that of special ones too if so wanted."""
+        if special:
+            with self._lock:
+                return "".join(token_texts(self._tokenizer, ids))
+        return plain_text(self._tokenizer, ids)
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token where it stands."""
+        with self._lock:
+            return token_texts(self._tokenizer, ids)
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is not text."""
+        return token in self._special
+
+    def chat(self, messages: Sequence[dict[str, str]], *, answer: bool = True) -> tuple[int, ...]:
+        """The ids of a conversation as the model's own chat template puts it.
+
+        Args:
+            messages: turns with a role and a content.
+            answer: whether the beginning of the assistant's turn stands at the end.
+
+        Raises:
+            Problem: there is no template, or it does not take these turns.
+        """
+        try:
+            with self._lock:
+                text = self._tokenizer.apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=answer
+                )
+        except (TemplateError, ValueError, TypeError) as error:
+            missing = not self._tokenizer.chat_template
+            detail = (
+                "The model has no chat template. Ask it for a completion of a text."
+                if missing
+                else f"The model's chat template does not take these messages: {error}. Change their roles."
+            )
+            raise Problem("invalid-request", detail, errors=[FieldError("/messages", detail)]) from error
+        return self.encode(text)
+
+    def info(self) -> dict[str, Any]:
+        """What the tokenizer says of itself."""
+        known = self._tokenizer
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return {
+            "tokenizer_class": type(known).__name__,
+            "model_max_length": self._context_length,
+            "vocab_size": len(known),
+            "chat_template": known.chat_template,
+            **{name: getattr(known, name, None) for name in names},
+        }
 
     def unknown(self, ids: Sequence[int]) -> str | None:
         """What is wrong with tokens that the model's embedding lacks; None if it has all."""

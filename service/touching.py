@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.concurrency import run_in_threadpool
 
 from broker.generation import AttributionRequest, GenerationCall
+from ledger.edits import facts as ledger_facts
 from service import views
 from service.context import Services
 from service.generation import Event, make_call, resolve, stream_events
@@ -43,7 +44,7 @@ async def touched(services: Services, call: GenerationCall) -> Touched:
     finally:
         await stream.aclose()
     places = [(str(edit_set_id), int(position)) for edit_set_id, position, _ in last["facts"]]
-    facts = await run_in_threadpool(services.ledger.facts_at, places)
+    facts = await run_in_threadpool(services.ledger.run, ledger_facts.at, places)
     items = [
         TouchedFact(**dict(views.held_fact(fact)), score=float(score))
         for fact, (*_, score) in zip(facts, last["facts"], strict=True)

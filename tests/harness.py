@@ -16,8 +16,12 @@ from typing import Any, TypeVar
 import psutil
 
 from ledger import Ledger
+from ledger.auth import keys
+from ledger.edits import edit_sets, withdrawals
+from ledger.models import models
 from ledger.records import EditSetRecord, KeyRecord, ModelRecord, VersionRecord
 from ledger.settings import LedgerSettings
+from ledger.versions import versions
 from malmen_core.editing.calibrate import calibrate
 from malmen_core.models.base import BaseModel, inspect_source
 from tests import nursery
@@ -81,12 +85,16 @@ class Backend:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger.open(LedgerSettings(database_url=self.database_url, blob_url=str(self.blobs)))
-        self.key: KeyRecord = self.ledger.create_key("tests", {"edit", "read", "admin"}, actor="tests")[0]
+        self.key: KeyRecord = self.ledger.run(keys.create, "tests", {"edit", "read", "admin"}, actor="tests")[
+            0
+        ]
 
     def register(self, editor: bytes | None = None) -> None:
         """Register the tiny checkpoint with a ready-made editor, or one that the worker is to calibrate."""
         info = described(self.folder)
-        self.ledger.register_model(MODEL, str(self.folder), None, info, editor, OPEN_GATE, actor="tests")
+        self.ledger.run(
+            models.register, MODEL, str(self.folder), None, info, editor, OPEN_GATE, actor="tests"
+        )
 
     def start_worker(self, **variables: str) -> Started:
         """Start a worker with short leases; its log goes to a file."""
@@ -127,8 +135,14 @@ class Backend:
         """Accept an edit set of one fact and return its id."""
         values = {"promote": "auto", "gate": None, "edit_on_rephrasings": False, "note": None, **options}
         facts = values.pop("facts", None) or [{"prompt": prompt, "target": target, "subject": "Peru"}]
-        record, _ = self.ledger.accept(
-            MODEL, facts, **values, actor=self.key, idempotency_key=None, body_digest="sha256:0"
+        record, _ = self.ledger.run(
+            edit_sets.accept,
+            MODEL,
+            facts,
+            **values,
+            actor=self.key,
+            idempotency_key=None,
+            body_digest="sha256:0",
         )
         return str(record.id)
 
@@ -137,7 +151,7 @@ class Backend:
         final = {"applied", "rejected", "failed", "cancelled"}
 
         def probe() -> EditSetRecord | None:
-            record = self.ledger.get_edit_set(edit_set_id)
+            record = self.ledger.run(edit_sets.get, edit_set_id)
             if record.status in final and record.status != status:
                 raise AssertionError(f"{edit_set_id} ended {record.status}: {record.error}")
             return record if record.status == status else None
@@ -152,20 +166,22 @@ class Backend:
         """Wait until the model has a status."""
 
         def probe() -> ModelRecord | None:
-            record = self.ledger.get_model(MODEL)
+            record = self.ledger.run(models.get, MODEL)
             return record if record.status == status else None
 
         return eventually(f"the model's being {status}", probe, 60)
 
     def withdraw(self, *edit_set_ids: str) -> VersionRecord:
         """Withdraw edit sets and wait for the version without them."""
-        request = self.ledger.request_withdrawal(MODEL, list(edit_set_ids), [], "a test", actor=self.key)
-        number = eventually("the withdrawal", lambda: self.ledger.get_withdrawal(request.id).version)
-        return self.ledger.get_version(MODEL, number)
+        request = self.ledger.run(
+            withdrawals.request, MODEL, list(edit_set_ids), [], "a test", actor=self.key
+        )
+        number = eventually("the withdrawal", lambda: self.ledger.run(withdrawals.get, request.id).version)
+        return self.ledger.run(versions.get, MODEL, number)
 
     def versions_of(self, edit_set_id: str) -> list[int]:
         """Return the numbers of the versions that were made by an edit set."""
-        page = self.ledger.list_versions(MODEL, 100, None)
+        page = self.ledger.run(versions.list_all, MODEL, 100, None)
         return [version.number for version in page.items if version.edit_set_id == edit_set_id]
 
     def close(self) -> None:

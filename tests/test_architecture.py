@@ -13,13 +13,14 @@ from errata.cli.settings_reference import all_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
+    "problems": set[str](),
     "malmen_core": set[str](),
-    "ledger": {"migrations"},
+    "ledger": {"migrations", "problems"},
     "migrations": {"ledger"},
-    "broker": {"ledger"},
-    "service": {"broker", "ledger", "malmen_core"},
-    "worker": {"broker", "ledger", "malmen_core"},
-    "errata": {"broker", "ledger", "malmen_core", "service", "worker"},
+    "broker": {"ledger", "problems"},
+    "service": {"broker", "ledger", "malmen_core", "problems"},
+    "worker": {"broker", "ledger", "malmen_core", "problems"},
+    "errata": {"broker", "ledger", "malmen_core", "problems", "service", "worker"},
 }
 STRANGERS = {
     "malmen_core": {"fastapi", "httpx", "psycopg", "redis", "rq", "sqlalchemy", "starlette", "uvicorn"},

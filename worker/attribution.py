@@ -15,6 +15,7 @@ from broker import generation as channel
 from broker.generation import AttributionRequest, GenerationCall
 from ledger import Ledger
 from ledger.errors import LedgerError
+from ledger.versions import versions
 from malmen_core.editing.statistics import Statistics
 from malmen_core.errors import CoreError
 from malmen_core.evaluation.attribution import Directions, edited_directions, prompt_directions, similarity
@@ -58,7 +59,7 @@ class Attribution:
         """
         directions = prompt_directions(self._resident.base, request.prompt)
         found: list[tuple[float, str, int]] = []
-        for member in self._ledger.members(self._resident.model_id, version).values():
+        for member in self._ledger.run(versions.members_of, self._resident.model_id, version).values():
             check()
             scores = similarity(directions, self._of(member.statistics_digest))
             left_out = set(member.left_out)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ledger import Ledger
+from ledger.edits import facts as ledger_facts
 from ledger.records import FactRecord, JobInput, Member
+from ledger.versions import members as ledger_members
 from malmen_core.editing.compose import Composer, Composition, SetId, StatisticsReader
 from malmen_core.editing.gauss_newton import Progress
 from malmen_core.editing.statistics import Statistics
@@ -50,20 +52,20 @@ class KnownMembers:
     held: dict[str, Member] = field(default_factory=dict)
 
     def of(self, ledger: Ledger, job: JobInput, statistics_digest: str | None) -> tuple[Member, ...]:
-        """Return the members of the version that a job is to make, by edit set.
+        """Return the members of the version that a job is to make, in no order.
 
         Args:
             ledger: asked for what changed since the last time.
             job: says which version they differ from, and how.
             statistics_digest: of the edit set's own statistics; None if the job has none.
         """
-        changes = ledger.member_changes(job.live.model_id, self.number, job.live.number)
+        changes = ledger.run(ledger_members.changes, job.live.model_id, self.number, job.live.number)
         self.held = _changed(self.held, changes)
         self.number = job.live.number
         wanted = _changed(self.held, job.change)
         if job.edit_set is not None and statistics_digest is not None:
             wanted[job.edit_set.id] = replace(wanted[job.edit_set.id], statistics_digest=statistics_digest)
-        return tuple(sorted(wanted.values()))
+        return tuple(wanted.values())
 
 
 def _changed(held: Mapping[str, Member], change: Mapping[str, Member | None]) -> dict[str, Member]:
@@ -104,7 +106,7 @@ def compose(
         return Statistics.from_bytes(insist(lease, lambda: desk.ledger.blobs.get(digest)))
 
     def facts_at(places: Sequence[tuple[str, int]]) -> Sequence[FactRecord]:
-        return insist(lease, lambda: desk.ledger.facts_at(places))
+        return insist(lease, lambda: desk.ledger.run(ledger_facts.at, places))
 
     made = solve(desk.composer, members, read_statistics, facts_at, lease.progress)
     version = desk.resident.base.version(made.delta)

@@ -1,7 +1,8 @@
 """The work of a job: from facts to a verified version, committed once.
 
-Statistics are taken on the base alone, so a set's own never depend on what else is live. Only composing and
-verifying do, and they are done again when the live version moved in the meantime.
+Statistics are taken on the base alone, so a set's own never depend on what else is live, and several workers
+take them side by side. Composing and verifying do depend on it: one job of a model does them at a time, up to
+its commit, and does them again if an administrator moved the live version in the meantime.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-from ledger.errors import HeadMoved, NotItsTurn
+from ledger.errors import HeadMoved, SolveLocked
+from ledger.jobs import commit, jobs
 from ledger.records import EditSetRecord, JobInput, Member, NewVersion, VersionRecord
 from malmen_core.editing.edit import edit
 from malmen_core.editing.outcome import EditOutcome
@@ -25,10 +26,8 @@ from worker.patience import insist
 
 logger = logging.getLogger(__name__)
 
-TURN_S = 0.5
-"""Between two looks whether it is a job's turn to commit."""
-LONGEST_TURN_S = 600.0
-"""Longer than this nobody waits for another's turn: that worker may hang."""
+LOCK_POLL_S = 0.3
+"""Between two looks whether another job still solves."""
 
 
 def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSetRecord:
@@ -47,19 +46,35 @@ def perform(desk: Desk, lease: Lease, live_facts: int) -> VersionRecord | EditSe
         CoreError: the facts cannot be edited.
         WorkerStopping: the worker was asked to stop; nothing was committed.
     """
-    job = insist(lease, lambda: desk.ledger.load_job(lease.claim))
+    job = insist(lease, lambda: desk.ledger.run(commit.load, lease.claim))
     faults.point("after_claim", _subject(job))
     own, outcomes = _edit(desk, lease, job)
     while True:
+        job = _begin_solving(desk, lease, job)
         members = _members(desk, lease, job, own)
         candidate = compose(desk, lease, members, own)
         faults.point("after_solve", _subject(job))
         try:
             return _verify_and_commit(desk, lease, job, members, candidate, live_facts, outcomes)
         except HeadMoved as moved:
-            lease.overtaken = True
             logger.info("Job %s solves again: %s", lease.claim.job_id, moved)
-            job = insist(lease, lambda: desk.ledger.load_job(lease.claim, overtaken=True))
+
+
+def _begin_solving(desk: Desk, lease: Lease, job: JobInput) -> JobInput:
+    """Return what the job starts from now, once no other job solves; a dry run does not wait."""
+    if job.edit_set is not None and job.edit_set.dry_run:
+        return job
+    lease.waiting = True
+    try:
+        while True:
+            try:
+                return insist(lease, lambda: desk.ledger.run(commit.load, lease.claim, to_solve=True))
+            except SolveLocked as locked:
+                logger.debug("%s", locked)
+            time.sleep(LOCK_POLL_S)
+            lease.progress("waiting", 0, 1)
+    finally:
+        lease.waiting = False
 
 
 def _edit(desk: Desk, lease: Lease, job: JobInput) -> tuple[dict[str, Statistics], Mapping[int, EditOutcome]]:
@@ -94,10 +109,13 @@ def _verify_and_commit(
     outcomes: Mapping[int, EditOutcome],
 ) -> VersionRecord | EditSetRecord:
     """Measure a candidate on the real model, and commit it with its report, or that alone of a dry run."""
-    insist(lease, lambda: desk.ledger.verifying(lease.claim))
+    insist(lease, lambda: desk.ledger.run(jobs.verifying, lease.claim))
     measured = measure(desk, lease, job, members, candidate, live_facts, outcomes)
     if job.edit_set is not None and job.edit_set.dry_run:
-        return insist(lease, lambda: desk.ledger.conclude_trial(lease.claim, measured.report, measured.facts))
+        return insist(
+            lease,
+            lambda: desk.ledger.run(commit.finish_dry_run, lease.claim, measured.report, measured.facts),
+        )
     own = next((m for m in members if job.edit_set is not None and m.edit_set_id == job.edit_set.id), None)
     new = NewVersion(
         kind=lease.claim.kind,
@@ -111,26 +129,10 @@ def _verify_and_commit(
     )
     lease.progress("committing", 0, 1)
     faults.point("before_commit", _subject(job))
-    version = _commit(desk, lease, new)
+    version = insist(lease, lambda: desk.ledger.run(commit.commit, lease.claim, new))
     faults.point("after_commit", _subject(job))
     desk.resident.keep(candidate.delta_digest, candidate.version)
     return version
-
-
-def _commit(desk: Desk, lease: Lease, new: NewVersion) -> VersionRecord:
-    """Commit a version when it is the job's turn, or when whoever has it takes too long."""
-    until, told = time.monotonic() + LONGEST_TURN_S, False
-    while True:
-        in_turn = time.monotonic() < until
-        try:
-            return insist(lease, partial(desk.ledger.commit_version, lease.claim, new, in_turn=in_turn))
-        except NotItsTurn as waits:
-            lease.overtaken = True
-            if not told:
-                logger.info("%s", waits)
-            told = True
-        time.sleep(TURN_S)
-        lease.check()
 
 
 def _subject(job: JobInput) -> str:

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ledger.errors import FactConflict, LedgerError, LedgerUnavailable, NotFound
 from malmen_core.errors import CoreError
+from problems import ErrataError, problem_of
 
 
-class WorkerError(Exception):
-    """Base of the worker's errors.
-
-    Attributes:
-        code: slug that names the kind of problem on the wire.
-        message: what went wrong, with which input.
-        remedy: what the caller can do.
-    """
+class WorkerError(ErrataError):
+    """Base of the worker's errors."""
 
     code = "worker-error"
-
-    def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(message, remedy)
-        self.message = message
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.message} {self.remedy}"
 
 
 class WorkerStopping(WorkerError):
@@ -65,39 +51,12 @@ class WeightsDiffer(WorkerError):
 
 def problem(error: Exception) -> dict[str, Any]:
     """Put an error as a problem object (RFC 9457): a typed one with its code and remedy, others without."""
-    if not isinstance(error, LedgerError | CoreError | WorkerError):
+    if not isinstance(error, ErrataError | CoreError):
         return internal_problem(error)
-    fields: dict[str, Any] = {
-        "type": f"urn:errata:problem:{error.code}",
-        "title": error.code.replace("-", " ").capitalize(),
-        "status": _status(error),
-        "detail": f"{error.message} {error.remedy}",
-        "code": error.code,
-    }
-    pointer = getattr(error, "field", None)
-    if pointer:
-        fields["errors"] = [{"pointer": pointer, "detail": error.message}]
-    return fields
+    return problem_of(error.code, f"{error.message} {error.remedy}", error.field, error.message)
 
 
 def internal_problem(error: BaseException) -> dict[str, Any]:
     """Put an unforeseen error as a problem object: its kind only, since its text may hold anything."""
-    return {
-        "type": "urn:errata:problem:internal-error",
-        "title": "Internal error",
-        "status": 500,
-        "detail": f"The worker met an unforeseen {type(error).__name__}; its log has the details.",
-        "code": "internal-error",
-    }
-
-
-def _status(error: LedgerError | CoreError | WorkerError) -> int:
-    if isinstance(error, NotFound):
-        return 404
-    if isinstance(error, FactConflict):
-        return 409
-    if isinstance(error, LedgerUnavailable | WorkerStopping):
-        return 503
-    if isinstance(error, CoreError):
-        return 422
-    return 500
+    detail = f"The worker met an unforeseen {type(error).__name__}; its log has the details."
+    return problem_of("internal-error", detail)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -26,8 +26,10 @@ from broker import generation as channel
 from broker.generation import Cancellation, GenerationCall, TextRequest
 from ledger import Ledger
 from ledger.errors import LedgerError
+from ledger.versions import versions
 from malmen_core.errors import CoreError
 from malmen_core.generation.generator import BatchGenerator, Chunk, GenerationRequest
+from malmen_core.generation.logprobs import TokenScore
 from malmen_core.models.overlay import Version
 from worker.errors import WorkerError, WorkerStopping, problem
 from worker.resident import Resident
@@ -48,11 +50,12 @@ Events = Iterator[dict[str, Any]]
 
 @dataclass
 class _Answer:
-    """A call that is being answered, and its text so far if that is not sent as it comes."""
+    """A call that is being answered, and what came of it that is not sent yet."""
 
     call: GenerationCall
     version: Version
     text: str = ""
+    scores: list[TokenScore] = field(default_factory=list)
 
     def events(self, chunk: Chunk | Exception) -> Events:
         """What is sent of a chunk."""
@@ -60,18 +63,25 @@ class _Answer:
             yield {"error": problem(chunk)}
             return
         self.text += chunk.text
+        self.scores += chunk.scores
         if self.call.stream and self.text:
-            yield {"text": self.text}
+            yield {"text": self.text, **self._scores()}
             self.text = ""
         if chunk.finish_reason is None:
             return
         yield {
             "text": self.text,
+            **self._scores(),
             "finish_reason": chunk.finish_reason,
             "usage": dict(chunk.usage or {}),
             "labels": chunk.labels,
             "weights_digest": self.version.weights_digest,
         }
+
+    def _scores(self) -> dict[str, Any]:
+        """The scores of tokens that are not sent yet: [token, log-probability, most probable ones]."""
+        sent, self.scores = self.scores, []
+        return {"scores": [astuple(each) for each in sent]} if sent else {}
 
 
 class GenerationThread(threading.Thread):
@@ -96,9 +106,16 @@ class GenerationThread(threading.Thread):
         self._intake = _Intake(ledger, redis, resident, settings, worker_id, stopping, self)
         self._begin_anew()
 
+    def start(self) -> None:
+        """Start this thread and the one that takes calls."""
+        super().start()
+        self._intake.start()
+
     @property
     def failure(self) -> str | None:
-        """Why nothing is answered, if that is so."""
+        """Why nothing is answered, if that is so and not intended."""
+        if self._stopping.is_set():
+            return None
         if not (self.is_alive() and self._intake.is_alive()):
             return "the generation thread has ended"
         if time.monotonic() - self._alive_at > HANGS_S:
@@ -116,7 +133,6 @@ class GenerationThread(threading.Thread):
 
     def run(self) -> None:
         """Compute and send tokens; Redis may go and come back."""
-        self._intake.start()
         wait_s = IDLE_S
         while not self._stopping.is_set():
             try:
@@ -168,7 +184,10 @@ class GenerationThread(threading.Thread):
         try:
             self._writer.add(call.id, answer.version, GenerationRequest(**fields))
         except CoreError as error:
-            channel.reply(self._redis, [(call.id, {"error": problem(error)})])
+            refuse(self._redis, call, error)
+        except Exception as error:
+            logger.exception("Generation call %s could not be begun.", call.id)
+            refuse(self._redis, call, error)
         else:
             self._answers[call.id] = answer
 
@@ -267,7 +286,7 @@ class _Intake(threading.Thread):
     def _version(self, number: int) -> Version:
         """The overlay of a version; the delta of a number never changes, so it is asked for once."""
         if number not in self._digests:
-            record = self._ledger.get_version(self._resident.model_id, number)
+            record = self._ledger.run(versions.get, self._resident.model_id, number)
             self._digests[number] = record.delta_digest, record.weights_digest
         return self._resident.version(*self._digests[number])
 

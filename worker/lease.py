@@ -14,6 +14,7 @@ from types import TracebackType
 
 from ledger import Ledger
 from ledger.errors import JobCancelled, LeaseLost, LedgerUnavailable
+from ledger.jobs import jobs
 from ledger.records import Claim
 from worker.errors import WorkerStopping
 
@@ -29,14 +30,14 @@ class Lease:
     Attributes:
         claim: the claim that is kept.
         lease_s: for how long it is kept at a time.
-        overtaken: whether another job's version went live before this one's could be committed, or is to.
+        waiting: whether the job waits for another that solves, which is no work of its own.
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, lease_s: float, stopping: threading.Event) -> None:
         self.claim = claim
         self._ledger = ledger
         self.lease_s = lease_s
-        self.overtaken = False
+        self.waiting = False
         self._stopping = stopping
         self._closed = threading.Event()
         self._ended: LeaseLost | JobCancelled | None = None
@@ -92,13 +93,13 @@ class Lease:
             try:
                 if time.monotonic() >= renew_at:
                     asked = time.monotonic()
-                    self._ledger.renew(self.claim, self.lease_s)
+                    self._ledger.run(jobs.renew, self.claim, self.lease_s)
                     self._valid_until = asked + self.lease_s
                     renew_at = asked + every
                     self._outage = None
                 if self._latest is not None and self._latest != written:
                     latest = self._latest
-                    self._ledger.progress(self.claim, *latest)
+                    self._ledger.run(jobs.progress, self.claim, *latest)
                     written = latest
             except (LeaseLost, JobCancelled) as error:
                 self._ended = error

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ledger.edits import facts as ledger_facts
 from ledger.records import FactRecord, FactReport, JobInput, Member
 from malmen_core.editing.outcome import EditOutcome
 from malmen_core.evaluation.verify import summarise, verify
@@ -97,7 +98,7 @@ def measure(
     }
     own = [fact for fact in job.facts if fact.position not in left_out]
     sample = draw(members, own_id, bound)
-    others = insist(lease, lambda: desk.ledger.facts_at(sample.places))
+    others = insist(lease, lambda: desk.ledger.run(ledger_facts.at, sample.places))
     facts = [*own, *others]
     resident = desk.resident
     progress = lease.stage("verifying")

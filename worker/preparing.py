@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ledger import Ledger
+from ledger.models import ready as ledger_ready
 from ledger.records import ModelRecord
 from malmen_core.editing.calibrate import calibrate
 from malmen_core.editing.editor import Editor
-from malmen_core.errors import EditorMismatch, ModelNotLoadable
+from malmen_core.errors import CoreError, EditorMismatch, ModelNotLoadable
 from malmen_core.evaluation.verify import CanaryRecord, record_canaries
 from malmen_core.models.base import BaseModel
 from malmen_core.models.checkpoint import checkpoint_folder, files_digest, weight_files
@@ -73,23 +74,22 @@ class CheckpointWatch(threading.Thread):
     def __init__(self, model: ModelRecord, stopping: threading.Event) -> None:
         super().__init__(name="checkpoint-watch", daemon=True)
         self._model, self._stopping = model, stopping
+        self._loaded = files_state(checkpoint_folder(model.source, model.revision))
         self.changed = False
 
     def run(self) -> None:
         """Look at the files now and then, and read them when they differ."""
-        folder = checkpoint_folder(self._model.source, self._model.revision)
-        before = None
-        while not self._stopping.is_set():
+        before = self._loaded
+        while not self._stopping.wait(LOOK_S):
             try:
+                folder = checkpoint_folder(self._model.source, self._model.revision)
                 now = files_state(folder)
                 if now != before:
-                    self.changed = files_digest(folder) != self._model.digest
-                    before = now
+                    before, self.changed = now, files_digest(folder) != self._model.digest
                     if self.changed:
                         logger.error("The checkpoint of '%s' in %s has changed.", self._model.id, folder)
-            except OSError as error:
-                logger.warning("The checkpoint of '%s' cannot be read: %s", self._model.id, error)
-            self._stopping.wait(LOOK_S)
+            except (OSError, CoreError) as error:
+                logger.warning("The checkpoint of '%s' cannot be looked at: %s", self._model.id, error)
 
 
 def own_weights(base: BaseModel) -> None:
@@ -146,7 +146,8 @@ def prepare(ledger: Ledger, model: ModelRecord, settings: WorkerSettings, progre
     else:
         editor = calibrate(base, progress)
     canaries = record_canaries(base)
-    ready = ledger.complete_model(
+    ready = ledger.run(
+        ledger_ready.mark_ready,
         model.id,
         editor.to_bytes(),
         editor.card,

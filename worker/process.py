@@ -18,20 +18,20 @@ from rq.exceptions import StopRequested
 
 from broker import presence
 from broker.connection import connect
-from broker.relay import Relay
 from broker.settings import BrokerSettings
 from ledger import Ledger
 from ledger.errors import BlobStoreUnavailable, LedgerError, LedgerUnavailable, NotFound
+from ledger.models import models
 from ledger.records import ModelRecord
 from malmen_core.errors import CoreError, ModelNotLoadable
-from worker import jobs
 from worker.announcer import Announcer
 from worker.attribution import AttributionThread
 from worker.composing import Desk
 from worker.errors import WorkerError, WorkerStopping, problem
 from worker.generation import GenerationThread
-from worker.jobs import Shift
-from worker.listener import ErrataWorker
+from worker.housekeeping import Housekeeper
+from worker.jobs import JobRunner
+from worker.listener import POLL_S, Listener
 from worker.preparing import CheckpointWatch, load, prepare
 from worker.resident import Resident
 from worker.settings import WorkerSettings
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 15.0
-GOOD_RUN_S = 30.0
 LEAD_S = 120.0
 WATCH_S = 1.0
 ATTEMPTS = 3
@@ -68,7 +67,7 @@ class WorkerProcess:
         self._ledger = ledger
         self._redis: Redis = connect(broker)
         self._stopping = threading.Event()
-        self._listener: ErrataWorker | None = None
+        self._listener: Listener | None = None
         self._led_at = time.monotonic()
         self._announcer = Announcer(self._redis, settings.model, self.worker_id, settings.role)
 
@@ -104,7 +103,7 @@ class WorkerProcess:
         wait_s = FIRST_WAIT_S
         while not self._stopping.is_set():
             try:
-                model = self._ledger.get_model(self._settings.model)
+                model = self._ledger.run(models.get, self._settings.model)
                 if model.status == "failed":
                     self._fail((model.error or {}).get("detail", "register the model again"))
                 elif model.status == "preparing" and not self._leads():
@@ -147,7 +146,7 @@ class WorkerProcess:
             why = problem(error)
             logger.error("Model '%s' cannot be served here: %s", model.id, error, exc_info=not known)
             if model.status == "preparing":
-                self._ledger.fail_model(model.id, why)
+                self._ledger.run(models.fail, model.id, why)
                 self._forget_attempts()
             self._fail(why["detail"])
             return None
@@ -197,8 +196,7 @@ class WorkerProcess:
         generation = GenerationThread(
             self._ledger, self._redis, resident, self._settings, self.worker_id, stopping
         )
-        relay = Relay(self._ledger, self._redis)
-        checkpoint = CheckpointWatch(self._ledger.get_model(resident.model_id), stopping)
+        checkpoint = CheckpointWatch(self._registered(resident.model_id), stopping)
         checkpoint.start()
         if role != "edit":
             generation.start()
@@ -213,14 +211,25 @@ class WorkerProcess:
                 self._watch(generation)
             else:
                 desk = Desk.open(self._ledger, resident)
-                jobs.begin(Shift(self.worker_id, desk, self._settings, stopping))
-                relay.start()
-                self._listen()
+                Housekeeper(self._ledger, resident.model_id, stopping).start()
+                self._listen(JobRunner(self.worker_id, desk, self._settings, stopping, self._on_busy))
         finally:
-            relay.stop()
             if generation.is_alive():
                 generation.join(2.0)
-            jobs.begin(None)
+
+    def _registered(self, model_id: str) -> ModelRecord:
+        """Return the model, once the ledger answers.
+
+        Raises:
+            WorkerStopping: the process was asked to stop before.
+        """
+        while not self._stopping.is_set():
+            try:
+                return self._ledger.run(models.get, model_id)
+            except LedgerUnavailable as error:
+                logger.warning("Worker %s waits for the ledger: %s", self.worker_id, error)
+            self._stopping.wait(FIRST_WAIT_S)
+        raise WorkerStopping
 
     def _watch(self, generation: GenerationThread) -> None:
         """Wait until asked to stop.
@@ -233,16 +242,13 @@ class WorkerProcess:
             if failure is not None and not self._stopping.is_set():
                 raise GenerationEnded(failure)
 
-    def _listen(self) -> None:
-        """Take jobs; whatever happens to Redis, come back to it with the model still loaded."""
-        wait_s = FIRST_WAIT_S
+    def _listen(self, runner: JobRunner) -> None:
+        """Do jobs; whatever happens to Redis, look for more, with the model still loaded."""
         while not self._stopping.is_set():
-            started = time.monotonic()
             try:
-                name = f"{self.worker_id}-{uuid4().hex[:4]}"
-                redis = connect(self._broker)
-                self._listener = ErrataWorker(
-                    redis, self._settings.model, name, self._on_busy, self._stopping
+                name, redis = f"{self.worker_id}-{uuid4().hex[:4]}", connect(self._broker)
+                self._listener = Listener(
+                    redis, runner.desk.resident.model_id, name, runner.work_off, self._stopping
                 )
                 self._listener.work(logging_level="WARNING")
             except RedisError as error:
@@ -251,10 +257,8 @@ class WorkerProcess:
                 break
             finally:
                 self._listener = None
-            if time.monotonic() - started > GOOD_RUN_S:
-                wait_s = FIRST_WAIT_S
-            self._stopping.wait(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            runner.work_off()
+            self._stopping.wait(POLL_S)
 
     def _on_busy(self, busy: bool) -> None:
         self._announcer.say("editing" if busy else "idle")

@@ -62,12 +62,10 @@ class Watchdog:
     def _watch(self) -> None:
         at_work = overdue = leaving = 0.0
         while not self._closed.wait(TICK_S):
-            at_work += TICK_S
+            at_work += 0.0 if self._lease.waiting else TICK_S
             overdue = overdue + TICK_S if time.monotonic() > self._lease.valid_until else 0.0
             leaving = leaving + TICK_S if self._stopping.is_set() else 0.0
             if at_work > self._job_timeout_s:
-                if self._lease.overtaken:
-                    self._give_back()  # it could have been done by now: no attempt
                 self._end("it exceeded ERRATA_JOB_TIMEOUT_S", EXIT_TIMEOUT)
             elif overdue > self._overdue_s:
                 self._end("its lease ended long ago and could not be renewed", EXIT_TIMEOUT)

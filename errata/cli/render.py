@@ -17,6 +17,9 @@ MEASURES = (
 )
 
 
+UNBROKEN = ("id", "fact", "name")
+
+
 def number(value: Any) -> str:
     """A measure in three decimals; a dash for what was not measured."""
     return f"{value:.3f}" if isinstance(value, int | float) else "-"
@@ -101,6 +104,24 @@ def version_table(versions: Sequence[Mapping[str, Any]]) -> Table:
             str(version["created_at"])[:19].replace("T", " "),
         )
     return table
+
+
+def table_of(items: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """Some members of each item, in columns that are called like them."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column in UNBROKEN)
+    for item in items:
+        table.add_row(*(escape(_shown(item.get(column))) for column in columns))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4f}" if isinstance(value, float) else one_line(str(value), 60)
 
 
 def one_line(text: str, width: int) -> str:

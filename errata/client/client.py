@@ -1,65 +1,220 @@
-"""A client of the HTTP API, for the command line and the demo."""
+"""A client of the HTTP API that waits for each answer."""
 
 from __future__ import annotations
 
-import json
+import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import httpx
 
+from errata.client import requests
+from errata.client.errors import ApiError, Unreachable
 from errata.client.names import only_model
-from errata.errors import NoStack, StackError
+from errata.client.requests import Request
+from errata.client.resources import EditSet, Model, Version, Withdrawal
+from errata.client.transport import Retries, SyncTransport
+from errata.client.waiting import AGAIN_S, POLL_S, Deadline, Waiting, Watch, id_of, text_of, where
 
-DONE = ("applied", "rejected", "failed", "cancelled", "withdrawn", "verified")
-TIMEOUT_S = 150.0
-POLL_S = 0.2
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class Refused(StackError):
-    """The service answered with a problem.
+class _Group:
+    """Requests about one kind of object; `bound` stands before the arguments of each."""
 
-    Attributes:
-        problem: The problem object (RFC 9457).
-        status: The HTTP status.
-    """
+    def __init__(self, transport: SyncTransport, *bound: str) -> None:
+        self._transport, self._bound = transport, bound
 
-    code = "refused"
 
-    def __init__(self, problem: Mapping[str, Any], status: int) -> None:
-        errors = problem.get("errors") or []
-        details = tuple(f"{entry.get('pointer', '')}: {entry.get('detail', '')}" for entry in errors)
-        title, detail = str(problem.get("title", "")), str(problem.get("detail", ""))
-        message = detail if detail.startswith(title) else f"{title}: {detail}" if detail else title
-        super().__init__(f"{message} (HTTP {status})", "", details)
-        self.problem = dict(problem)
-        self.status = status
+def _sends(build: Callable[P, Request[T]]) -> Callable[Concatenate[_Group, P], T]:
+    """A method that sends what a function of `requests` builds."""
+
+    @functools.wraps(build)
+    def method(group: _Group, /, *args: P.args, **options: P.kwargs) -> T:
+        return group._transport.send(build(*args, **options))
+
+    return method
+
+
+def _sends_bound(build: Callable[Concatenate[str, P], Request[T]]) -> Callable[Concatenate[_Group, P], T]:
+    @functools.wraps(build)
+    def method(group: _Group, /, *args: P.args, **options: P.kwargs) -> T:
+        return group._transport.send(build(group._bound[0], *args, **options))
+
+    return method
+
+
+def _lists(build: Callable[P, Request[T]]) -> Callable[Concatenate[_Group, P], Iterator[T]]:
+    """A method that walks a list, page by page."""
+
+    @functools.wraps(build)
+    def method(group: _Group, /, *args: P.args, **options: P.kwargs) -> Iterator[T]:
+        return group._transport.pages(build(*args, **options))
+
+    return method
+
+
+def _lists_bound(
+    build: Callable[Concatenate[str, P], Request[T]],
+) -> Callable[Concatenate[_Group, P], Iterator[T]]:
+    @functools.wraps(build)
+    def method(group: _Group, /, *args: P.args, **options: P.kwargs) -> Iterator[T]:
+        return group._transport.pages(build(group._bound[0], *args, **options))
+
+    return method
+
+
+class Edits(_Group):
+    """Edit sets."""
+
+    create = _sends(requests.create_edit)
+    upload = _sends(requests.upload_edit)
+    get = _sends(requests.get_edit)
+    cancel = _sends(requests.cancel_edit)
+    list = _lists(requests.list_edits)
+    facts = _lists(requests.edit_facts)
+
+    def events(self, edit_set: str, *, timeout: float | None = None) -> Iterator[EditSet]:
+        """The states of an edit set from the present to the final one; a lost connection is made again.
+
+        Args:
+            edit_set: Its id.
+            timeout: Seconds after which no more is waited for.
+
+        Raises:
+            WaitTimeout: The time is over.
+            ApiError: There is no such edit set.
+            Unreachable: The service has gone for good.
+        """
+        waiting = Waiting(edit_set, timeout)
+        while True:
+            try:
+                with self._transport.events(requests.edit_events(edit_set)) as events:
+                    for event in events:
+                        yield waiting.state(event)
+                        if event.name == "final":
+                            return
+                waiting.again(None)
+            except Unreachable as error:
+                waiting.again(error)
+            time.sleep(AGAIN_S)
+
+    def wait(
+        self, edit_set: str | EditSet, *, on_progress: Watch | None = None, timeout: float | None = None
+    ) -> EditSet:
+        """The final state of an edit set.
+
+        Args:
+            edit_set: It, or its id.
+            on_progress: Told of each state.
+            timeout: Seconds after which no more is waited for.
+
+        Raises:
+            WaitTimeout: The time is over; the edit set goes on.
+        """
+        for state in self.events(id_of(edit_set), timeout=timeout):
+            if on_progress is not None:
+                on_progress(state)
+        return state
+
+
+class OneModel(_Group):
+    """One model: what it says, its versions, and what administrators do with it."""
+
+    get = _sends_bound(requests.get_model)
+    generate = _sends_bound(requests.generate)
+    compare = _sends_bound(requests.compare)
+    versions = _lists_bound(requests.list_versions)
+    version = _sends_bound(requests.get_version)
+    changes = _lists_bound(requests.list_changes)
+    facts = _lists_bound(requests.list_facts)
+    nearest_facts = _sends_bound(requests.nearest_facts)
+    rollback = _sends_bound(requests.roll_back)
+    withdraw = _sends_bound(requests.withdraw)
+    set_alias = _sends_bound(requests.set_alias)
+    delete_alias = _sends_bound(requests.delete_alias)
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+        """The text that follows a prompt as it is written; options as of `generate`."""
+        request = requests.generate(self._bound[0], prompt, **options, stream=True)
+        with self._transport.events(request) as events:
+            for event in events:
+                yield text_of(event)
+
+    def wait(
+        self,
+        withdrawal: Withdrawal,
+        *,
+        on_progress: Callable[[Withdrawal], None] | None = None,
+        timeout: float | None = None,
+    ) -> Version:
+        """The version that a withdrawal makes.
+
+        Raises:
+            WaitTimeout: The time is over.
+            ApiError: The withdrawal made none.
+        """
+        deadline = Deadline(withdrawal.id, timeout)
+        while isinstance(found := self._transport.send(requests.get_withdrawal(withdrawal)), Withdrawal):
+            if on_progress is not None:
+                on_progress(found)
+            deadline.check()
+            time.sleep(POLL_S)
+        return found
+
+
+class Models(_Group):
+    """Registered models; `models[id]` is one of them."""
+
+    get = _sends(requests.get_model)
+    list = _lists(requests.list_models)
+    register = _sends(requests.register_model)
+
+    def __getitem__(self, model: str) -> OneModel:
+        return OneModel(self._transport, model)
+
+
+class Keys(_Group):
+    """API keys."""
+
+    create = _sends(requests.create_key)
+    list = _lists(requests.list_keys)
+    revoke = _sends(requests.revoke_key)
+
+
+class Ledger(_Group):
+    """The ledger."""
+
+    verify = _sends(requests.verify_ledger)
 
 
 class Client:
-    """Calls the service; every method raises Refused for a problem and NoStack when nothing answers.
+    """Calls the service; every method raises ApiError for a problem and Unreachable when nothing answers.
+
+    Requests that failed on the way are sent again where that is safe: edit sets under an idempotency key.
 
     Args:
-        url: Address of the service, such as http://127.0.0.1:8000.
-        key: API key; None sends none.
+        url: Address of the service; by default ERRATA_URL, or http://127.0.0.1:8000.
+        key: API key; by default ERRATA_KEY.
+        max_retries: How often a request is sent again.
+        options: Of `httpx.Client`, such as ``timeout`` and ``transport``.
 
     Raises:
         NoStack: The address or the key cannot be one.
     """
 
-    def __init__(self, url: str, key: str | None = None) -> None:
-        self.url = url.rstrip("/")
-        if key and not (key.isascii() and key.isprintable()):
-            raise NoStack("The key holds a character that no key has.", "Check --key (ERRATA_KEY).")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        try:  # the environment's proxies are not for a service that is mostly on this machine
-            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise NoStack(
-                f"{url} is no address: {error}.", "Check --url (ERRATA_URL), such as http://127.0.0.1:8000."
-            ) from error
+    def __init__(
+        self, url: str | None = None, key: str | None = None, *, max_retries: int = 3, **options: Any
+    ) -> None:
+        self._transport = SyncTransport(*where(url, key), Retries(max_retries), **options)
+        self.url = self._transport.url
+        self.edits = Edits(self._transport)
+        self.models = Models(self._transport)
+        self.keys = Keys(self._transport)
+        self.ledger = Ledger(self._transport)
 
     def __enter__(self) -> Client:
         return self
@@ -71,107 +226,40 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
-
-    def call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """One request; the answer is a success.
-
-        Raises:
-            Refused: The service answered with a problem.
-            NoStack: Nothing answers at the address.
-            StackError: Path or headers cannot be sent.
-        """
-        try:
-            response = self._http.request(method, path, **arguments)
-        except (httpx.InvalidURL, httpx.LocalProtocolError, ValueError) as error:
-            raise StackError(
-                f"{method} {path} cannot be sent: {error}.", "Check --model, --url and --idempotency-key."
-            ) from error
-        except httpx.HTTPError as error:
-            raise NoStack(
-                f"No answer from {self.url} ({type(error).__name__}: {error}).",
-                "Is the service running? Start one with `errata up`, or give --url.",
-            ) from error
-        if response.status_code >= 400:
-            raise Refused(_problem(response), response.status_code)
-        return response
+        self._transport.close()
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """GET a JSON object."""
-        return _object(self.call("GET", path, params=params))
+        """GET a JSON object, from any path."""
+        return self._transport.send(Request("GET", path, dict, params or {}))
 
     def post(
         self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """POST a JSON object and get one."""
-        # In ASCII, so that text which is not UTF-8 arrives, and is refused by the name of its field.
-        kind = {"Content-Type": "application/json"}
-        return _object(self.call("POST", path, content=json.dumps(body), headers={**kind, **(headers or {})}))
-
-    def pages(self, path: str, params: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """All items of a list, page by page."""
-        items: list[dict[str, Any]] = []
-        query = dict(params or {})
-        while True:
-            page = self.get(path, query)
-            items += page["items"]
-            if page.get("next_cursor") is None:
-                return items
-            query["cursor"] = page["next_cursor"]
+        """POST a JSON object to any path, and get one."""
+        return self._transport.send(
+            Request("POST", path, dict, body=body, headers=headers or {}, repeatable=False)
+        )
 
     def answers(self) -> bool:
         """Whether the service is alive."""
         try:
-            return self._http.get("/healthz", timeout=2.0).status_code == 200
+            return self._transport.http.get("/healthz", timeout=2.0).status_code == 200
         except httpx.HTTPError:
             return False
 
-    def models(self) -> list[dict[str, Any]]:
-        """All registered models."""
-        return self.pages("/models")
-
-    def find_model(self, model_id: str) -> dict[str, Any] | None:
+    def find_model(self, model: str) -> Model | None:
         """One model, or None if it is not registered."""
         try:
-            return self.get(f"/models/{model_id}")
-        except Refused as refusal:
-            if refusal.status == httpx.codes.NOT_FOUND:
+            return self.models.get(model)
+        except ApiError as error:
+            if error.status == httpx.codes.NOT_FOUND:
                 return None
             raise
 
-    def only_model(self, wanted: str | None) -> str:
+    def only_model(self, wanted: str | None = None) -> str:
         """The model to talk about: the one that is named, or the only one that is registered.
 
         Raises:
             NoStack: None is registered, or several are.
         """
-        if wanted is not None:
-            return wanted
-        return only_model([str(model["id"]) for model in self.models()])
-
-    def wait_for(self, path: str, watch: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        """Poll an edit set until its final state, or a withdrawal until its version.
-
-        ``watch`` sees each answer.
-        """
-        while True:
-            answer = self.get(path)
-            watch(answer)
-            if answer.get("status") in (None, *DONE):  # a version has none
-                return answer
-            time.sleep(POLL_S)
-
-
-def _object(response: httpx.Response) -> dict[str, Any]:
-    body = response.json()
-    return body if isinstance(body, dict) else {"items": body}
-
-
-def _problem(response: httpx.Response) -> dict[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if isinstance(body, dict):
-        return body
-    return {"title": response.reason_phrase, "detail": response.text[:200], "status": response.status_code}
+        return wanted if wanted is not None else only_model([model.id for model in self.models.list()])

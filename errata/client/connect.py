@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from errata.client.client import Client
+from errata.client import Client
 from errata.errors import NoStack
 from errata.settings import StackSettings
 from errata.stack.lock import read_note

@@ -23,7 +23,7 @@ from errata.cli.console import emit, reporting
 from errata.errors import StackError
 from errata.lab.local_model import core_errors
 from errata.lab.memory import device_peak_mb, reset_device_peak
-from errata.stack.bound import run_bound
+from errata.stack.processes import run_bound
 
 if TYPE_CHECKING:
     from malmen_core.editing.editor import Editor

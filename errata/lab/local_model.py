@@ -20,7 +20,7 @@ from rich.progress import (
 
 from errata.cli.console import err
 from errata.cli.facts import settle
-from errata.client.client import Refused
+from errata.client import ApiError
 from errata.client.connect import connect
 from errata.client.facts_file import parse_columns, read_file
 from errata.errors import NoStack, StackError
@@ -74,9 +74,9 @@ def find_source(model: str | None, revision: str | None = None) -> tuple[str, st
     if model is None or (model == default_model.MODEL_ID and not Path(model).is_dir()):
         return str(default_model.ensure(StackSettings().models_dir, err.print)), None
     if "/" not in model and not Path(model).is_dir():
-        with suppress(NoStack, Refused), connect(None, None) as client:
-            registered = client.get(f"/models/{model}")
-            return registered["source"], registered["revision"]
+        with suppress(NoStack, ApiError), connect(None, None) as client:
+            registered = client.models.get(model)
+            return registered.source, registered.revision
     return model, revision
 
 

@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from errata.offline.atomic_write import arriving
 from errata.offline.offline_model import Served, load_served
 from ledger import Ledger
+from ledger.edits import facts as ledger_facts
 from ledger.records import ModelRecord, VersionRecord
 from malmen_core.errors import ExportRefused
 from malmen_core.export.adapter import check_exportable, checkpoint_dtype, write_adapter, write_checkpoint
@@ -107,7 +108,7 @@ def probes(
     Returns:
         the sequences, and how many of them are facts.
     """
-    facts = ledger.facts_of(record.model_id, record.number)
+    facts = ledger.run(ledger_facts.of_version, record.model_id, record.number)
     if len(facts) > most:
         facts = tuple(Random(record.hash).sample(facts, most))
     sequences = [base.encode(fact.prompt, fact.target) for fact in facts]

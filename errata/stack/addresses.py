@@ -43,7 +43,7 @@ def client_url(host: str, port: int) -> str:
 
 def fits_socket(folder: Path) -> bool:
     """Whether Unix sockets in sub-folders of ``folder`` stay under the kernel's limit on their path."""
-    return len(str(folder / "postgres" / ".s.PGSQL.5432.lock")) <= SOCKET_PATH_LIMIT
+    return len(str(folder / "valkey" / "valkey.sock")) <= SOCKET_PATH_LIMIT
 
 
 def _family(host: str) -> socket.AddressFamily:

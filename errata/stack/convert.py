@@ -24,7 +24,7 @@ def convert(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quantized = AutoModelForCausalLM.from_pretrained(
-        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
     )
     config = quantized.config
     # A model that was read from GGUF refuses to be saved as "quantized"; a fresh one of its shape does not.
@@ -35,7 +35,8 @@ def convert(gguf: Path, target: Path) -> None:
     plain.tie_weights()
     plain.generation_config = quantized.generation_config
     plain.save_pretrained(str(target))
-    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(str(target))
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
+    tokenizer.save_pretrained(str(target))
 
 
 if __name__ == "__main__":

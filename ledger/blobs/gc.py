@@ -35,9 +35,9 @@ def _named(session: Session, digests: list[str] | None = None) -> set[str]:
     return set(session.scalars(query if digests is None else query.where(Blob.digest.in_(digests))))
 
 
-def _unnamed(database: Database, store: Blobs) -> list[tuple[str, int]]:
+def _unnamed(database: Database) -> list[tuple[str, int]]:
     """Digest and size of each stored blob without a row."""
-    stored = list(store.stored())
+    stored = list(database.blobs.stored())
     with database.transaction() as session:
         named = _named(session)
     return [(digest, size) for digest, size in stored if digest not in named]
@@ -50,7 +50,7 @@ def _last_put(store: Blobs, digest: str) -> float:
         return float("inf")
 
 
-def collect(database: Database, store: Blobs, grace_s: float) -> Space:
+def collect(database: Database, grace_s: float) -> Space:
     """Remove blobs that nothing names and that were last put before the grace period; return what is gone.
 
     Several may do this at once, and beside any other work.
@@ -59,8 +59,8 @@ def collect(database: Database, store: Blobs, grace_s: float) -> Space:
         LedgerUnavailable, BlobStoreUnavailable: a server does not answer, or others are at it for longer than
             is waited for; some may be removed by then.
     """
-    before = time.time() - grace_s
-    old = [(d, size) for d, size in _unnamed(database, store) if _last_put(store, d) < before]
+    store, before = database.blobs, time.time() - grace_s
+    old = [(d, size) for d, size in _unnamed(database) if _last_put(store, d) < before]
     gone = [0, 0]
     for start in range(0, len(old), BATCH):
         batch = dict(old[start : start + BATCH])
@@ -74,14 +74,14 @@ def collect(database: Database, store: Blobs, grace_s: float) -> Space:
     return Space(*gone)
 
 
-def usage(database: Database, store: Blobs, grace_s: float) -> Usage:
+def usage(database: Database, grace_s: float) -> Usage:
     """Return what the named blobs take up, by kind and by model, and what `collect` would remove now.
 
     Raises:
         LedgerUnavailable, BlobStoreUnavailable: a server does not answer.
     """
-    before = time.time() - grace_s
-    unnamed = _unnamed(database, store)
+    store, before = database.blobs, time.time() - grace_s
+    unnamed = _unnamed(database)
     old = [size for digest, size in unnamed if _last_put(store, digest) < before]
     with database.snapshot() as session:
         kinds = dict.fromkeys(KINDS, Space())

@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from ledger.blobs import gc
-from ledger.blobs.store import Blobs
+from ledger.db.engine import Transaction
 from ledger.db.tables import Blob
 
 
-def record(
-    session: Session, store: Blobs, digest: str | None, kind: Literal["editor", "delta", "statistics"]
-) -> None:
+def record(tx: Transaction, digest: str | None, kind: Literal["editor", "delta", "statistics"]) -> None:
     """Note that a blob is named now; None names nothing.
 
     Raises:
@@ -22,6 +19,6 @@ def record(
     """
     if digest is None:
         return
-    gc.lock_gc(session)
-    row = {"digest": digest, "kind": kind, "size": store.size(digest), "place": store.place(digest)}
-    session.execute(insert(Blob).values(row).on_conflict_do_nothing())
+    gc.lock_gc(tx)
+    row = {"digest": digest, "kind": kind, "size": tx.blobs.size(digest), "place": tx.blobs.place(digest)}
+    tx.execute(insert(Blob).values(row).on_conflict_do_nothing())

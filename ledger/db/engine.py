@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger.blobs.store import Blobs
 from ledger.errors import LedgerUnavailable, PrivilegeMissing, SchemaMissing
 from ledger.settings import normalise_database_url
 
+P = ParamSpec("P")
+T = TypeVar("T")
 UNDEFINED = ("42P01", "42703")  # PostgreSQL's codes for an unknown table and column
 REFUSED = "42501"  # and for a privilege that the role lacks
 NO_LIMIT = text("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -50,9 +53,10 @@ def open_engine(url: str, *, pool_size: int = 10) -> Engine:
     return create_engine(
         normalise_database_url(url),
         pool_size=pool_size,
-        max_overflow=pool_size,
+        max_overflow=2,
         pool_timeout=10,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args=connecting(url),
     )
 
@@ -88,34 +92,70 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(origin).__name__
 
 
-class Database:
-    """Sessions on an engine: one `with` block is one transaction."""
+class Transaction(Session):
+    """One unit of work: a transaction on the database, and the blobs that it may name.
 
-    def __init__(self, engine: Engine) -> None:
+    It commits by `commit`, or at the end of `Database.transaction`; what is not committed did not happen.
+
+    Attributes:
+        blobs: the blob store.
+    """
+
+    blobs: Blobs
+
+
+class Database:
+    """Transactions on an engine, beside a blob store.
+
+    Attributes:
+        engine: the engine.
+        blobs: the blob store.
+    """
+
+    def __init__(self, engine: Engine, blobs: Blobs) -> None:
         self.engine = engine
-        self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self.blobs = blobs
+        self._sessions = sessionmaker(engine, class_=Transaction, expire_on_commit=False)
+
+    def open_transaction(self) -> Transaction:
+        """Return a transaction that begins with its first statement; the caller commits and closes it.
+
+        Errors of the database are typed by `unavailable_is_typed`.
+        """
+        tx = self._sessions()
+        tx.blobs = self.blobs
+        return tx
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """Yield a session that commits at the end of the block, or rolls back if the block raises.
+    def transaction(self) -> Iterator[Transaction]:
+        """Yield a transaction that commits at the end of the block, or rolls back if the block raises.
 
         Raises:
             LedgerUnavailable: the database did not answer. If that was at the commit, the outcome is unknown,
                 and doing the same again is safe.
         """
-        with unavailable_is_typed(), self._sessions.begin() as session:
-            yield session
+        with unavailable_is_typed(), self.open_transaction() as tx, tx.begin():
+            yield tx
 
     @contextmanager
-    def snapshot(self) -> Iterator[Session]:
-        """Yield a session that sees one moment and only reads; it blocks nobody, and may take its time.
+    def snapshot(self) -> Iterator[Transaction]:
+        """Yield a transaction that sees one moment and only reads; it blocks nobody, and may take its time.
 
         Raises:
             LedgerUnavailable: the database did not answer.
         """
-        with self.transaction() as session:
-            session.connection(
+        with self.transaction() as tx:
+            tx.connection(
                 execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             )
-            session.execute(NO_LIMIT)
-            yield session
+            tx.execute(NO_LIMIT)
+            yield tx
+
+    def run(self, work: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what some work returns that is a transaction of its own: `run(models.get, "tiny")`.
+
+        Raises:
+            LedgerUnavailable: the database did not answer; doing the same again is safe.
+        """
+        with self.transaction() as tx:
+            return work(tx, *args, **kwargs)

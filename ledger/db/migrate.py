@@ -60,6 +60,12 @@ def head_revision() -> str:
     return head
 
 
+def is_older(revision: str | None) -> bool:
+    """Return whether a schema lacks revisions that this code knows; one that it does not know is newer."""
+    known = [each.revision for each in ScriptDirectory.from_config(_config()).walk_revisions()]
+    return revision is None or revision in known[1:]
+
+
 def current_revision(connection: Connection) -> str | None:
     """Return the revision of the connected database, or None if it was never migrated."""
     return MigrationContext.configure(connection).get_current_revision()

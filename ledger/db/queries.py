@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, any_, cast, select
@@ -44,12 +44,12 @@ def one_of(column: InstrumentedAttribute[T], values: Iterable[T]) -> ColumnEleme
 
 def page(
     session: Session,
-    query: Select[Row],
+    query: Select[*tuple[Any, ...]],
     key: InstrumentedAttribute[int],
     listing: str,
     limit: int,
     cursor: str | None,
-    records: Callable[[Sequence[Row]], list[T]],
+    record: Callable[[Any], T],
     *,
     newest_first: bool = True,
 ) -> Page[T]:
@@ -62,7 +62,7 @@ def page(
         listing: the list's name, which its cursors carry.
         limit: how many to return, 1 to 500.
         cursor: from the page before, or None.
-        records: makes records of a page's rows.
+        record: makes a record of a row.
         newest_first: whether high keys come first.
 
     Raises:
@@ -72,11 +72,10 @@ def page(
     bits = 64 if isinstance(key.type, BigInteger) else 32
     if (after := cursors.decode(listing, cursor, bits)) is not None:
         query = query.where(key < after if newest_first else key > after)
-    rows = session.scalars(query.order_by(key.desc() if newest_first else key).limit(limit + 1)).all()
-    shown = rows[:limit]
-    last: Any = getattr(shown[-1], key.key) if len(rows) > limit else None
-    following = None if last is None else cursors.encode(listing, last)
-    return Page(tuple(records(shown)), following)
+    query = query.add_columns(key.label("page_key"))
+    rows = session.execute(query.order_by(key.desc() if newest_first else key).limit(limit + 1)).all()
+    following = cursors.encode(listing, rows[limit - 1].page_key) if len(rows) > limit else None
+    return Page(tuple(map(record, rows[:limit])), following)
 
 
 def find_alias(session: Session, model_id: str, name: str) -> int | None:

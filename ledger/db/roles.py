@@ -25,7 +25,6 @@ CHANGED = {
     "keys": "UPDATE",
     "memberships": "UPDATE",
     "models": "UPDATE",
-    "outbox": "UPDATE, DELETE",  # UPDATE for its row locks
     "withdrawals": "UPDATE",
 }
 """What the services may do to a table besides reading and adding."""

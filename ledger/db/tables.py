@@ -2,7 +2,7 @@
 
 Append-only by trigger: facts, questions, supersessions, versions, fact_reports, trial_reports, blobs,
 audit_events; a membership is ended once, and changes in nothing else.
-Mutable: the head and aliases of a model, jobs and their leases, statuses, the outbox.
+Mutable: the head and aliases of a model, jobs and their leases, statuses.
 """
 
 from __future__ import annotations
@@ -98,13 +98,18 @@ class Editor(Base):
 
 
 class Head(Base):
-    """The end of a model's chain: the row that every new version locks."""
+    """The end of a model's chain: the row that every new version locks; and the job that solves for the next.
+
+    That job keeps others from solving only while its claim stands: see `jobs.begin_solving`.
+    """
 
     __tablename__ = "heads"
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
     number: Mapped[int]
     hash: Mapped[str]
     members_state: Mapped[bytes]
+    solving_job: Mapped[str | None]
+    solving_fence: Mapped[int | None]
 
 
 class LegalTransition(Base):
@@ -239,10 +244,10 @@ class Job(Base):
     holder: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     waiting_since: Mapped[datetime] = _now()
+    claimed_at: Mapped[datetime | None]
     stage: Mapped[str | None]
     stage_done: Mapped[int] = mapped_column(server_default=text("0"))
     stage_total: Mapped[int] = mapped_column(server_default=text("0"))
-    overtaken: Mapped[int] = mapped_column(server_default=text("0"))
     created_at: Mapped[datetime] = _now()
     finished_at: Mapped[datetime | None]
     __table_args__ = (
@@ -251,17 +256,10 @@ class Job(Base):
             " OR kind = 'withdraw' AND edit_set_id IS NULL AND withdrawal_id IS NOT NULL",
             name="subject",
         ),
-        Index("jobs_unfinished_idx", "waiting_since", postgresql_where=text("finished_at IS NULL")),
+        Index(
+            "jobs_unfinished_idx", "model_id", "waiting_since", postgresql_where=text("finished_at IS NULL")
+        ),
     )
-
-
-class Outbox(Base):
-    """A queue message that has not been sent yet."""
-
-    __tablename__ = "outbox"
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    created_at: Mapped[datetime] = _now()
 
 
 class Version(Base):

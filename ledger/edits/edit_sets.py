@@ -1,53 +1,30 @@
-"""Edit sets: accepted with their facts, job and queue message in one transaction."""
+"""Edit sets: accepted with their facts and job in one transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Select, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from ledger.auth import audit
 from ledger.db import queries
-from ledger.db.tables import EditSet, Fact, IdempotencyKey, Job
+from ledger.db.tables import Alias, EditSet, Fact, IdempotencyKey, Job, Membership
 from ledger.edits import conflicts
-from ledger.errors import IdempotencyConflict
+from ledger.errors import EditTooLarge, IdempotencyConflict, NotFound, TooManyEdits
 from ledger.ids import new_id
 from ledger.integrity import chain
 from ledger.integrity.chain import storable
-from ledger.jobs import outbox
+from ledger.jobs import jobs
 from ledger.models import models
-from ledger.records import EditSetRecord, Json, KeyRecord, Page, Progress
+from ledger.records import Actor, EditSetRecord, Json, KeyRecord, Limits, ModelRecord, Page, Progress
 from ledger.states import EditSetStatus, OnConflict, Promote
-from ledger.versions import versions
+from ledger.versions import members, versions
 
-
-@dataclass(frozen=True)
-class Order:
-    """An edit set as it is asked for.
-
-    Attributes:
-        model_id: the model to edit, ready or being prepared.
-        facts: at least one, each with prompt, target and optionally subject, rephrasings, locality.
-        promote: auto or manual.
-        gate: thresholds over the model's.
-        edit_on_rephrasings: whether rephrasings are edited too.
-        note: free text.
-        dry_run: whether to measure only, and make no version.
-        on_conflict: whether a fact that answers what a live one does replaces it, or the set is refused.
-    """
-
-    model_id: str
-    facts: Sequence[Mapping[str, Any]]
-    promote: Promote
-    gate: Json | None
-    edit_on_rephrasings: bool
-    note: str | None
-    on_conflict: OnConflict = "replace"
-    dry_run: bool = False
+LARGE = 64
+"""Sets of so many facts tell how long a fact takes."""
 
 
 def progress_of(job: Job) -> Progress | None:
@@ -84,12 +61,18 @@ def _record(row: EditSet, job: Job, live: bool) -> EditSetRecord:
     )
 
 
-def _records(session: Session, found: Sequence[EditSet]) -> list[EditSetRecord]:
-    idents = [row.id for row in found]
-    jobs = session.scalars(select(Job).where(Job.edit_set_id.in_(idents)))
-    by_edit_set = {job.edit_set_id: job for job in jobs}
-    live = versions.live_among(session, idents)
-    return [_record(row, by_edit_set[row.id], row.id in live) for row in found]
+def _select() -> Select[*tuple[Any, ...]]:
+    live = (
+        select(Membership.edit_set_id)
+        .join(Alias, (Alias.model_id == Membership.model_id) & (Alias.name == versions.LIVE))
+        .where(Membership.edit_set_id == EditSet.id, members.covers(Membership, Alias.number))
+        .exists()
+    )
+    return select(EditSet, Job, live.label("live")).join(Job, Job.edit_set_id == EditSet.id)
+
+
+def _of_row(row: Any) -> EditSetRecord:
+    return _record(row.EditSet, row.Job, row.live)
 
 
 def get(session: Session, edit_set_id: str) -> EditSetRecord:
@@ -98,11 +81,22 @@ def get(session: Session, edit_set_id: str) -> EditSetRecord:
     Raises:
         NotFound: there is no such edit set.
     """
-    return _records(session, [queries.find(session, EditSet, edit_set_id, "edit set")])[0]
+    row = None
+    if queries.can_be_id(edit_set_id):
+        query = _select().where(EditSet.id == edit_set_id)
+        row = session.execute(query, execution_options={"populate_existing": True}).one_or_none()
+    if row is None:
+        raise NotFound("edit set", edit_set_id)
+    return _of_row(row)
 
 
 def list_all(
-    session: Session, limit: int, cursor: str | None, model_id: str | None, status: EditSetStatus | None
+    session: Session,
+    limit: int = 50,
+    cursor: str | None = None,
+    *,
+    model_id: str | None = None,
+    status: EditSetStatus | None = None,
 ) -> Page[EditSetRecord]:
     """Return a page of edit sets, newest first; of one model or one status if wanted.
 
@@ -110,30 +104,18 @@ def list_all(
         NotFound: there is no such model.
         InvalidCursor: the cursor is not one of this list.
     """
-    query = select(EditSet)
+    query = _select()
     if model_id is not None:
         query = query.where(EditSet.model_id == models.get(session, model_id).id)
     if status is not None:
         query = query.where(EditSet.status == status)
-    return queries.page(
-        session, query, EditSet.seq, "edit_sets", limit, cursor, lambda found: _records(session, found)
-    )
+    return queries.page(session, query, EditSet.seq, "edit_sets", limit, cursor, _of_row)
 
 
-def first_answer(
-    session: Session, actor: KeyRecord, idempotency_key: str, body_digest: str
-) -> EditSetRecord | None:
-    """Return the edit set that has an idempotency key of an API key, or None if none has.
-
-    Raises:
-        IdempotencyConflict: it was posted with another body.
-    """
-    first = session.get(IdempotencyKey, (actor.id, storable(idempotency_key, "/Idempotency-Key")))
-    if first is None:
-        return None
-    if first.body_digest != body_digest:
-        raise IdempotencyConflict(idempotency_key)
-    return get(session, first.edit_set_id)
+def cancel(session: Session, edit_set_id: str, actor: Actor) -> EditSetRecord:
+    """Cancel an edit set that has not been applied; IllegalTransition if it is finished."""
+    jobs.cancel(session, queries.find(session, EditSet, edit_set_id, "edit set"), actor)
+    return get(session, edit_set_id)
 
 
 def _replayed(
@@ -143,39 +125,64 @@ def _replayed(
 
     Of two requests at once, the second waits here until the first commits.
     """
+    key = {"key_id": actor.id, "idempotency_key": storable(idempotency_key, "/Idempotency-Key")}
     taken = session.execute(
         postgresql.insert(IdempotencyKey)
-        .values(
-            key_id=actor.id,
-            idempotency_key=storable(idempotency_key, "/Idempotency-Key"),
-            body_digest=body_digest,
-            edit_set_id=edit_set_id,
-        )
+        .values(**key, body_digest=body_digest, edit_set_id=edit_set_id)
         .on_conflict_do_nothing()
         .returning(IdempotencyKey.key_id)
     ).scalar()
-    return None if taken is not None else first_answer(session, actor, idempotency_key, body_digest)
+    if taken is not None:
+        return None
+    first = session.get_one(IdempotencyKey, tuple(key.values()))
+    if first.body_digest != body_digest:
+        raise IdempotencyConflict(idempotency_key)
+    return get(session, first.edit_set_id)
 
 
 def accept(
-    session: Session, asked: Order, actor: KeyRecord, idempotency_key: str | None, body_digest: str
+    session: Session,
+    model_id: str,
+    facts: Sequence[Mapping[str, Any]],
+    promote: Promote = "auto",
+    gate: Json | None = None,
+    edit_on_rephrasings: bool = False,
+    note: str | None = None,
+    on_conflict: OnConflict = "replace",
+    dry_run: bool = False,
+    *,
+    actor: KeyRecord,
+    idempotency_key: str | None = None,
+    body_digest: str = "",
+    check: Callable[[ModelRecord], None] | None = None,
+    limits: Limits | None = None,
 ) -> tuple[EditSetRecord, bool]:
     """Accept an edit set, and return it with whether it is a repetition.
 
     Args:
-        session: the transaction: edit set, facts, idempotency key, job and message, or none of them.
-        asked: what was posted.
+        session: the transaction: edit set, facts, idempotency key and job, or none of them.
+        model_id: the model to edit, ready or being prepared.
+        facts: at least one, each with prompt, target and optionally subject, rephrasings, locality.
+        promote: auto or manual.
+        gate: thresholds over the model's.
+        edit_on_rephrasings: whether rephrasings are edited too.
+        note: free text.
+        on_conflict: whether a fact that answers what a live one does replaces it, or the set is refused.
+        dry_run: whether to measure only, and make no version.
         actor: the key under which it was posted; idempotency keys are per key.
         idempotency_key: the client's, if it sent one.
         body_digest: digest of the request's body, by which a repetition is told from a conflict.
+        check: called with the model before anything is recorded; may raise.
+        limits: on what may wait, and on how long it may take.
 
     Raises:
         NotFound, ModelNotReady: the model does not exist, or failed.
         IdempotencyConflict: the idempotency key was used with another body.
+        TooManyEdits, EditTooLarge: it is over a limit.
         FactConflict: a fact answers what a live one does, and conflicts are to be rejected.
         UnstorableText, NotANumber: text or numbers that cannot be recorded.
     """
-    clean = [_clean(fact, f"/facts/{position}") for position, fact in enumerate(asked.facts)]
+    clean = [_clean(fact, f"/facts/{position}") for position, fact in enumerate(facts)]
     if not clean:
         raise ValueError("an edit set has at least one fact")
     ident = new_id("es")
@@ -183,18 +190,26 @@ def accept(
         replay = _replayed(session, ident, actor, idempotency_key, body_digest)
         if replay is not None:
             return replay, True
-    model = models.require_usable(session, asked.model_id)
-    if asked.on_conflict == "reject" and model.live_version is not None:
+    unfinished = select(func.count()).where(EditSet.status.in_(("queued", "running", "verifying")))
+    of_key = unfinished.where(EditSet.created_by == actor.id).scalar_subquery().label("of_key")
+    of_model = unfinished.where(EditSet.model_id == model_id).scalar_subquery().label("of_model")
+    model, waiting = models.get_with(session, model_id, of_key, of_model)
+    if check is not None:
+        check(model)
+    models.check_usable(model)
+    if limits is not None:
+        _check_limits(session, model.id, len(clean), limits, waiting)
+    if on_conflict == "reject" and model.live_version is not None:
         conflicts.refuse_conflicts(session, model.id, clean)
     row = EditSet(
         id=ident,
         model_id=model.id,
-        promote=asked.promote,
-        gate=storable(asked.gate, "/gate"),
-        edit_on_rephrasings=asked.edit_on_rephrasings,
-        on_conflict=asked.on_conflict,
-        dry_run=asked.dry_run,
-        note=storable(asked.note, "/note"),
+        promote=promote,
+        gate=storable(gate, "/gate"),
+        edit_on_rephrasings=edit_on_rephrasings,
+        on_conflict=on_conflict,
+        dry_run=dry_run,
+        note=storable(note, "/note"),
         fact_count=len(clean),
         facts_digest=chain.facts_digest(clean),
         created_by=actor.id,
@@ -205,8 +220,31 @@ def accept(
     return _record(row, job, live=False), False
 
 
+def _check_limits(session: Session, model_id: str, facts: int, limits: Limits, waiting: Any) -> None:
+    """Refuse what is too much: too many sets that wait, or a set that would be given up before it is done."""
+    if waiting.of_key >= limits.of_key:
+        raise TooManyEdits("this key", waiting.of_key, "ERRATA_MAX_WAITING_OF_KEY")
+    if waiting.of_model >= limits.of_model:
+        raise TooManyEdits(f"model {model_id!r}", waiting.of_model, "ERRATA_MAX_WAITING_OF_MODEL")
+    if facts < LARGE:
+        return
+    took = func.extract("epoch", Job.finished_at - Job.claimed_at) / EditSet.fact_count
+    large = (
+        select(took.label("took"))
+        .join(Job, Job.edit_set_id == EditSet.id)
+        .where(EditSet.model_id == model_id, EditSet.fact_count >= LARGE, EditSet.report.is_not(None))
+        .order_by(EditSet.seq.desc())
+        .limit(20)
+        .subquery()
+    )
+    fastest = session.scalar(select(func.min(large.c.took)))
+    if fastest and facts * float(fastest) > limits.seconds:
+        fitting = max(1, int(limits.seconds / float(fastest)))
+        raise EditTooLarge(facts, facts * float(fastest), limits.seconds, fitting)
+
+
 def _insert(session: Session, row: EditSet, facts: Sequence[dict[str, Any]]) -> Job:
-    """Add an edit set, its facts, its job and the message to the queue."""
+    """Add an edit set, its facts and its job."""
     session.add(row)
     session.flush()
     places = [{"edit_set_id": row.id, "position": position} for position in range(len(facts))]
@@ -214,7 +252,6 @@ def _insert(session: Session, row: EditSet, facts: Sequence[dict[str, Any]]) -> 
     job = Job(id=new_id("job"), model_id=row.model_id, kind="edit", edit_set_id=row.id)
     session.add(job)
     session.flush()
-    outbox.add(session, job.id)
     return job
 
 

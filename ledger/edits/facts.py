@@ -15,7 +15,7 @@ from ledger.edits import conflicts
 from ledger.errors import NotFound
 from ledger.ids import fact_id
 from ledger.integrity import chain
-from ledger.records import FactRecord, Json, Page, Provenance
+from ledger.records import FactRecord, Json, Page, Provenance, VersionRecord
 from ledger.versions import members, versions
 
 Columns = TypeVarTuple("Columns")
@@ -68,7 +68,9 @@ def _records(session: Session, edit_set: EditSet, found: Sequence[Fact]) -> list
     ]
 
 
-def list_of(session: Session, edit_set_id: str, limit: int, cursor: str | None) -> Page[FactRecord]:
+def list_of(
+    session: Session, edit_set_id: str, limit: int = 50, cursor: str | None = None
+) -> Page[FactRecord]:
     """Return a page of an edit set's facts, in their order, each with its report.
 
     Raises:
@@ -76,16 +78,12 @@ def list_of(session: Session, edit_set_id: str, limit: int, cursor: str | None) 
         InvalidCursor: the cursor is not one of this list.
     """
     edit_set = queries.find(session, EditSet, edit_set_id, "edit set")
-    return queries.page(
-        session,
-        select(Fact).where(Fact.edit_set_id == edit_set.id),
-        Fact.position,
-        f"facts {edit_set.id}",
-        limit,
-        cursor,
-        lambda found: _records(session, edit_set, found),
-        newest_first=False,
+    query = select(Fact).where(Fact.edit_set_id == edit_set.id)
+    listing = f"facts {edit_set.id}"
+    page: Page[Fact] = queries.page(
+        session, query, Fact.position, listing, limit, cursor, lambda row: row.Fact, newest_first=False
     )
+    return Page(tuple(_records(session, edit_set, page.items)), page.next_cursor)
 
 
 def all_of(session: Session, edit_set_id: str) -> tuple[FactRecord, ...]:
@@ -102,14 +100,46 @@ def of_version(session: Session, model_id: str, number: int) -> tuple[FactRecord
     return tuple(_record(row, True, None) for row in found)
 
 
-def held(session: Session, model_id: str, number: int, limit: int, cursor: str | None) -> Page[FactRecord]:
-    """Return a page of the facts that a version holds, by edit set, then by position.
+def held(
+    session: Session, model_id: str, ref: int | str, limit: int = 50, cursor: str | None = None
+) -> tuple[int, Page[FactRecord]]:
+    """Return a version's number, and a page of the facts that it holds, by edit set, then by position.
 
     Raises:
+        NotFound: there is no such version.
         InvalidCursor: the cursor is not one of this list.
     """
+    number = versions.number_of(session, model_id, ref)
     page = _page(session, _held(select(Fact), model_id, number), f"facts {model_id} {number}", limit, cursor)
-    return Page(tuple(_record(row, False, None) for (row,) in page.items), page.next_cursor)
+    return number, Page(tuple(_record(row, False, None) for (row,) in page.items), page.next_cursor)
+
+
+def changes(
+    session: Session,
+    model_id: str,
+    ref: int | str,
+    since: int | str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> tuple[VersionRecord, VersionRecord, Page[tuple[bool, FactRecord]]]:
+    """Return two versions, and a page of the facts that differ between them; see `differing`.
+
+    Args:
+        session: the transaction.
+        model_id: the model.
+        ref: the one version, by number or alias.
+        since: the other; None for the parent of the first, or version 0 itself.
+        limit: facts of a page.
+        cursor: of the page before, or None.
+
+    Raises:
+        NotFound: there is no such version.
+        InvalidCursor: the cursor is not one of this list.
+    """
+    version = versions.get(session, model_id, ref)
+    other = versions.get(session, model_id, (version.parent or 0) if since is None else since)
+    page = differing(session, model_id, version.number, other.number, limit, cursor)
+    return version, other, page
 
 
 def differing(

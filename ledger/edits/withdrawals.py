@@ -14,7 +14,6 @@ from ledger.edits.edit_sets import progress_of
 from ledger.errors import NotFound, NotLive, WrongModel
 from ledger.ids import fact_id, new_id, parse_fact_id
 from ledger.integrity.chain import storable
-from ledger.jobs import outbox
 from ledger.records import Actor, WithdrawalRecord
 from ledger.states import EditSetStatus
 from ledger.versions import members, versions
@@ -129,7 +128,6 @@ def request(
     job = Job(id=new_id("job"), model_id=model_id, kind="withdraw", withdrawal_id=row.id)
     session.add(job)
     session.flush()
-    outbox.add(session, job.id)
     detail = {"edit_sets": row.edit_set_ids, "facts": row.fact_ids, "reason": reason, "withdrawal": row.id}
     audit.record(session, actor, "model.withdraw", f"models/{model_id}", detail)
     return _record(row, job)

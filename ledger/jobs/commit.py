@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from ledger.auth import audit
 from ledger.blobs import refs
-from ledger.blobs.store import Blobs
+from ledger.db.engine import Transaction
 from ledger.db.tables import EditSet, Job, TrialReport, Version, Withdrawal
 from ledger.edits import conflicts, edit_sets, facts, withdrawals
 from ledger.errors import HeadMoved, InconsistentVersion
@@ -31,13 +31,18 @@ from ledger.versions import versions
 from ledger.versions.members import Change
 
 
-def load(session: Session, claim: Claim) -> JobInput:
+def load(session: Session, claim: Claim, *, to_solve: bool = False) -> JobInput:
     """Return all that a worker needs for a job it has claimed, with the live version as it is now.
+
+    With `to_solve`, other jobs of the model are kept from solving.
 
     Raises:
         LeaseLost, JobCancelled: the claim no longer holds.
         ModelNotReady: the model has no version yet.
+        SolveLocked: it is to be solved, and another job solves.
     """
+    if to_solve:
+        jobs.begin_solving(session, claim)
     job = jobs.held(session, claim)
     model = models.get(session, job.model_id)
     live = versions.live(session, job.model_id)
@@ -84,9 +89,7 @@ def _committed(session: Session, claim: Claim) -> VersionRecord | None:
     return None if number is None else versions.get(session, job.model_id, number)
 
 
-def commit(
-    session: Session, store: Blobs, claim: Claim, new: NewVersion, *, in_turn: bool = True
-) -> VersionRecord:
+def commit(tx: Transaction, claim: Claim, new: NewVersion) -> VersionRecord:
     """Commit a job's version with all that it names, once, and make it live if it may be.
 
     An edit set becomes applied if the gate is met and rejected otherwise; a version of an applied set is made
@@ -95,47 +98,43 @@ def commit(
     Raises:
         LeaseLost, JobCancelled: the claim no longer holds.
         HeadMoved: the live version is not the parent any more; solve again.
-        NotItsTurn: it is to commit `in_turn`, and a job that was overtaken more often goes first; commit
-            again in a moment.
         InconsistentVersion: the job is of another kind, or a dry run.
         BlobMissing: a blob that it names is not in the store.
     """
-    repeated = _committed(session, claim)
+    repeated = _committed(tx, claim)
     if repeated is not None:
         return repeated
-    job = jobs.held(session, claim)
+    job = jobs.held(tx, claim)
     if new.kind != job.kind:
         raise InconsistentVersion(job.model_id, f"its kind is {new.kind}, the job's is {job.kind}")
-    head = versions.lock_head(session, job.model_id)
-    live = versions.live(session, job.model_id)
+    head = versions.lock_head(tx, job.model_id)
+    live = versions.live(tx, job.model_id)
     if live.number != new.parent_number:
         raise HeadMoved(job.model_id, new.parent_number, live.number)
-    if in_turn:
-        jobs.check_turn(session, job)
-    refs.record(session, store, new.delta_digest, "delta")
-    refs.record(session, store, new.statistics_digest, "statistics")
-    row = jobs.subject(session, job)
+    refs.record(tx, new.delta_digest, "delta")
+    refs.record(tx, new.statistics_digest, "statistics")
+    row = jobs.subject(tx, job)
     if isinstance(row, EditSet) and row.dry_run:
         raise InconsistentVersion(job.model_id, f"{row.id} is a dry run, which makes no version")
     jobs.move(row, "verifying")
-    session.flush()
-    made = versions.append(session, head, _draft(session, job, row, new))
+    tx.flush()
+    made = versions.append(tx, head, _draft(tx, job, row, new))
     promoted = isinstance(row, Withdrawal) or (new.gate_met and row.promote == "auto")
     jobs.move(row, "applied" if isinstance(row, Withdrawal) or new.gate_met else "rejected")
     row.version_number = made.number
     row.report = None if made.report is None else dict(made.report)
     if isinstance(row, EditSet):
         row.statistics_digest = new.statistics_digest
-    jobs.finish(session, job, row)
+    jobs.finish(tx, job, row)
     if promoted:
-        aliases.point(session, job.model_id, versions.LIVE, made.number, claim.holder)
+        aliases.point(tx, job.model_id, versions.LIVE, made.number, claim.holder)
     detail = {"subject": jobs.name(row), "hash": made.hash, "live": promoted, "gate_met": new.gate_met}
     place = f"models/{job.model_id}/versions/{made.number}"
-    audit.record(session, claim.holder, "version.commit", place, detail)
-    return versions.named(session, made)
+    audit.record(tx, claim.holder, "version.commit", place, detail)
+    return versions.named(tx, made)
 
 
-def conclude_trial(
+def finish_dry_run(
     session: Session, claim: Claim, report: Json, fact_reports: Sequence[FactReport]
 ) -> EditSetRecord:
     """End a dry run with what was measured; no version is made. Asking again changes nothing.

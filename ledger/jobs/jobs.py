@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from ledger.auth import audit
-from ledger.db.tables import EditSet, Job, Withdrawal
-from ledger.errors import IllegalTransition, JobCancelled, LeaseLost, NotItsTurn
+from ledger.db.tables import EditSet, Head, Job, Withdrawal
+from ledger.errors import IllegalTransition, JobCancelled, LeaseLost, SolveLocked
 from ledger.integrity.chain import storable
-from ledger.jobs import outbox
 from ledger.records import Actor, Claim, Json
 from ledger.states import LEGAL_TRANSITIONS, EditSetStatus, JobKind
 
-PATIENCE = 2
-"""A job that was overtaken so often goes before those that were overtaken less."""
+MAX_ATTEMPTS = 3
 
 
 def subject(session: Session, job: Job) -> EditSet | Withdrawal:
@@ -83,7 +81,9 @@ def held(session: Session, claim: Claim) -> Job:
     return job
 
 
-def claim(session: Session, job_id: str, holder: str, lease_s: float, max_attempts: int) -> Claim | None:
+def claim(
+    session: Session, job_id: str, holder: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS
+) -> Claim | None:
     """Take a job for so many seconds, or return None: it is finished, or somebody's lease on it still runs.
 
     A job that has been tried `max_attempts` times and left unfinished is not tried again: it fails as
@@ -92,6 +92,42 @@ def claim(session: Session, job_id: str, holder: str, lease_s: float, max_attemp
     job = lock(session, job_id)
     if job is None or job.finished_at is not None:
         return None
+    return _take(session, job, holder, lease_s, max_attempts)
+
+
+def claim_next(
+    session: Session, model_id: str, holder: str, lease_s: float, max_attempts: int = MAX_ATTEMPTS
+) -> Claim | None:
+    """Take the model's job that has waited longest and that nobody holds, or return None if there is none."""
+    now = func.clock_timestamp()
+    query = (
+        select(Job)
+        .where(
+            Job.model_id == model_id,
+            Job.finished_at.is_(None),
+            Job.waiting_since <= now,
+            or_(Job.lease_expires_at.is_(None), Job.lease_expires_at <= now),
+        )
+        .order_by(Job.waiting_since, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    while (job := session.scalar(query)) is not None:
+        taken = _take(session, job, holder, lease_s, max_attempts)
+        if taken is not None:
+            return taken
+    return None
+
+
+def waiting(session: Session) -> dict[str, int]:
+    """Return how many jobs nobody holds that are not finished, by model."""
+    free = or_(Job.lease_expires_at.is_(None), Job.lease_expires_at <= func.clock_timestamp())
+    query = select(Job.model_id, func.count()).where(Job.finished_at.is_(None), free)
+    return dict(session.execute(query.group_by(Job.model_id)).all())
+
+
+def _take(session: Session, job: Job, holder: str, lease_s: float, max_attempts: int) -> Claim | None:
     now = session.scalar(select(func.clock_timestamp()))
     assert now is not None
     if job.lease_expires_at is not None and job.lease_expires_at > now:
@@ -105,7 +141,8 @@ def claim(session: Session, job_id: str, holder: str, lease_s: float, max_attemp
     job.attempts += 1
     job.holder = holder
     job.lease_expires_at = now + timedelta(seconds=lease_s)
-    job.stage, job.stage_done, job.stage_total, job.overtaken = None, 0, 0, 0
+    job.claimed_at = now
+    job.stage, job.stage_done, job.stage_total = None, 0, 0
     move(row, "running")
     session.flush()
     kind: JobKind = "edit" if job.kind == "edit" else "withdraw"
@@ -162,44 +199,38 @@ def verifying(session: Session, claim: Claim) -> None:
     move(subject(session, held(session, claim)), "verifying")
 
 
-def overtaken(session: Session, claim: Claim) -> None:
-    """Note that another version went live before the claimed job's own could be committed.
+def begin_solving(session: Session, claim: Claim) -> None:
+    """Keep other jobs of the model from solving, until this claim ends; the same claim may ask again.
 
     Raises:
         LeaseLost, JobCancelled: as `held` says.
+        SolveLocked: another job solves.
     """
-    held(session, claim).overtaken += 1
-
-
-def check_turn(session: Session, job: Job) -> None:
-    """See that no job at work on the same model goes first.
-
-    Raises:
-        NotItsTurn: one does, since it was overtaken `PATIENCE` times or more, and more often than this one.
-    """
-    first = session.scalar(
-        select(Job.id)
-        .where(
-            Job.model_id == job.model_id,
+    job = held(session, claim)
+    head = session.get(Head, job.model_id, with_for_update=True, populate_existing=True)
+    if head is None or (head.solving_job, head.solving_fence) == (job.id, claim.fence):
+        return
+    other = session.scalar(
+        select(Job.id).where(
+            Job.id == head.solving_job,
+            Job.fence == head.solving_fence,
             Job.finished_at.is_(None),
             Job.lease_expires_at > func.clock_timestamp(),
-            Job.overtaken >= PATIENCE,
-            or_(Job.overtaken > job.overtaken, and_(Job.overtaken == job.overtaken, Job.id < job.id)),
         )
-        .limit(1)
     )
-    if first is not None:
-        raise NotItsTurn(job.id, first)
+    if other is not None:
+        raise SolveLocked(job.id, other)
+    head.solving_job, head.solving_fence = job.id, claim.fence
 
 
-def release(session: Session, claim: Claim, counted: bool, delay_s: float) -> None:
+def release(session: Session, claim: Claim, *, counted: bool = True, delay_s: float = 0.0) -> None:
     """Give a job back unfinished, to be taken again.
 
     Args:
         session: the transaction.
         claim: the right to the job, which ends.
         counted: whether this was an attempt, or the job is not to blame.
-        delay_s: seconds after which its bell is rung again; 0 rings at once.
+        delay_s: seconds for which nobody takes it.
 
     Raises:
         LeaseLost, JobCancelled: as `held` says.
@@ -210,9 +241,6 @@ def release(session: Session, claim: Claim, counted: bool, delay_s: float) -> No
         job.attempts -= 1
     job.lease_expires_at = None
     job.waiting_since = func.clock_timestamp() + timedelta(seconds=delay_s)
-    session.flush()
-    if delay_s == 0:
-        outbox.add(session, job.id)
 
 
 def fail(session: Session, claim: Claim, error: Json) -> None:
@@ -223,6 +251,22 @@ def fail(session: Session, claim: Claim, error: Json) -> None:
     """
     job = held(session, claim)
     _end(session, job, subject(session, job), error, claim.holder)
+
+
+def unfinished(session: Session, model_id: str) -> list[str]:
+    """Return the ids of a model's edit sets that wait or are worked on, the oldest first."""
+    query = select(Job.edit_set_id).where(
+        Job.model_id == model_id, Job.finished_at.is_(None), Job.edit_set_id.is_not(None)
+    )
+    return [str(ident) for ident in session.scalars(query.order_by(Job.id))]
+
+
+def cancel_all(session: Session, model_id: str, actor: Actor) -> list[str]:
+    """Cancel a model's edit sets that wait or are worked on, and return their ids."""
+    idents = unfinished(session, model_id)
+    for ident in idents:
+        cancel(session, session.get_one(EditSet, ident), actor)
+    return idents
 
 
 def cancel(session: Session, edit_set: EditSet, actor: Actor) -> None:

@@ -9,8 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.auth import audit
-from ledger.blobs.store import Blobs
 from ledger.db import queries
+from ledger.db.engine import Transaction
 from ledger.db.tables import Alias, EditSet, Version
 from ledger.errors import GateNotMet, InvalidName, NotFound, StaleParent
 from ledger.records import Actor, VersionRecord
@@ -18,16 +18,6 @@ from ledger.versions import members, versions
 from ledger.versions.versions import BASE, LIVE
 
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-
-
-def check_delta(store: Blobs, delta_digest: str | None) -> None:
-    """See that a version's delta can be served: there, and the bytes that its digest names.
-
-    Raises:
-        BlobMissing, BlobCorrupt: it cannot.
-    """
-    if delta_digest is not None:
-        store.check(delta_digest)
 
 
 def point(session: Session, model_id: str, name: str, number: int, actor: Actor) -> None:
@@ -96,13 +86,14 @@ def _check_promotion(session: Session, version: Version, live: int) -> None:
 
 
 def set_alias(
-    session: Session,
+    tx: Transaction,
     model_id: str,
     name: str,
-    number: int,
+    ref: int | str,
     actor: Actor,
-    force: bool,
-    reason: str | None,
+    *,
+    force: bool = False,
+    reason: str | None = None,
 ) -> VersionRecord:
     """Point an alias at an existing version, and return the version.
 
@@ -110,19 +101,31 @@ def set_alias(
         InvalidName: the name is not allowed.
         NotFound, ModelNotReady: there is no such model or version, or none yet.
         GateNotMet, StaleParent: `live` was asked for, and this needs force with a reason.
+        BlobMissing, BlobCorrupt: `live` was asked for, and the version's delta cannot be served.
     """
-    if not ALIAS.fullmatch(name) or name == BASE:
-        rule = f"up to 64 letters, digits, dashes and underscores, the first a letter, and not {BASE!r}"
+    if not ALIAS.fullmatch(name) or (name != LIVE and name.lower() in (BASE, LIVE)):
+        rule = (
+            f"up to 64 letters, digits, dashes and underscores, the first a letter, and not {BASE!r} or "
+            f"{LIVE!r} in other case"
+        )
         raise InvalidName("alias", name, rule, "/name")
-    versions.lock_head(session, model_id)
-    version = versions.find(session, model_id, number)
+    version = versions.find(tx, model_id, ref)
+    if name == LIVE:
+        _check_delta(tx, version.delta_digest)
+    versions.lock_head(tx, model_id)
     forced = force and bool(reason and reason.strip())
     if name == LIVE and not forced:
-        _check_promotion(session, version, versions.find(session, model_id, LIVE).number)
-    point(session, model_id, name, version.number, actor)
+        _check_promotion(tx, version, versions.find(tx, model_id, LIVE).number)
+    point(tx, model_id, name, version.number, actor)
     detail = {"number": version.number, "force": force, "reason": reason}
-    audit.record(session, actor, "alias.set", f"models/{model_id}/aliases/{name}", detail)
-    return versions.get(session, model_id, version.number)
+    audit.record(tx, actor, "alias.set", f"models/{model_id}/aliases/{name}", detail)
+    return versions.get(tx, model_id, version.number)
+
+
+def _check_delta(tx: Transaction, delta_digest: str | None) -> None:
+    """See that a version's delta is there, whole; before a lock is taken, since it may be large."""
+    if delta_digest is not None:
+        tx.blobs.check(delta_digest)
 
 
 def remove_alias(session: Session, model_id: str, name: str, actor: Actor) -> None:
@@ -143,37 +146,36 @@ def remove_alias(session: Session, model_id: str, name: str, actor: Actor) -> No
 
 
 def roll_back(
-    session: Session, model_id: str, target: VersionRecord, reason: str, actor: Actor
+    tx: Transaction, model_id: str, to_version: int | str, reason: str, actor: Actor
 ) -> VersionRecord:
     """Make a new version with an earlier one's delta and members, and make it live.
 
-    The target's delta must be checked (`check_delta`) before the transaction commits.
-
     Raises:
+        NotFound, ModelNotReady: there is no such model or version, or none yet.
         GateNotMet: the target never met its gate; use the alias with force.
+        BlobMissing, BlobCorrupt: the target's delta cannot be served.
     """
-    head = versions.lock_head(session, model_id)
+    target = versions.get(tx, model_id, to_version)
+    _check_delta(tx, target.delta_digest)
+    head = versions.lock_head(tx, model_id)
     if not target.gate_met:
         raise GateNotMet(model_id, target.number)
-    before = versions.find(session, model_id, LIVE).number
-    made = versions.append(
-        session,
-        head,
-        versions.Draft(
-            kind="rollback",
-            parent=before,
-            restores=target.number,
-            like=target.number,
-            change={},
-            delta_digest=target.delta_digest,
-            weights_digest=target.weights_digest,
-            gate_met=target.gate_met,
-            report=target.report,
-            reason=reason,
-            created_by=audit.actor_name(actor),
-        ),
+    before = versions.find(tx, model_id, LIVE).number
+    draft = versions.Draft(
+        kind="rollback",
+        parent=before,
+        restores=target.number,
+        like=target.number,
+        change={},
+        delta_digest=target.delta_digest,
+        weights_digest=target.weights_digest,
+        gate_met=target.gate_met,
+        report=target.report,
+        reason=reason,
+        created_by=audit.actor_name(actor),
     )
-    point(session, model_id, LIVE, made.number, actor)
+    made = versions.append(tx, head, draft)
+    point(tx, model_id, LIVE, made.number, actor)
     detail = {"from": before, "to": target.number, "reason": reason, "hash": made.hash}
-    audit.record(session, actor, "model.roll_back", f"models/{model_id}/versions/{made.number}", detail)
-    return versions.named(session, made)
+    audit.record(tx, actor, "model.roll_back", f"models/{model_id}/versions/{made.number}", detail)
+    return versions.named(tx, made)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.auth import audit
 from ledger.blobs import refs
-from ledger.blobs.store import Blobs
 from ledger.db import queries
+from ledger.db.engine import Transaction
 from ledger.db.tables import Alias, Editor, Model
-from ledger.errors import AlreadyExists, InvalidName, ModelNotReady
+from ledger.errors import AlreadyExists, InvalidName, ModelNotReady, NotFound
 from ledger.integrity.chain import storable
 from ledger.records import Actor, Json, ModelRecord, Page
 from ledger.states import ModelStatus
@@ -27,19 +24,14 @@ FIELDS = {"revision": "/revision", "modules": "/modules", "gate": "/gate", "give
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-def _records(session: Session, models: Sequence[Model]) -> list[ModelRecord]:
-    aliases: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for alias in session.scalars(select(Alias).where(Alias.model_id.in_([model.id for model in models]))):
-        aliases[alias.model_id][alias.name] = alias.number
-    digests = {model.editor_digest for model in models if model.editor_digest}
-    cards = {
-        editor.digest: editor.card
-        for editor in session.scalars(select(Editor).where(Editor.digest.in_(digests)))
-    }
-    return [_record(model, dict(sorted(aliases[model.id].items())), cards) for model in models]
+def _select(*more: Any) -> Select[*tuple[Any, ...]]:
+    aliases = select(func.jsonb_object_agg(Alias.name, Alias.number)).where(Alias.model_id == Model.id)
+    editors = select(Model, Editor.card, aliases.scalar_subquery().label("aliases"), *more)
+    return editors.outerjoin(Editor, Editor.digest == Model.editor_digest)
 
 
-def _record(model: Model, aliases: dict[str, int], cards: dict[str, dict[str, object]]) -> ModelRecord:
+def _record(row: Any) -> ModelRecord:
+    model: Model = row.Model
     status: ModelStatus = model.status  # type: ignore[assignment]  # a check constraint holds it
     return ModelRecord(
         id=model.id,
@@ -52,12 +44,12 @@ def _record(model: Model, aliases: dict[str, int], cards: dict[str, dict[str, ob
         gate=model.gate,
         status=status,
         editor_digest=model.editor_digest,
-        editor_card=cards.get(model.editor_digest) if model.editor_digest else None,
+        editor_card=row.card,
         given_editor_digest=model.given_editor_digest,
         canaries=model.canaries,
         base_parameters_digest=model.base_parameters_digest,
         error=model.error,
-        aliases=aliases,
+        aliases=dict(sorted((row.aliases or {}).items())),
         created_at=model.created_at,
         created_by=model.created_by,
     )
@@ -69,70 +61,81 @@ def get(session: Session, model_id: str) -> ModelRecord:
     Raises:
         NotFound: there is no such model.
     """
-    return _records(session, [queries.find(session, Model, model_id, "model")])[0]
+    return _record(_find(session, model_id))
 
 
-def list_all(session: Session, limit: int, cursor: str | None) -> Page[ModelRecord]:
+def _find(session: Session, model_id: str, *more: Any) -> Any:
+    """Return a model's row with its editor's card, its aliases and more columns."""
+    row = None
+    if queries.can_be_id(model_id):
+        query = _select(*more).where(Model.id == model_id)
+        row = session.execute(query, execution_options={"populate_existing": True}).one_or_none()
+    if row is None:
+        raise NotFound("model", model_id)
+    return row
+
+
+def get_with(session: Session, model_id: str, *more: Any) -> tuple[ModelRecord, Any]:
+    """Return a model, and the row that has more columns, from one statement; NotFound as `get`."""
+    row = _find(session, model_id, *more)
+    return _record(row), row
+
+
+def list_all(session: Session, limit: int = 50, cursor: str | None = None) -> Page[ModelRecord]:
     """Return a page of models, newest first."""
-    return queries.page(
-        session, select(Model), Model.seq, "models", limit, cursor, lambda found: _records(session, found)
-    )
+    return queries.page(session, _select(), Model.seq, "models", limit, cursor, _record)
 
 
-@dataclass(frozen=True)
-class Registration:
-    """A base model as it is registered.
+def register(
+    tx: Transaction,
+    id: str,  # noqa: A002 - the word that clients use
+    source: str,
+    revision: str | None,
+    info: Json,
+    editor: bytes | None = None,
+    gate: Json | None = None,
+    *,
+    actor: Actor,
+) -> ModelRecord:
+    """Register a base model, to be prepared by a worker; registering the same again changes nothing.
 
-    Attributes:
+    Args:
+        tx: the transaction.
         id: letters, digits, dots, dashes and underscores.
         source: hub id or folder.
         revision: of the hub's repository.
         info: architecture, context_length, modules and digest of the checkpoint.
-        editor: digest of the editor to use; None to have one calibrated.
+        editor: the editor to use; None to have one calibrated.
         gate: thresholds in place of the defaults.
-    """
-
-    id: str
-    source: str
-    revision: str | None
-    info: Json
-    editor: str | None
-    gate: Json | None
-
-    def columns(self) -> dict[str, Any]:
-        """Return what the model's row says of it, with every text checked."""
-        return {
-            "source": storable(self.source, "/source"),
-            "revision": storable(self.revision, "/revision"),
-            "architecture": self.info["architecture"],
-            "context_length": self.info["context_length"],
-            "modules": list(self.info["modules"]),
-            "digest": self.info["digest"],
-            "gate": storable({**DEFAULT_GATE, **(self.gate or {})}, "/gate"),
-            "given_editor_digest": self.editor,
-        }
-
-
-def register(session: Session, store: Blobs, asked: Registration, actor: Actor) -> ModelRecord:
-    """Register a base model, to be prepared by a worker; registering the same again changes nothing.
+        actor: who asks.
 
     Raises:
         InvalidName: the id is not allowed.
         AlreadyExists: another model has this id. One that failed may be registered anew.
         UnstorableText, NotANumber: text or numbers that cannot be recorded.
     """
-    if not MODEL_ID.fullmatch(asked.id):
+    if not MODEL_ID.fullmatch(id):
         rule = "up to 128 letters, digits, dots, dashes and underscores, the first a letter or digit"
-        raise InvalidName("model id", asked.id, rule, "/id")
-    refs.record(session, store, asked.editor, "editor")
-    wanted = asked.columns()
-    made = session.execute(
+        raise InvalidName("model id", id, rule, "/id")
+    digest = None if editor is None else tx.blobs.put(editor)
+    refs.record(tx, digest, "editor")
+    wanted: dict[str, Any] = {
+        "source": storable(source, "/source"),
+        "revision": storable(revision, "/revision"),
+        "architecture": info["architecture"],
+        "context_length": info["context_length"],
+        "modules": list(info["modules"]),
+        "digest": info["digest"],
+        "gate": storable({**DEFAULT_GATE, **(gate or {})}, "/gate"),
+        "given_editor_digest": digest,
+    }
+    made = tx.execute(
         insert(Model)
-        .values(id=asked.id, created_by=audit.actor_name(actor), **wanted)
+        .values(id=id, created_by=audit.actor_name(actor), **wanted)
         .on_conflict_do_nothing(index_elements=["id"])
         .returning(Model.id)
     ).scalar()
-    model = queries.find(session, Model, asked.id, "model", lock=True)
+    model = queries.find(tx, Model, id, "model", lock=True)
     if made is None and model.status == "failed":
         for name, value in wanted.items():
             setattr(model, name, value)
@@ -140,11 +143,11 @@ def register(session: Session, store: Blobs, asked: Registration, actor: Actor) 
     elif made is None:
         for name, value in wanted.items():
             if getattr(model, name) != value:
-                raise AlreadyExists("model", asked.id, FIELDS.get(name, "/source"))
-        return get(session, asked.id)
-    session.flush()
-    audit.record(session, actor, "model.register", f"models/{asked.id}", wanted)
-    return get(session, asked.id)
+                raise AlreadyExists("model", id, FIELDS.get(name, "/source"))
+        return get(tx, id)
+    tx.flush()
+    audit.record(tx, actor, "model.register", f"models/{id}", wanted)
+    return get(tx, id)
 
 
 def fail(session: Session, model_id: str, error: Json) -> ModelRecord:
@@ -161,14 +164,11 @@ def fail(session: Session, model_id: str, error: Json) -> ModelRecord:
     return get(session, model_id)
 
 
-def require_usable(session: Session, model_id: str) -> ModelRecord:
-    """Return a model that is ready or will be.
+def check_usable(model: ModelRecord) -> None:
+    """Refuse a model that is not ready and never will be.
 
     Raises:
-        NotFound: there is no such model.
         ModelNotReady: it failed.
     """
-    model = get(session, model_id)
     if model.status == "failed":
-        raise ModelNotReady(model_id, model.status)
-    return model
+        raise ModelNotReady(model.id, model.status, (model.error or {}).get("detail", ""))

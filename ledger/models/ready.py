@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from ledger.auth import audit
 from ledger.blobs import refs
-from ledger.blobs.store import Blobs
 from ledger.db import queries
+from ledger.db.engine import Transaction
 from ledger.db.tables import Editor, Head, Model
 from ledger.integrity import set_digest
 from ledger.integrity.chain import storable
@@ -18,39 +17,41 @@ from ledger.versions import versions
 
 
 def mark_ready(
-    session: Session,
-    store: Blobs,
+    tx: Transaction,
     model_id: str,
-    editor_digest: str,
+    editor_bytes: bytes,
     editor_card: Json,
     canaries: Json,
     base_parameters_digest: str,
-    weights_digest: str | None,
+    *,
     actor: Actor,
+    weights_digest: str | None = None,
 ) -> ModelRecord:
     """Make a prepared model ready: its editor, its canaries, version 0 and the alias live.
 
     A model that is ready already stays as it is, so that several workers may prepare it at once.
+    `weights_digest` is that of the base's weights of the edited modules, for version 0.
 
     Raises:
         NotFound: there is no such model.
-        BlobMissing: the editor is not in the store.
+        BlobStoreUnavailable: the editor cannot be stored.
     """
-    model = queries.find(session, Model, model_id, "model", lock=True)
+    model = queries.find(tx, Model, model_id, "model", lock=True)
     if model.status == "ready":
-        return models.get(session, model_id)
-    refs.record(session, store, editor_digest, "editor")
+        return models.get(tx, model_id)
+    editor_digest = tx.blobs.put(editor_bytes)
+    refs.record(tx, editor_digest, "editor")
     card = storable(editor_card, "/editor_card")
-    session.execute(insert(Editor).values(digest=editor_digest, card=card).on_conflict_do_nothing())
+    tx.execute(insert(Editor).values(digest=editor_digest, card=card).on_conflict_do_nothing())
     model.status, model.error = "ready", None
     model.editor_digest = editor_digest
     model.canaries = storable(canaries, "/canaries")
     model.base_parameters_digest = base_parameters_digest
-    session.flush()
+    tx.flush()
     head = Head(model_id=model_id, number=0, hash="", members_state=set_digest.EMPTY)
-    session.add(head)
+    tx.add(head)
     version = versions.append(
-        session,
+        tx,
         head,
         versions.Draft(
             kind="base",
@@ -63,7 +64,7 @@ def mark_ready(
             created_by=audit.actor_name(actor),
         ),
     )
-    aliases.point(session, model_id, versions.LIVE, 0, actor)
+    aliases.point(tx, model_id, versions.LIVE, 0, actor)
     detail = {"editor_digest": editor_digest, "hash": version.hash}
-    audit.record(session, actor, "model.complete", f"models/{model_id}", detail)
-    return models.get(session, model_id)
+    audit.record(tx, actor, "model.complete", f"models/{model_id}", detail)
+    return models.get(tx, model_id)

@@ -251,7 +251,9 @@ def live_among(session: Session, edit_set_ids: Sequence[str]) -> set[str]:
     return set(session.scalars(query.where(queries.one_of(Membership.edit_set_id, edit_set_ids))))
 
 
-def list_all(session: Session, model_id: str, limit: int, cursor: str | None) -> Page[VersionRecord]:
+def list_all(
+    session: Session, model_id: str, limit: int = 50, cursor: str | None = None
+) -> Page[VersionRecord]:
     """Return a page of a model's versions, newest first.
 
     Raises:
@@ -259,6 +261,7 @@ def list_all(session: Session, model_id: str, limit: int, cursor: str | None) ->
         InvalidCursor: the cursor is not one of this list.
     """
     model = queries.find(session, Model, model_id, "model")
+    aliases = _aliases(session, model.id)
     return queries.page(
         session,
         select(Version).where(Version.model_id == model.id),
@@ -266,5 +269,24 @@ def list_all(session: Session, model_id: str, limit: int, cursor: str | None) ->
         f"versions {model.id}",
         limit,
         cursor,
-        lambda found: records(session, found),
+        lambda row: _record(row.Version, tuple(aliases[row.Version.number])),
     )
+
+
+def number_of(session: Session, model_id: str, ref: int | str) -> int:
+    """Return the number that a reference names; NotFound as `find` has it."""
+    return find(session, model_id, ref).number
+
+
+def members_of(session: Session, model_id: str, ref: int | str) -> dict[str, Member]:
+    """Return the members of a version by edit set; NotFound as `find` has it."""
+    row = find(session, model_id, ref)
+    return members.at(session, row.model_id, row.number)
+
+
+def list_members(
+    session: Session, model_id: str, ref: int | str, limit: int = 50, cursor: str | None = None
+) -> tuple[int, Page[Member]]:
+    """Return a version's number and a page of its members; see `members.page`."""
+    row = find(session, model_id, ref)
+    return row.number, members.page(session, row.model_id, row.number, limit, cursor)

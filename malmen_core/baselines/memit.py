@@ -28,7 +28,7 @@ from malmen_core.editing.gauss_newton import Progress
 from malmen_core.editing.ridge import Regulariser, Ridge
 from malmen_core.evaluation.methods import Method, Sets
 from malmen_core.facts import Fact
-from malmen_core.generation.sampling import sample_continuations
+from malmen_core.generation.continuations import sample_continuations
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
 from malmen_core.models.overlay import Weights

@@ -18,7 +18,7 @@ from malmen_core.editing.covariance import SecondMoment, second_moments
 from malmen_core.editing.editor import PAPER, Editor, EditPlan
 from malmen_core.editing.gauss_newton import Progress
 from malmen_core.editing.hypernetwork import HyperNetwork
-from malmen_core.generation.sampling import sample_continuations
+from malmen_core.generation.continuations import sample_continuations
 from malmen_core.models.base import BaseModel
 from malmen_core.models.overlay import intercepting
 from malmen_core.models.tokenization import Encoded, KeyPosition, encode_prompts

@@ -71,7 +71,7 @@ def edit(
     goals = located(base, editor, edit_goals(base, facts, edit_on_rephrasings=edit_on_rephrasings))
     preserved = Preserved.none(editor.network.shapes)
     if plan.preserved_weight > 0:
-        preserved = preserved_keys(base, facts, goals.prompts, plan.neighbours, plan.preserved_rank)
+        preserved = preserved_keys(base, facts, plan.neighbours, plan.preserved_rank)
     first = capture(base, goals.sequences, plan.where, batch_tokens=batch_tokens)
     row_N, owner_R, kept_R = rows_of(goals, first.sequence_T.cpu())
     keys = {name: to_storage(keys_NU[kept_R.to(keys_NU.device)]) for name, keys_NU in first.keys.items()}
@@ -108,10 +108,11 @@ def edit(
 
 def located(base: BaseModel, editor: Editor, goals: Goals) -> Goals:
     """Goals whose subject is located where it can be edited."""
-    if editor.plan.where != "subject" or editor.plan.prior_weight == 0:
+    least = editor.plan.least_leverage
+    if editor.plan.where != "subject" or least == 0:
         return goals
     regularisers = editor.regularisers(base.device)
-    return replace(goals, sequences=tuple(off_sinks(base, regularisers, goals.sequences)))
+    return replace(goals, sequences=tuple(off_sinks(base, regularisers, goals.sequences, least)))
 
 
 def rows_of(goals: Goals, goal_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:

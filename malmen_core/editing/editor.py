@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -38,6 +39,7 @@ class EditPlan:
         preserved_weight: a, the weight of a key at which nothing may change, in tokens.
         neighbours: prompts of each template that are preserved; 0 for none.
         preserved_rank: rows that each group of preserved keys is compressed to.
+        least_leverage: a token whose key has less, in tokens of the prior, is an attention sink, and not edited.
         rounds: Gauss-Newton steps at most; 0 for the paper's single shot.
         margin: a goal is reached when each answer token beats every other by this many nats.
         lone_margin: likewise for a fact that is edited alone; for n facts, this over the cube root of n, if that
@@ -53,8 +55,9 @@ class EditPlan:
     noise: float = 0.1
     prior_weight: float = 10000.0
     preserved_weight: float = 100.0
-    neighbours: int = 0
+    neighbours: int = 12
     preserved_rank: int = 16
+    least_leverage: float = 0.04
     rounds: int = 10
     margin: float = 2.0
     lone_margin: float = 12.0
@@ -65,7 +68,7 @@ class EditPlan:
 
     def margin_of(self, facts: int) -> float:
         """The margin that each of so many facts is edited to: few may be pushed further at little cost."""
-        return max(self.margin, self.lone_margin / facts ** (1 / 3))
+        return max(self.margin, self.lone_margin / math.cbrt(facts))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> EditPlan:
@@ -111,7 +114,25 @@ class Editor:
     def regularisers(
         self, device: torch.device, preserved: Mapping[str, Tensor] | None = None
     ) -> dict[str, Regulariser]:
-        """``M = λI + c·C0 + a·A'A`` by module, with the preserved keys `A` given; factored on a device."""
+        """``M = λI + c·C0 + a·A'A`` by module, with the preserved keys `A` given; factored on a device.
+
+        Without preserved keys it is factored once.
+        """
+        if preserved is not None and not any(len(keys_PU) for keys_PU in preserved.values()):
+            preserved = None
+        if preserved is None:
+            if device not in self._alone:
+                self._alone[device] = self._regularisers(device, None)
+            return self._alone[device]
+        return self._regularisers(device, preserved)
+
+    @cached_property
+    def _alone(self) -> dict[torch.device, dict[str, Regulariser]]:
+        return {}
+
+    def _regularisers(
+        self, device: torch.device, preserved: Mapping[str, Tensor] | None
+    ) -> dict[str, Regulariser]:
         return {
             name: Regulariser(
                 float(self.network.ridge(name).detach()),

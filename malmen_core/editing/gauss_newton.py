@@ -106,14 +106,14 @@ def solve_rounds(
     """
     plan, rows = editor.plan, dict(rows)
     seen = _Seen(base, goals, row_N)
+    still = _still_weights(base, rows)
     best, least = Solution(rows, seen.margin_Q), math.inf
     for number in range(plan.rounds + 1):
         last = number == plan.rounds
         due = seen.short(margin)
         found = first if number == 0 else None
         if found is None:
-            weights = Weights.shifted(base.modules, {name: each.shift_UV for name, each in rows.items()})
-            asked = [goals[i] for i in due]
+            asked, weights = [goals[i] for i in due], _weights(base, rows, still)
             found = capture(
                 base, asked, plan.where, weights=weights, gradients=not last, batch_tokens=batch_tokens
             )
@@ -128,6 +128,27 @@ def solve_rounds(
             break
         rows = _step(editor, rows, seen, short, margin)
     return best
+
+
+def _still_weights(base: BaseModel, rows: Mapping[str, FreeRows]) -> dict[str, Tensor]:
+    """The weights without the rows that move, by module: U × V, float32 at least."""
+    wide = torch.promote_types(base.dtype, torch.float32)
+    weights = {name: base.modules[name].weight_UV for name in rows}
+    return {
+        name: (weight.double() + rows[name].still_UV.to(weight.device)).to(wide)
+        for name, weight in weights.items()
+    }
+
+
+def _weights(base: BaseModel, rows: Mapping[str, FreeRows], still: Mapping[str, Tensor]) -> Weights:
+    """The weights at these rows; summed in float32, since only the rounds are seen at them."""
+    sums = {}
+    for name, still_UV in still.items():
+        projector_UR, differences_RV = (
+            part.to(still_UV) for part in (rows[name].projector_UR, rows[name].differences_RV)
+        )
+        sums[name] = torch.addmm(still_UV, projector_UR, differences_RV).to(base.dtype)
+    return Weights(sums)
 
 
 class _Seen:

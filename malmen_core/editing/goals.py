@@ -24,12 +24,6 @@ class Goals:
     sequences: tuple[Encoded, ...]
     fact_of: tuple[int, ...]
 
-    @property
-    def prompts(self) -> list[Encoded]:
-        """The first sequence of each fact: its own prompt."""
-        first = dict(reversed(list(zip(self.fact_of, self.sequences, strict=True))))
-        return [first[fact] for fact in sorted(first)]
-
 
 def edit_goals(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings: bool = False) -> Goals:
     """Encode each fact's prompt with its target, its question in chat form, and on request its rephrasings.

@@ -19,20 +19,24 @@ from malmen_core.editing.ridge import Regulariser
 from malmen_core.models.base import BaseModel
 from malmen_core.models.tokenization import Encoded
 
-LEAST_LEVERAGE = 0.04
-"""Of a key that is no sink, in tokens of the prior (`EditPlan.prior_weight`)."""
-
 
 def off_sinks(
-    base: BaseModel, regularisers: Mapping[str, Regulariser], sequences: Sequence[Encoded]
+    base: BaseModel, regularisers: Mapping[str, Regulariser], sequences: Sequence[Encoded], least: float
 ) -> list[Encoded]:
-    """Sequences whose subject is located where it can be edited; those without such a token as they were."""
+    """Sequences whose subject is located where it can be edited; those without such a token as they were.
+
+    Args:
+        base: the immutable base.
+        regularisers: M by module, without preserved keys.
+        sequences: prompts with answers.
+        least: leverage of a key that is no sink.
+    """
     moved = list(sequences)
     asked = [i for i, each in enumerate(sequences) if each.subject_last is not None]
     spans = [range(sequences[i].key_positions("subject")[0], sequences[i].answer_start) for i in asked]
     keys = keys_at(base, [sequences[i] for i in asked], spans)
     free = [
-        (regularisers[name].leverage(keys_NU) >= LEAST_LEVERAGE) | ~keys_NU.any(1)  # of another stack
+        (regularisers[name].leverage(keys_NU) >= least) | ~keys_NU.any(1)  # of another stack
         for name, keys_NU in keys.items()
     ]
     free_N = torch.stack(free).all(0).cpu()

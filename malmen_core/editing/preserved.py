@@ -1,9 +1,9 @@
 """Keys at which nothing may change: neighbours of the facts' templates, and locality prompts that are held.
 
 What an edit disturbs first are prompts of its own form about something else ("The capital of Peru is" beside
-"The capital of Australia is"). A key depends on what was read so far, so the neighbours of a fact are those of
-its template: its prompt as far as the edited token, with other names in the subject's place. Facts of one
-template share them. A locality prompt with ``hold`` is held at its own tokens and those of its answer. Both
+"The capital of Australia is"). The neighbours of a fact are those of its template: its prompt with other names in
+the subject's place, held from the name's last token on, since an edit acts at every token behind it too. Facts of
+one template share them. A locality prompt with ``hold`` is held at its own tokens and those of its answer. Both
 are rows of `A` in the normal equation (`ridge`), and each group of rows stays as long as one of its facts.
 """
 
@@ -28,7 +28,6 @@ from malmen_core.models.tokenization import (
     check_length,
     encode_prompts,
     locate_subject,
-    plain_text,
     subject_last_token,
 )
 from malmen_core.resources import entity_names
@@ -98,15 +97,12 @@ class Preserved:
         return Preserved({name: keys_PU[mask_P] for name, keys_PU in self.keys.items()}, groups)
 
 
-def preserved_keys(
-    base: BaseModel, facts: Sequence[Fact], prompts: Sequence[Encoded], names: int, rank: int
-) -> Preserved:
+def preserved_keys(base: BaseModel, facts: Sequence[Fact], names: int, rank: int) -> Preserved:
     """Neighbours of the facts' templates, and what their locality prompts hold.
 
     Args:
         base: the immutable base.
         facts: to be edited together.
-        prompts: each fact's prompt, with its subject located where it is edited.
         names: neighbours of a template; 0 for none.
         rank: rows that each group is compressed to.
 
@@ -114,9 +110,9 @@ def preserved_keys(
         PromptTooLong: a held prompt exceeds the context.
     """
     groups: dict[str, list[int]] = {}
-    texts: dict[str, tuple[list[Encoded], list[list[int]]]] = {}
-    for number, (fact, prompt) in enumerate(zip(facts, prompts, strict=True)):
-        template = _template(base, fact, prompt) if names else None
+    texts: dict[str, tuple[list[Encoded], list[Sequence[int]]]] = {}
+    for number, fact in enumerate(facts):
+        template = _template(fact) if names else None
         if template is not None:
             key = _digest("template", template)
             groups.setdefault(key, []).append(number)
@@ -138,27 +134,28 @@ def preserved_keys(
     return Preserved(keys, tuple(Group(key, tuple(owners), rank) for key, owners in groups.items()))
 
 
-def _template(base: BaseModel, fact: Fact, prompt: Encoded) -> str | None:
-    """A fact's prompt as far as it is edited, with ``{}`` for its subject; None without a subject."""
+def _template(fact: Fact) -> str | None:
+    """A fact's prompt with ``{}`` for its subject; None without one."""
     subject = subject_of(fact).text
     span = locate_subject(fact.prompt, subject) if subject else None
-    last = subject_last_token(base.tokenizer, fact.prompt, subject)
-    if span is None or last is None or prompt.subject_last is None:
-        return None
-    behind = plain_text(base.tokenizer, prompt.ids[last + 1 : prompt.subject_last + 1])
-    return fact.prompt[: span[0]] + PLACEHOLDER + behind
+    return None if span is None else fact.prompt[: span[0]] + PLACEHOLDER + fact.prompt[span[1] :]
 
 
-def _neighbours(base: BaseModel, template: str, count: int) -> tuple[list[Encoded], list[list[int]]]:
-    """A template about other names, drawn by its own text; keys are those of the last token."""
+def _neighbours(base: BaseModel, template: str, count: int) -> tuple[list[Encoded], list[Sequence[int]]]:
+    """A template about other names, drawn by its own text, and the positions from each name's last token on."""
     names = random.Random(template).sample(entity_names(), count)
-    encoded = encode_prompts(base.tokenizer, [template.replace(PLACEHOLDER, name) for name in names])
-    return [Encoded(tuple(ids), len(ids)) for ids in encoded], [[len(ids) - 1] for ids in encoded]
+    texts = [template.replace(PLACEHOLDER, name) for name in names]
+    encoded = [Encoded(tuple(ids), len(ids)) for ids in encode_prompts(base.tokenizer, texts)]
+    lasts = [subject_last_token(base.tokenizer, text, name) for text, name in zip(texts, names, strict=True)]
+    return encoded, [
+        range(max(last or 0, min(1, len(text.ids) - 1)), len(text.ids))
+        for text, last in zip(encoded, lasts, strict=True)
+    ]
 
 
 def _held(
     base: BaseModel, facts: Sequence[Fact]
-) -> list[tuple[int, str, tuple[list[Encoded], list[list[int]]]]]:
+) -> list[tuple[int, str, tuple[list[Encoded], list[Sequence[int]]]]]:
     """Locality prompts that facts hold: the fact, a digest, and the tokens behind the fact's own subject."""
     asked = [(i, j) for i, fact in enumerate(facts) for j, each in enumerate(fact.locality) if each.hold]
     read = encode_prompts(base.tokenizer, [facts[i].locality[j].prompt for i, j in asked])
@@ -167,14 +164,14 @@ def _held(
         check_length(Encoded(tuple(ids), len(ids)), base.info.context_length - HOLD_TOKENS, field)
     with intercepting(None):
         own = greedy_answers(base, read, [HOLD_TOKENS] * len(read))
-    held = []
+    held: list[tuple[int, str, tuple[list[Encoded], list[Sequence[int]]]]] = []
     for (i, j), ids, answer in zip(asked, read, own, strict=True):
         probe, subject = facts[i].locality[j], subject_of(facts[i]).text
         text = Encoded((*ids, *answer), len(ids))
         if probe.target is not None:
             text = base.encode(probe.prompt, probe.target)
         last = subject_last_token(base.tokenizer, probe.prompt, subject)
-        positions = list(range(1 + (last or 0), text.read))
+        positions = range(1 + (last or 0), text.read)
         held.append((i, _digest("hold", f"{probe.prompt}\0{text.ids}\0{last}"), ([text], [positions])))
     return held
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from malmen_core.generation.logprobs import TokenScore, score
 from malmen_core.models.base import BaseModel
 from malmen_core.models.overlay import ByRow, Version, intercepting
 from malmen_core.models.tasks.base import Steps, TextTask, pad
@@ -26,13 +27,29 @@ class Sequences:
         versions: whose weights each is run with.
         lengths: tokens of each that were read.
         logits_BX: what each makes of the next token.
+        scores: what each makes of its own prompt; None where that is not wanted.
     """
 
     def __init__(
-        self, base: BaseModel, task: TextTask, versions: Sequence[Version], prompts: Sequence[list[int]]
+        self,
+        base: BaseModel,
+        task: TextTask,
+        versions: Sequence[Version],
+        prompts: Sequence[list[int]],
+        scored: Sequence[int | None] = (),
     ) -> None:
-        """Read the prompts (token ids); several at once only if `BaseModel.shares_cache`."""
+        """Read the prompts (token ids); several at once only if `BaseModel.shares_cache`.
+
+        Args:
+            base: the immutable base.
+            task: of the model.
+            versions: whose weights each prompt is read with.
+            prompts: their token ids.
+            scored: for prompts that are to be scored, how many of the most probable tokens are named.
+        """
         self._base = base
+        self._scored = list(scored)
+        self.scores: list[list[TokenScore] | None] = [None] * len(versions)
         self._cache: Any = None
         self.versions = list(versions)
         self.lengths = [0] * len(versions)
@@ -68,11 +85,18 @@ class Sequences:
         self.lengths = [length + len(ids) for length, ids in zip(self.lengths, tokens, strict=True)]
         ids_BL, _ = pad(tokens, self._base.pad_id, left=True)
         inputs = {self._steps.argument: ids_BL.to(self._base.device), **self._steps.fixed}
+        if any(top is not None for top in self._scored):
+            inputs.pop("logits_to_keep", None)  # those of all positions are needed
         if len(set(self.lengths)) > 1:
             inputs |= self._padding(ids_BL.shape[1])
         with torch.inference_mode(), intercepting(ByRow(self.versions)):
             output = self._base.model(**inputs, past_key_values=self._cache, use_cache=True)
         self._cache = output.past_key_values
+        for row, top in enumerate(self._scored):
+            if top is not None:
+                own, logits_LX = tokens[row], output.logits[row, -len(tokens[row]) :]
+                self.scores[row] = [TokenScore(own[0], None), *score(logits_LX[:-1], own[1:], top)]
+        self._scored = []
         logits_BX: Tensor = output.logits[:, -1].float()
         return logits_BX
 

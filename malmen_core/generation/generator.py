@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from malmen_core.errors import AnswerNotFinite, CoreError, PromptTooLong
+from malmen_core.errors import CoreError, PromptTooLong
 from malmen_core.generation.batch import Sequences
+from malmen_core.generation.logprobs import TokenScore, score
+from malmen_core.generation.sampling import choose
 from malmen_core.generation.streaming import StreamedText
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import answer_logits
@@ -25,6 +27,8 @@ from malmen_core.models.tokenization import Encoded, encode_prompt
 logger = logging.getLogger(__name__)
 
 TAIL = 8
+SCORED_TOKENS = 2048
+"""Tokens of prompts that are scored together: each has a distribution over the whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class GenerationRequest:
         top_p: nucleus; 1 for all of the distribution.
         seed: of the sampling; None for a fresh one.
         stop: the answer ends in front of the first of these.
+        logprobs: tokens are scored, with so many of the most probable; None for no scores.
+        echo: the prompt's tokens are scored too.
     """
 
     prompt: str | tuple[int, ...]
@@ -46,6 +52,8 @@ class GenerationRequest:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    echo: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,15 @@ class Chunk:
         finish_reason: ``stop`` or ``length`` on the last piece, else None.
         usage: ``prompt_tokens`` and ``completion_tokens`` on the last piece, else None.
         labels: a classifier's probability of each label; None for text.
+        scores: of the tokens since the last piece, the prompt's first of all, and the one that ended the
+            answer; empty if they are not wanted.
     """
 
     text: str
     finish_reason: str | None = None
     usage: dict[str, int] | None = None
     labels: dict[str, float] | None = None
+    scores: tuple[TokenScore, ...] = ()
 
 
 def generate(base: BaseModel, version: Version, request: GenerationRequest) -> Iterator[Chunk]:
@@ -94,6 +105,8 @@ class _Answer:
         text: of the tokens so far.
         generator: of its own sampling.
         tokens: so far.
+        scores: that are not told yet.
+        unread: whether the prompt is still to be scored.
     """
 
     key: Hashable
@@ -104,6 +117,13 @@ class _Answer:
     text: StreamedText
     generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+    unread: bool = False
+
+    @property
+    def scored(self) -> int | None:
+        """With how many of the most probable tokens the prompt is to be scored; None if it is not."""
+        return self.request.logprobs if self.unread else None
 
     def push(self, logits_X: Tensor, stop_ids: frozenset[int]) -> Chunk:
         """Choose the next token, and say what has become certain by it.
@@ -111,19 +131,30 @@ class _Answer:
         Raises:
             AnswerNotFinite: there is nothing to choose by.
         """
-        token = _choose(logits_X, self.request, self.generator)
+        if self.limit < 1:
+            return self.end("", "length")
+        token = choose(logits_X, self.request.temperature, self.request.top_p, self.generator)
         self.tokens.append(token)
+        if self.request.logprobs is not None:
+            self.scores += score(logits_X[None], [token], self.request.logprobs)
         if token in stop_ids:
             return self.end(self.text.rest(), "stop")
         piece, stopped = self.text.push(token)
         if stopped:
             return self.end(piece, "stop")
         full = len(self.tokens) == self.limit
-        return self.end(piece + self.text.rest(), "length") if full else Chunk(piece)
+        if full:
+            return self.end(piece + self.text.rest(), "length")
+        return Chunk(piece, scores=self._told()) if piece else Chunk("")
 
     def end(self, text: str, reason: str) -> Chunk:
         """The last piece."""
-        return Chunk(text, reason, {"prompt_tokens": len(self.ids), "completion_tokens": len(self.tokens)})
+        usage = {"prompt_tokens": len(self.ids), "completion_tokens": len(self.tokens)}
+        return Chunk(text, reason, usage, scores=self._told())
+
+    def _told(self) -> tuple[TokenScore, ...]:
+        told, self.scores = tuple(self.scores), []
+        return told
 
 
 @dataclass
@@ -194,7 +225,8 @@ class BatchGenerator:
             generator.manual_seed(request.seed)
         limit = min(base.task.max_new_tokens(base.info.context_length, len(ids)), request.max_new_tokens)
         text = StreamedText(base.tokenizer, request.stop, before)
-        self._waiting.append(_Answer(key, version, request, ids, limit, text, generator))
+        unread = request.echo and request.logprobs is not None
+        self._waiting.append(_Answer(key, version, request, ids, limit, text, generator, unread=unread))
 
     def drop(self, key: Hashable) -> None:
         """Leave a request; nothing more comes of it."""
@@ -249,8 +281,10 @@ class BatchGenerator:
         if not isinstance(self._base.task, TextTask):
             written += [each for answer in admitted for each in self._by_itself(answer)]
             return
-        written += [(answer.key, answer.end("", "length")) for answer in admitted if answer.limit < 1]
-        for answers in self._parts([answer for answer in admitted if answer.limit > 0]):
+        asked = [answer for answer in admitted if answer.limit > 0 or answer.unread]
+        idle = [answer for answer in admitted if answer.limit < 1 and not answer.unread]
+        written += [(answer.key, answer.end("", "length")) for answer in idle]
+        for answers in self._parts(asked):
             with self._sparing(answers):
                 batch = self._read(self._base.task, answers)
                 self._push(batch, written)
@@ -259,7 +293,12 @@ class BatchGenerator:
     def _read(self, task: TextTask, answers: list[_Answer]) -> _Batch:
         """Read prompts, and what was written of their answers."""
         versions, ids = [each.version for each in answers], [[*each.ids, *each.tokens] for each in answers]
-        return _Batch(answers, Sequences(self._base, task, versions, ids))
+        sequences = Sequences(self._base, task, versions, ids, [answer.scored for answer in answers])
+        for answer, scores in zip(answers, sequences.scores, strict=True):
+            if scores is not None:
+                answer.scores[:0] = scores[: len(answer.ids)]
+                answer.unread = False
+        return _Batch(answers, sequences)
 
     def _push(self, batch: _Batch, written: Written) -> None:
         """Choose each answer's next token; those that end leave the batch."""
@@ -310,7 +349,10 @@ class BatchGenerator:
         """New answers whose prompts are read together, within what a forward pass may take."""
         part: list[_Answer] = []
         for answer in sorted(answers, key=lambda each: len(each.ids)):
-            full = len(answer.ids) * (len(part) + 1) > self._base.memory.forward_tokens
+            most = self._base.memory.forward_tokens
+            if answer.unread or any(each.unread for each in part):
+                most = min(most, SCORED_TOKENS)
+            full = len(answer.ids) * (len(part) + 1) > most
             if part and (full or not self._shares):
                 yield part
                 part = []
@@ -355,15 +397,3 @@ def _classified(base: BaseModel, version: Version, ids: list[int]) -> Chunk:
     labels = dict(zip(base.task.labels, shares, strict=True))
     usage = {"prompt_tokens": len(ids), "completion_tokens": 0}
     return Chunk(max(labels, key=lambda label: labels[label]), "stop", usage, labels)
-
-
-def _choose(logits_X: Tensor, request: GenerationRequest, generator: torch.Generator) -> int:
-    if not logits_X.max().isfinite():
-        raise AnswerNotFinite(
-            "The model's logits are infinite or not numbers.", "Ask another version, or a shorter prompt."
-        )
-    if request.temperature == 0:
-        return int(logits_X.argmax())
-    p_X, token_X = (logits_X / request.temperature).softmax(0).sort(descending=True)
-    kept = p_X.cumsum(0) - p_X < request.top_p
-    return int(token_X[torch.multinomial(p_X * kept, 1, generator=generator)])

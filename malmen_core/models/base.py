@@ -229,7 +229,7 @@ class BaseModel:
         if not isinstance(self.task, TextTask):
             return None
         layer: Any = _output_layer(self.model)
-        with torch.inference_mode(False):  # it may be asked for first where nothing learns, and is kept
+        with torch.inference_mode(False):  # whoever asks first, passes with gradients use it too
             return continuing_tokens(self.tokenizer, len(layer.weight)).to(self.device)
 
     def encode(

@@ -117,7 +117,7 @@ def read_config(source: str, revision: str | None = None) -> Any:
         written, _ = PretrainedConfig.get_config_dict(source, revision=revision)
         if isinstance(written.get("model_type"), str):
             family_of(written["model_type"])
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelNotLoadable(
             f"{source!r} has no readable config.json: {error}", "Check its files.", "/source"

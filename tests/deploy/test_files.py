@@ -18,8 +18,9 @@ GIVEN = {
     "REDIS_PASSWORD": "rd",
     "ERRATA_ADMIN_KEY": "key",
 }
-OURS = ("migrate", "api", "register", "worker", "worker-gpu")
-LONG_RUNNING = ("postgres", "redis", "api", "worker", "worker-gpu")
+WORKERS = ("worker-edit", "worker-generate", "worker-gpu-edit", "worker-gpu-generate")
+OURS = ("migrate", "api", "register", *WORKERS)
+LONG_RUNNING = ("postgres", "redis", "api", *WORKERS)
 
 
 @pytest.fixture
@@ -97,20 +98,23 @@ def test_the_start_is_ordered_by_health(file: compose.Compose) -> None:
     assert file.order("migrate") == {"postgres": healthy}
     assert file.order("api") == {"migrate": done, "redis": healthy}
     assert file.order("register") == {"api": healthy}
-    assert file.order("worker") == file.order("worker-gpu") == {"register": done, "redis": healthy}
+    for worker in WORKERS:
+        assert file.order(worker) == {"register": done, "redis": healthy}
 
 
 def test_one_shot_steps_are_not_restarted(file: compose.Compose) -> None:
     assert file.services["migrate"]["restart"] == file.services["register"]["restart"] == "no"
 
 
-def test_the_gpu_worker_is_behind_a_profile_and_asks_for_a_device(file: compose.Compose) -> None:
-    worker = file.services["worker-gpu"]
+@pytest.mark.parametrize("role", ["edit", "generate"])
+def test_gpu_workers_are_behind_a_profile_and_ask_for_a_device(file: compose.Compose, role: str) -> None:
+    worker = file.services[f"worker-gpu-{role}"]
     assert worker["profiles"] == ["gpu"]
     [device] = worker["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
-    assert file.environment("worker-gpu")["ERRATA_DEVICE"] == "cuda"
-    assert file.environment("worker")["ERRATA_DEVICE"] == "cpu"
+    for name, device in (("worker-gpu", "cuda"), ("worker", "cpu")):
+        environment = file.environment(f"{name}-{role}")
+        assert (environment["ERRATA_DEVICE"], environment["ERRATA_ROLE"]) == (device, role)
 
 
 def test_all_state_is_on_named_volumes(file: compose.Compose) -> None:
@@ -135,7 +139,7 @@ def test_only_the_migration_knows_the_owner_of_the_ledger(file: compose.Compose)
         environment = file.environment(name)
         assert (environment.get("ERRATA_MIGRATION_DATABASE_URL") == owner) == (name == "migrate")
         assert ("pg" in environment.values()) == (name == "postgres")
-        if name in ("migrate", "api", "worker", "worker-gpu"):
+        if name in ("migrate", "api", *WORKERS):
             assert environment["ERRATA_DATABASE_URL"] == "postgresql://errata_service:sv@postgres:5432/errata"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -92,11 +93,14 @@ class Up:
         assert isinstance(document, dict)
         return document
 
-    def end(self, number: int) -> int:
-        """Signal it, wait for its end, and give its exit code."""
+    def end(self, number: int, *, servers_stay: bool = False) -> int:
+        """Signal it, wait for its end, and give its exit code; servers that it could not stop are ended."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(timeout=30)
+        if number == signal.SIGKILL and not servers_stay:
+            for process in processes_of(self.data_dir):
+                process.terminate()
         self._reader.join(timeout=5)
         if self.process.stdout is not None:
             self.process.stdout.close()
@@ -123,7 +127,9 @@ class Up:
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
             if words:
-                named[words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name] = child
+                name = words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
+                role = child.environ().get("ERRATA_ROLE")
+                named[f"{name}-{role}" if name == "worker" else name] = child
         return named
 
     def note_gone(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from errata.cli.app import assemble
+from ledger.edits import edit_sets, facts, withdrawals
+from ledger.jobs import jobs
+from ledger.models import models
 from ledger.models.models import DEFAULT_GATE
+from ledger.versions import versions
 from tests import servers
-from tests.harness import tiny_editor
+from tests.harness import eventually, tiny_editor
 from tests.service import player
 from tests.service.harness import ADMIN, Running, register, running
 
@@ -62,17 +65,26 @@ def answer(service: Running, *arguments: str, model: str | None = "tiny") -> dic
 def apply(service: Running, file: Path, *options: str) -> str:
     """Post an edit set and play the worker, give its id."""
     ident = str(answer(service, "edit", str(file), *options)["id"])
-    player.finish(service.ledger, service.ledger.get_edit_set(ident).job_id)
+    player.finish(service.ledger, service.ledger.run(edit_sets.get, ident).job_id)
     return ident
+
+
+def next_job(service: Running) -> str:
+    """The job that nobody holds, once there is one."""
+    query = "SELECT id FROM jobs WHERE finished_at IS NULL AND lease_expires_at IS NULL"
+
+    def probe() -> str | None:
+        with service.ledger.engine.connect() as connection:
+            return connection.exec_driver_sql(query).scalar()
+
+    return eventually("a job", probe)
 
 
 def play_next_job(service: Running) -> threading.Thread:
     """A thread that does the first job that has no holder, once there is one."""
 
     def play() -> None:
-        while not (rings := service.ledger.jobs_to_ring(0)):
-            time.sleep(0.05)
-        player.finish(service.ledger, rings[0].job_id)
+        player.finish(service.ledger, next_job(service))
 
     thread = threading.Thread(target=play, daemon=True)
     thread.start()
@@ -81,9 +93,9 @@ def play_next_job(service: Running) -> threading.Thread:
 
 def test_an_edit_set_is_tried_out_only(service: Running, file: Path) -> None:
     ident = answer(service, "edit", str(file), "--dry-run", "--on-conflict", "reject")["id"]
-    record = service.ledger.get_edit_set(ident)
+    record = service.ledger.run(edit_sets.get, ident)
     assert (record.dry_run, record.on_conflict) == (True, "reject")
-    service.ledger.cancel(ident, "system")
+    service.ledger.run(edit_sets.cancel, ident, "system")
 
 
 def test_columns_of_a_table_are_posted(service: Running, tmp_path: Path) -> None:
@@ -97,9 +109,9 @@ def test_columns_of_a_table_are_posted(service: Running, tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     assert "Not used are the columns rank" in done.stderr
     ident = json.loads(done.stdout)["id"]
-    (fact,) = service.ledger.get_facts(ident).items
+    (fact,) = service.ledger.run(facts.list_of, ident).items
     assert (fact.prompt, fact.target) == ("The capital of Chile is", "Lima")
-    service.ledger.cancel(ident, "system")
+    service.ledger.run(edit_sets.cancel, ident, "system")
 
 
 def test_bad_rows_are_named_and_may_be_left_out(service: Running, tmp_path: Path) -> None:
@@ -116,7 +128,7 @@ def test_bad_rows_are_named_and_may_be_left_out(service: Running, tmp_path: Path
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     assert document["fact_count"] == 1
-    service.ledger.cancel(document["id"], "system")
+    service.ledger.run(edit_sets.cancel, document["id"], "system")
     left = [json.loads(line) for line in (tmp_path / "mixed.jsonl.invalid.jsonl").read_text().splitlines()]
     assert [entry["place"] for entry in left] == ["line 1", "line 4", "line 3"]
     assert "ERRATA_MAX_PROMPT_CHARS" in left[2]["errors"][0]["detail"]
@@ -141,12 +153,12 @@ def test_what_waits_for_the_alias_is_said_not_to_be_live(service: Running, file:
         said = run(service, "edit", str(file), "--wait", *options)
         at_work.join(10)
         assert said.exit_code == 0
-        number = service.ledger.list_versions("tiny", 1).items[0].number
+        number = service.ledger.run(versions.list_all, "tiny", 1).items[0].number
         assert f"applied, version {number}, {word} (2 facts)" in said.stdout
 
 
 def test_a_version_says_what_it_changed(service: Running, file: Path) -> None:
-    before = service.ledger.get_version("tiny", "live").number
+    before = service.ledger.run(versions.get, "tiny", "live").number
     ident = apply(service, file)
     compared = answer(service, "versions", "live", "--since", str(before))
     assert [i["fact"] for i in compared["items"] if i["change"] == "added"] == [f"{ident}.0", f"{ident}.1"]
@@ -164,8 +176,8 @@ def test_edit_sets_and_facts_are_withdrawn(service: Running, file: Path) -> None
     version = answer(service, "rollback", *ids, "--reason", "retracted", "--wait")
     at_work.join(10)
     assert (version["kind"], version["reason"], version["aliases"]) == ("withdraw", "retracted", ["live"])
-    assert whole not in service.ledger.members("tiny", version["number"])
-    assert [fact.live for fact in service.ledger.get_facts(part).items] == [True, False]
+    assert whole not in service.ledger.run(versions.members_of, "tiny", version["number"])
+    assert [fact.live for fact in service.ledger.run(facts.list_of, part).items] == [True, False]
     refused = run(service, "rollback", *ids, "--reason", "again")
     assert refused.exit_code == 1
     assert whole in refused.stderr
@@ -177,21 +189,20 @@ def test_a_withdrawal_that_is_not_waited_for_says_where_its_version_will_be(
     ident = apply(service, file)
     pending = answer(service, "rollback", "--withdraw", f"{ident}.0", "--reason", "r")
     assert (pending["status"], pending["facts"]) == ("queued", [f"{ident}.0"])
-    player.finish(service.ledger, service.ledger.get_withdrawal(pending["id"]).job_id)
+    player.finish(service.ledger, service.ledger.run(withdrawals.get, pending["id"]).job_id)
     said = run(service, "rollback", "--withdraw", f"{ident}.1", "--reason", "r")
     assert "/models/tiny/versions/wd_" in said.stdout
-    (ring,) = service.ledger.jobs_to_ring(0)
-    service.ledger.fail_job(player.claim(service.ledger, ring.job_id), {"detail": "The disk is full."})
+    service.ledger.run(
+        jobs.fail, player.claim(service.ledger, next_job(service)), {"detail": "The disk is full."}
+    )
 
 
 def test_a_withdrawal_that_fails_is_exit_code_1(service: Running, file: Path) -> None:
     ident = apply(service, file)
 
     def fail() -> None:
-        while not (rings := service.ledger.jobs_to_ring(0)):
-            time.sleep(0.05)
-        service.ledger.fail_job(
-            player.claim(service.ledger, rings[0].job_id), {"detail": "The disk is full."}
+        service.ledger.run(
+            jobs.fail, player.claim(service.ledger, next_job(service)), {"detail": "The disk is full."}
         )
 
     thread = threading.Thread(target=fail, daemon=True)
@@ -214,11 +225,11 @@ def test_a_model_is_registered_with_its_editor(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("editor.safetensors").write_bytes(tiny_editor(tiny_folder))
-    modules = ", ".join(service.ledger.get_model("tiny").modules)
+    modules = ", ".join(service.ledger.run(models.get, "tiny").modules)
     given = ("--editor", "editor.safetensors", "--modules", modules, "--gate", '{"locality": 0.5}')
     made = answer(service, "register", str(tiny_folder), "--id", "second", *given, model=None)
     assert (made["gate"], made["modules"]) == ({**DEFAULT_GATE, "locality": 0.5}, modules.split(", "))
-    assert service.ledger.get_model("second").given_editor_digest is not None
+    assert service.ledger.run(models.get, "second").given_editor_digest is not None
     for option, value, word in (
         ("--editor", "nowhere", "/editor"),
         ("--modules", "nonsense", "/modules"),
@@ -262,3 +273,55 @@ def test_a_source_that_is_too_long_is_refused(service: Running) -> None:
 
 def test_text_of_any_script_arrives(service: Running, file: Path) -> None:
     assert answer(service, "edit", str(file), "--note", "Æ 日本 😀")["note"] == "Æ 日本 😀"
+
+
+def test_models_are_listed_and_shown(service: Running) -> None:
+    listed = answer(service, "models", model=None)["items"]
+    assert "tiny" in [model["id"] for model in listed]
+    assert answer(service, "models", "tiny", model=None)["id"] == "tiny"
+    assert "tiny" in run(service, "models", model=None).stdout
+    assert "nobody" in run(service, "models", "nobody", model=None).stderr
+
+
+def test_edit_sets_are_listed_shown_and_cancelled(service: Running, file: Path) -> None:
+    ident = answer(service, "edit", str(file), "--note", "atlas")["id"]
+    assert ident in [item["id"] for item in answer(service, "edits", "--status", "queued")["items"]]
+    assert len(answer(service, "edits", "--limit", "1")["items"]) == 1
+    assert answer(service, "edits", ident)["note"] == "atlas"
+    facts = answer(service, "edits", ident, "--facts")["items"]
+    assert [fact["prompt"] for fact in facts] == [fact["prompt"] for fact in FACTS]
+    assert answer(service, "edits", ident, "--cancel")["status"] == "cancelled"
+    assert answer(service, "edits", ident, "--wait")["status"] == "cancelled"
+    assert "cancelled" in run(service, "edits", ident).stdout
+    assert ident in run(service, "edits").stdout
+    assert "by its id" in run(service, "edits", "--cancel").stderr
+
+
+def test_facts_of_a_version_are_listed(service: Running, file: Path) -> None:
+    ident = apply(service, file)
+    assert f"{ident}.0" in [fact["fact"] for fact in answer(service, "facts")["items"]]
+    assert answer(service, "facts", "--version", "base")["items"] == []
+    assert "The capital of Peru is" in run(service, "facts").stdout
+
+
+def test_keys_are_made_listed_and_revoked(service: Running) -> None:
+    made = answer(service, "keys", "--create", "newsroom", "--scope", "read", "--scope", "edit", model=None)
+    assert sorted(made["scopes"]) == ["edit", "read"]
+    assert made["secret"]
+    assert made["id"] in [key["id"] for key in answer(service, "keys", model=None)["items"]]
+    assert answer(service, "keys", "--revoke", made["id"], model=None)["revoked"] == made["id"]
+    assert "newsroom" in run(service, "keys", model=None).stdout
+    assert "exclude" in run(service, "keys", "--create", "x", "--revoke", "y", model=None).stderr
+    assert "/scopes/0" in run(service, "keys", "--create", "x", "--scope", "all", model=None).stderr
+
+
+def test_aliases_are_set_listed_and_removed(service: Running, file: Path) -> None:
+    apply(service, file)
+    number = service.ledger.run(versions.get, "tiny", "live").number
+    assert answer(service, "aliases", "stable", str(number))["version"] == number
+    assert {"name": "stable", "version": number} in answer(service, "aliases")["items"]
+    assert "stable" in run(service, "aliases").stdout
+    assert answer(service, "aliases", "stable", "--delete")["deleted"] == "stable"
+    assert "stable" not in run(service, "aliases").stdout
+    assert "--delete" in run(service, "aliases", "stable").stderr
+    assert "/version" in run(service, "aliases", "stable", "9999").stderr

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from errata.cli.app import assemble
 from errata.cli.render import one_line
 from errata.cli.settings_reference import MASK, all_settings, masked
-from errata.client.client import Refused
+from errata.client import ApiError
 from errata.errors import DemoFailed
 from errata.stack.demo import Answer, report_checks, require_applied, rollback_checks
 from tests.errata.running import ROOT, errata
@@ -223,7 +223,7 @@ def test_a_problem_is_shown_with_its_fields() -> None:
         "detail": "Two are wrong.",
         "errors": [{"pointer": "/facts/3", "detail": "empty"}],
     }
-    refusal = Refused(problem, 422)
+    refusal = ApiError(problem, 422)
     assert refusal.message == "Bad facts: Two are wrong. (HTTP 422)"
     assert refusal.details == ("/facts/3: empty",)
 

@@ -35,13 +35,13 @@ def test_a_second_holder_is_told_the_first_ones_address(tmp_path: Path) -> None:
 
 
 def test_the_note_of_a_dead_process_is_nobodys(tmp_path: Path) -> None:
-    (tmp_path / "up.lock").write_text(json.dumps({"pid": 2**22 + 1, "url": "http://x", "key_file": "k"}))
+    (tmp_path / "up.json").write_text(json.dumps({"pid": 2**22 + 1, "url": "http://x", "key_file": "k"}))
     assert read_note(tmp_path) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x"}'])
 def test_a_damaged_note_is_no_note(tmp_path: Path, text: str) -> None:
-    (tmp_path / "up.lock").write_text(text)
+    (tmp_path / "up.json").write_text(text)
     assert read_note(tmp_path) is None
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from errata.errors import ModelNotFetched
 from errata.stack import default_model
-from errata.stack.bound import CalledOff, run_bound
 from errata.stack.default_model import MANIFEST, WHEEL, damaged_files, ensure, is_complete
+from errata.stack.processes import CalledOff, run_bound
 from errata.stack.wheels import check, sha256_of
 from malmen_core.editing.editor import Editor, EditPlan
 

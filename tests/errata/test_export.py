@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 import malmen_core.export.adapter
 from errata.cli.app import assemble
 from ledger import Ledger, LedgerSettings
+from ledger.models import models
+from ledger.versions import versions
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
 from tests.inprocess import CAPITALS, Office, fact
@@ -58,7 +60,7 @@ def run(
 
 def served_logits(office: Office, number: int, prompt: str) -> torch.Tensor:
     resident = office.desk.resident
-    version = office.ledger.get_version("tiny", number)
+    version = office.ledger.run(versions.get, "tiny", number)
     ids = torch.tensor([resident.base.tokenizer(prompt)["input_ids"]])
     with resident.version(version.delta_digest).active(), torch.inference_mode():
         logits: torch.Tensor = resident.base.model(input_ids=ids).logits[0, -1]
@@ -70,7 +72,7 @@ def test_a_checkpoint_answers_as_the_version(
     office: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
 ) -> None:
     done = run(office, monkeypatch, str(number), tmp_path / "out")
-    version = office[0].ledger.get_version("tiny", number)
+    version = office[0].ledger.run(versions.get, "tiny", number)
     assert done["hash"] == version.hash
     assert done["served_weights_are_those_recorded"] is True
     assert done["probes"]["facts"] == done["probes"]["of"] == version.live_fact_count
@@ -100,7 +102,7 @@ def test_an_adapter_answers_as_the_version(
         "errata.json",
     }
     config = json.loads((out / "adapter_config.json").read_text())
-    architecture = office[0].ledger.get_model("tiny").architecture
+    architecture = office[0].ledger.run(models.get, "tiny").architecture
     assert config["fan_in_fan_out"] is (architecture == "gpt2")
     assert config["lora_alpha"] == config["r"]
     assert [path.name for path in out.parent.iterdir()] == ["out"]

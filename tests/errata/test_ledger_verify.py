@@ -15,6 +15,9 @@ from typer.testing import CliRunner
 from errata.cli.app import assemble
 from ledger import Ledger, LedgerSettings
 from ledger.blobs.store import LocalBlobs
+from ledger.edits import edit_sets
+from ledger.models import aliases
+from ledger.versions import versions
 from malmen_core.editing.statistics import Statistics
 from tests.inprocess import Office, fact
 from tests.servers import Postgres
@@ -39,17 +42,17 @@ def original(postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
         second = office.edit(rephrased, edit_on_rephrasings=True)
         held = {"locality": [{"prompt": "Seven days make a", "hold": True}]}
         third = office.edit(fact(3) | held, fact(0) | {"target": "Lima"})
-        kept = ledger.get_edit_set(str(third.edit_set_id)).statistics_digest
+        kept = ledger.run(edit_sets.get, str(third.edit_set_id)).statistics_digest
         groups = Statistics.from_bytes(ledger.blobs.get(str(kept))).preserved.groups
         needed = [sum(fact in group.facts for group in groups) for fact in (0, 1)]
         assert needed[0] == needed[1] + 1
         assert third.report is not None
         assert third.report["repaired"] > 0
-        members = ledger.members("tiny", third.number).values()
+        members = ledger.run(versions.members_of, "tiny", third.number).values()
         assert [member.superseded for member in members] == [(0,), (), ()]
         office.withdraw([str(second.edit_set_id)])
         office.withdraw([], [f"{first.edit_set_id}.1"])
-        ledger.roll_back("tiny", 2, "a test", office.key)
+        ledger.run(aliases.roll_back, "tiny", 2, "a test", office.key)
         ledger.close()
         yield str(make_url(url).database), work / "blobs"
 

@@ -1,4 +1,4 @@
-"""Commands that open the ledger themselves: an embedded one that does not run, moved by dump and import."""
+"""Commands that open the ledger themselves, where its stack does not run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 from errata.cli.app import assemble
 from errata.offline.direct_ledger import own_ledger
 from errata.stack.lock import DataDirLock
-from ledger import Ledger
+from errata.stack.servers import SERVICE, Postgres
+from ledger import Ledger, LedgerSettings
+from ledger.auth import keys
+from ledger.db.migrate import prepare
 from tests.errata.running import processes_of
 from tests.ledger.work import Bench, ready_model
 
@@ -34,48 +37,53 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ERRATA_DATA_DIR", str(tmp_path / "one"))
 
 
-def fill(ledger: Ledger) -> None:
-    ready_model(ledger)
-    bench = Bench(ledger, ledger.create_key("editor", {"edit"}, actor="system")[0])
-    bench.edit()
-    bench.edit(3)
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory whose stack has run: with a ledger of three versions."""
+    folder = tmp_path / "one"
+    folder.mkdir()
+    postgres = Postgres(folder / "postgres")
+    postgres.start()
+    try:
+        settings = LedgerSettings(
+            database_url=postgres.url(role=SERVICE),
+            migration_database_url=postgres.url(),
+            blob_url=str(folder / "blobs"),
+        )
+        prepare(settings)
+        ledger = Ledger.open(settings)
+        ready_model(ledger)
+        bench = Bench(ledger, ledger.run(keys.create, "editor", {"edit"}, actor="system")[0])
+        bench.edit()
+        bench.edit(3)
+        ledger.close()
+    finally:
+        postgres.stop()
+    return folder
 
 
-def test_a_ledger_moves_to_another_data_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with own_ledger(lambda _: None, make=True) as ledger:
-        fill(ledger)
-        head = ledger.get_version("tiny", "live").hash
-    dump = tmp_path / "ledger.tar"
-    written = run("ledger", "export", dump)
-    assert written["heads"] == {"tiny": [2, head]}
-    assert written["bytes"] == dump.stat().st_size
-    assert run("ledger", "export", dump, code=1)["error"]["code"] == "export-target"
-    assert run("import", dump, code=1)["error"]["code"] == "ledger-not-empty"
-
-    monkeypatch.setenv("ERRATA_DATA_DIR", str(tmp_path / "two"))
-    assert run("ledger", "verify", code=1)["error"]["code"] == "no-stack"
-    assert run("import", tmp_path / "nothing", code=1)["error"]["code"] == "dump-refused"
-    assert run("import", dump)["ok"] is True
+def test_the_ledger_of_a_stack_that_does_not_run_is_verified(data_dir: Path) -> None:
     found = run("ledger", "verify")
-    assert (found["ok"], found["versions"], found["blobs"]) == (True, 3, 5)
-    for name in ("one", "two"):
-        assert processes_of(tmp_path / name) == []
-        assert not (tmp_path / name / "run").exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "ledger.tar"}
+    assert (found["ok"], found["versions"]) == (True, 3)
+    assert processes_of(data_dir) == []
 
 
-def test_a_data_directory_that_is_held_is_left_alone(tmp_path: Path) -> None:
-    with own_ledger(lambda _: None, make=True):
-        assert run("import", tmp_path / "x", code=1)["error"]["code"] == "already-running"
-    lock = DataDirLock(tmp_path / "one")
+def test_a_data_directory_that_is_held_is_left_alone(data_dir: Path) -> None:
+    with own_ledger(lambda _: None):
+        assert run("ledger", "du", code=1)["error"]["code"] == "already-running"
+    lock = DataDirLock(data_dir)
     lock.acquire(None)
     assert run("ledger", "du", code=1)["error"]["code"] == "already-running"
     lock.release()
-    assert run("ledger", "du")["models"] == []
+    assert run("ledger", "du")["models"]
+
+
+def test_a_folder_without_a_ledger_is_named(tmp_path: Path) -> None:
+    assert run("ledger", "verify", code=1)["error"]["code"] == "no-stack"
 
 
 def test_a_database_without_blobs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ERRATA_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     assert "ERRATA_BLOB_URL" in run("ledger", "verify", code=1)["error"]["message"]
-    monkeypatch.setenv("ERRATA_BLOB_URL", "memory://none")
+    monkeypatch.setenv("ERRATA_BLOB_URL", "memory:///")
     assert run("ledger", "verify", code=1)["error"]["code"] == "ledger-unavailable"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9}
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("stack")
+def data_dir() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="errata-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_it_says_where_everything_is(up: Up, announced: dict[str, Any], data_dir
     key_file = Path(announced["key_file"])
     assert key_file.stat().st_mode & 0o077 == 0
     assert (data_dir / "logs").stat().st_mode & 0o077 == 0
-    assert set(up.children()) >= {"postgres", "valkey-server", "service", "worker"}
+    assert set(up.children()) >= {"valkey-server", "service", "worker-edit", "worker-generate"}
     assert up.json("versions")["items"][0]["kind"] == "base"
 
 
@@ -63,7 +65,7 @@ def test_commands_read_the_ledger_of_a_running_stack(up: Up, announced: dict[str
 
 
 def test_the_services_use_a_role_of_their_own(up: Up, announced: dict[str, Any]) -> None:
-    for name in ("service", "worker"):
+    for name in ("service", "worker-edit"):
         environment = up.children()[name].environ()
         assert environment["ERRATA_DATABASE_URL"].startswith("postgresql://errata@/")
         assert "ERRATA_MIGRATION_DATABASE_URL" not in environment
@@ -94,11 +96,11 @@ def test_a_wrong_key_is_refused(up: Up, announced: dict[str, Any]) -> None:
     assert json.loads(refused.stdout)["error"]["message"].endswith("(HTTP 401)")
 
 
-def test_a_killed_child_is_started_again(up: Up, announced: dict[str, Any]) -> None:
-    first = up.children()["service"]
+def test_a_killed_worker_is_started_again_and_answers_go_on(up: Up, announced: dict[str, Any]) -> None:
+    first = up.children()["worker-edit"]
     os.kill(first.pid, signal.SIGKILL)
-    eventually("a new API", lambda: up.children().get("service", first).pid != first.pid)
-    eventually("its answer", lambda: up.run("versions").returncode == 0, 60)
+    assert up.run("generate", "x", "--version", "base").returncode == 0
+    eventually("a new worker", lambda: up.children().get("worker-edit", first).pid != first.pid)
 
 
 def test_a_file_of_facts_is_edited_asked_and_rolled_back(
@@ -130,8 +132,11 @@ def test_the_terminate_signal_stops_everything(up: Up, announced: dict[str, Any]
 
 
 def test_everything_is_there_after_a_restart(up: Up, data_dir: Path, tiny_folder: Path) -> None:
-    """And a supervisor that is killed takes all with it."""
+    """One that is killed takes API and workers with it, and the next goes on with the servers."""
     assert up.process.poll() is not None
+    killed = Up(data_dir, ["--model", str(tiny_folder)], {})
+    killed.next_document()
+    killed.end(signal.SIGKILL, servers_stay=True)
     again = Up(data_dir, ["--model", str(tiny_folder)], {})
     try:
         again.next_document()
@@ -144,13 +149,28 @@ def test_everything_is_there_after_a_restart(up: Up, data_dir: Path, tiny_folder
     eventually("the end of all processes", lambda: processes_of(data_dir) == [])
 
 
+def test_an_api_that_ends_stops_all_and_shows_the_end_of_its_log(tmp_path: Path, tiny_folder: Path) -> None:
+    up = Up(tmp_path, ["--model", str(tiny_folder)], {})
+    try:
+        up.next_document()
+        assert up.next_document()["status"] == "ready"
+        os.kill(up.children()["service"].pid, signal.SIGKILL)
+        error = up.next_document()["error"]
+        assert error["message"] == "api ended by SIGKILL."
+        assert error["details"]
+        assert up.process.wait(30) == 1
+        assert processes_of(tmp_path) == []
+    finally:
+        up.end(signal.SIGKILL)
+
+
 def test_servers_that_are_given_are_used_and_left_alone(tmp_path: Path, tiny_folder: Path) -> None:
     with servers.postgres() as postgres, servers.valkey() as valkey, postgres.database("template1") as url:
         given = {"ERRATA_DATABASE_URL": url, "ERRATA_REDIS_URL": str(valkey.connection_url)}
         up = Up(tmp_path, ["--model", str(tiny_folder)], given)
         try:
             assert up.next_document()["model"] == "tiny"
-            assert set(up.children()) == {"service", "worker"}
+            assert set(up.children()) == {"service", "worker-edit", "worker-generate"}
         finally:
             assert up.end(signal.SIGINT) == 0
         assert processes_of(tmp_path) == []

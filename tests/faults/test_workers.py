@@ -8,6 +8,8 @@ from functools import partial
 
 import pytest
 
+from ledger.edits import edit_sets as ledger_edit_sets
+from ledger.versions import versions
 from tests.harness import LEASE_S, MODEL, Backend, Started, eventually, wait_stopped
 from worker.faults import POINTS
 
@@ -29,7 +31,7 @@ def test_a_worker_killed_at_any_step_leaves_one_version(back: Backend) -> None:
     for edit_set in edit_sets:
         back.wait_for(edit_set)
         assert len(back.versions_of(edit_set)) == 1
-    assert tuple(back.ledger.members(MODEL, "live")) == tuple(sorted(edit_sets))
+    assert tuple(back.ledger.run(versions.members_of, MODEL, "live")) == tuple(sorted(edit_sets))
     assert back.ledger.verify().ok
 
 
@@ -51,11 +53,11 @@ def test_a_worker_that_slept_past_its_lease_is_refused(back: Backend) -> None:
     wait_stopped(sleeper)
     back.start_worker()
     back.wait_for(edit_set)
-    live = back.ledger.get_version(MODEL, "live")
+    live = back.ledger.run(versions.get, MODEL, "live")
     sleeper.send_signal(signal.SIGCONT)
     eventually("the refusal", lambda: "was left" in back.log_of(sleeper))
     assert back.versions_of(edit_set) == [live.number]
-    assert back.ledger.get_version(MODEL, "live") == live
+    assert back.ledger.run(versions.get, MODEL, "live") == live
     assert sleeper.poll() is None
 
 
@@ -64,15 +66,15 @@ def test_an_edit_that_kills_its_worker_is_quarantined_and_others_go_on(back: Bac
     armed = {"ERRATA_FAULTS": "1", "ERRATA_FAULT_POINT": "after_claim", "ERRATA_FAULT_MATCH": "poison"}
 
     def ended_or_failed(worker: Started) -> bool:
-        return worker.poll() is not None or back.ledger.get_edit_set(poison).status == "failed"
+        return worker.poll() is not None or back.ledger.run(ledger_edit_sets.get, poison).status == "failed"
 
     deaths, until = 0, time.monotonic() + 60
-    while back.ledger.get_edit_set(poison).status != "failed" and time.monotonic() < until:
+    while back.ledger.run(ledger_edit_sets.get, poison).status != "failed" and time.monotonic() < until:
         worker = back.start_worker(**armed)
         eventually("its end", partial(ended_or_failed, worker), 40)
         deaths += worker.poll() is not None
     assert deaths == 3
-    error = back.ledger.get_edit_set(poison).error
+    error = back.ledger.run(ledger_edit_sets.get, poison).error
     assert error is not None
     assert "quarantine" in str(error)
     back.wait_for(good)
@@ -85,5 +87,5 @@ def test_two_workers_compose_sets_that_they_made_at_once(back: Backend) -> None:
     edit_sets = [back.post(f"The capital of land {n} is", "Lima") for n in range(6)]
     for edit_set in edit_sets:
         back.wait_for(edit_set)
-    assert tuple(back.ledger.members(MODEL, "live")) == tuple(sorted(edit_sets))
+    assert tuple(back.ledger.run(versions.members_of, MODEL, "live")) == tuple(sorted(edit_sets))
     assert back.ledger.verify().ok

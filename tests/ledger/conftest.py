@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ledger import Ledger
+from ledger.auth import keys
 from ledger.blobs.store import LocalBlobs
 from ledger.db.engine import open_engine
 from ledger.records import KeyRecord
@@ -21,7 +22,7 @@ def ledger(database_url: str, tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def editor_key(ledger: Ledger) -> KeyRecord:
-    return ledger.create_key("editor", {"read", "edit"}, actor="system")[0]
+    return ledger.run(keys.create, "editor", {"read", "edit"}, actor="system")[0]
 
 
 @pytest.fixture

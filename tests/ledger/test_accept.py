@@ -7,6 +7,9 @@ import pytest
 from sqlalchemy import event, text
 
 from ledger import Ledger
+from ledger.auth import keys
+from ledger.edits import edit_sets
+from ledger.edits import facts as ledger_facts
 from ledger.errors import (
     AlreadyExists,
     IdempotencyConflict,
@@ -17,17 +20,18 @@ from ledger.errors import (
     NotFound,
     UnstorableText,
 )
+from ledger.models import models
 from ledger.records import KeyRecord
 from tests.ledger.work import INFO, facts
 
 
 @pytest.fixture
 def model(ledger: Ledger) -> str:
-    return ledger.register_model("tiny", "/models/tiny", None, INFO, actor="system").id
+    return ledger.run(models.register, "tiny", "/models/tiny", None, INFO, actor="system").id
 
 
 def rows(ledger: Ledger, query: str) -> list[Any]:
-    with ledger.database.engine.connect() as connection:
+    with ledger.engine.connect() as connection:
         return list(connection.execute(text(query)))
 
 
@@ -35,18 +39,20 @@ def test_everything_of_an_edit_set_is_written_at_once(
     ledger: Ledger, model: str, editor_key: KeyRecord
 ) -> None:
     gate = {"edit_success": 0.5}
-    accepted, replayed = ledger.accept(model, facts(3), "manual", gate, True, "a note", actor=editor_key)
+    accepted, replayed = ledger.run(
+        edit_sets.accept, model, facts(3), "manual", gate, True, "a note", actor=editor_key
+    )
     assert not replayed
-    assert ledger.get_edit_set(accepted.id) == accepted
+    assert ledger.run(edit_sets.get, accepted.id) == accepted
     assert (accepted.status, accepted.promote, accepted.gate) == ("queued", "manual", gate)
     assert (accepted.fact_count, accepted.note, accepted.edit_on_rephrasings) == (3, "a note", True)
     assert accepted.created_by == editor_key.id
-    page = ledger.get_facts(accepted.id)
+    page = ledger.run(ledger_facts.list_of, accepted.id)
     assert [fact.id for fact in page.items] == [f"{accepted.id}.{n}" for n in range(3)]
     assert page.items[1].target == "City 1"
     assert page.items[1].locality == ({"prompt": "The capital of New Zealand is"},)
     assert not page.items[1].live
-    assert rows(ledger, "SELECT job_id FROM outbox") == [(accepted.job_id,)]
+    assert rows(ledger, "SELECT id FROM jobs") == [(accepted.job_id,)]
     events = rows(ledger, "SELECT actor FROM audit_events WHERE action = 'edit_set.accept'")
     assert events == [(editor_key.id,)]
 
@@ -55,23 +61,23 @@ def test_refused_edit_sets_leave_nothing(ledger: Ledger, model: str, editor_key:
     bad = facts(2)
     bad[1]["locality"] = [{"prompt": "nul \0"}]
     with pytest.raises(UnstorableText) as caught:
-        ledger.accept(model, bad, actor=editor_key, idempotency_key="k", body_digest="d")
+        ledger.run(edit_sets.accept, model, bad, actor=editor_key, idempotency_key="k", body_digest="d")
     assert caught.value.field == "/facts/1/locality/0/prompt"
     with pytest.raises(UnstorableText):
-        ledger.accept(model, facts(1), note="half \ud800", actor=editor_key)
+        ledger.run(edit_sets.accept, model, facts(1), note="half \ud800", actor=editor_key)
     with pytest.raises(NotFound, match="'other'"):
-        ledger.accept("other", facts(1), actor=editor_key)
-    ledger.fail_model(model, {"code": "model-not-loadable"})
+        ledger.run(edit_sets.accept, "other", facts(1), actor=editor_key)
+    ledger.run(models.fail, model, {"code": "model-not-loadable"})
     with pytest.raises(ModelNotReady):
-        ledger.accept(model, facts(1), actor=editor_key)
-    for table in ("edit_sets", "facts", "jobs", "outbox", "idempotency_keys"):
+        ledger.run(edit_sets.accept, model, facts(1), actor=editor_key)
+    for table in ("edit_sets", "facts", "jobs", "idempotency_keys"):
         assert rows(ledger, f"SELECT count(*) FROM {table}") == [(0,)]
 
 
 def test_repetition_returns_the_first_answer(ledger: Ledger, model: str, editor_key: KeyRecord) -> None:
     def post(key: KeyRecord, body: str) -> tuple[str, bool]:
-        accepted, replayed = ledger.accept(
-            model, facts(2), actor=key, idempotency_key="mine", body_digest=body
+        accepted, replayed = ledger.run(
+            edit_sets.accept, model, facts(2), actor=key, idempotency_key="mine", body_digest=body
         )
         return accepted.id, replayed
 
@@ -80,10 +86,10 @@ def test_repetition_returns_the_first_answer(ledger: Ledger, model: str, editor_
     assert post(editor_key, "a") == (first, True)
     with pytest.raises(IdempotencyConflict, match="mine"):
         post(editor_key, "b")
-    other = ledger.create_key("other", {"edit"}, actor="system")[0]
+    other = ledger.run(keys.create, "other", {"edit"}, actor="system")[0]
     assert post(other, "b")[1] is False
-    assert len(ledger.list_edit_sets().items) == 2
-    ledger.fail_model(model, {"code": "model-not-loadable"})
+    assert len(ledger.run(edit_sets.list_all).items) == 2
+    ledger.run(models.fail, model, {"code": "model-not-loadable"})
     assert post(editor_key, "a") == (first, True)
 
 
@@ -91,8 +97,8 @@ def test_two_posts_at_once_with_one_key_make_one_edit_set(
     ledger: Ledger, model: str, editor_key: KeyRecord
 ) -> None:
     def post(_: int) -> tuple[str, bool]:
-        accepted, replayed = ledger.accept(
-            model, facts(5), actor=editor_key, idempotency_key="same", body_digest="d"
+        accepted, replayed = ledger.run(
+            edit_sets.accept, model, facts(5), actor=editor_key, idempotency_key="same", body_digest="d"
         )
         return accepted.id, replayed
 
@@ -100,7 +106,7 @@ def test_two_posts_at_once_with_one_key_make_one_edit_set(
         answers = list(pool.map(post, range(24)))
     assert len({ident for ident, _ in answers}) == 1
     assert sorted(replayed for _, replayed in answers) == [False] + [True] * 23
-    assert rows(ledger, "SELECT count(*) FROM outbox") == [(1,)]
+    assert rows(ledger, "SELECT count(*) FROM jobs") == [(1,)]
 
 
 def test_hundred_facts_take_as_many_statements_as_one(
@@ -111,36 +117,36 @@ def test_hundred_facts_take_as_many_statements_as_one(
     def note(*arguments: Any) -> None:
         said.append(arguments[2])
 
-    event.listen(ledger.database.engine, "before_cursor_execute", note)
+    event.listen(ledger.engine, "before_cursor_execute", note)
     counts = []
     for number in (1, 100):
         said.clear()
-        ledger.accept(model, facts(number), actor=editor_key)
+        ledger.run(edit_sets.accept, model, facts(number), actor=editor_key)
         counts.append(len(said))
     assert any("INSERT INTO facts" in each for each in said)
     assert counts[0] == counts[1] > 3
 
 
 def test_pages_are_stable_while_rows_are_added(ledger: Ledger, model: str, editor_key: KeyRecord) -> None:
-    made = [ledger.accept(model, facts(1), actor=editor_key)[0].id for _ in range(5)]
-    first = ledger.list_edit_sets(2)
-    ledger.accept(model, facts(1), actor=editor_key)
-    second = ledger.list_edit_sets(2, first.next_cursor)
-    third = ledger.list_edit_sets(2, second.next_cursor)
+    made = [ledger.run(edit_sets.accept, model, facts(1), actor=editor_key)[0].id for _ in range(5)]
+    first = ledger.run(edit_sets.list_all, 2)
+    ledger.run(edit_sets.accept, model, facts(1), actor=editor_key)
+    second = ledger.run(edit_sets.list_all, 2, first.next_cursor)
+    third = ledger.run(edit_sets.list_all, 2, second.next_cursor)
     assert [item.id for page in (first, second, third) for item in page.items] == made[::-1]
     assert third.next_cursor is None
-    assert ledger.list_edit_sets(status="applied").items == ()
-    assert len(ledger.list_edit_sets(model_id=model).items) == 6
+    assert ledger.run(edit_sets.list_all, status="applied").items == ()
+    assert len(ledger.run(edit_sets.list_all, model_id=model).items) == 6
     with pytest.raises(NotFound):
-        ledger.list_edit_sets(model_id="other")
+        ledger.run(edit_sets.list_all, model_id="other")
 
 
 def test_facts_are_paged_in_order(ledger: Ledger, model: str, editor_key: KeyRecord) -> None:
-    accepted, _ = ledger.accept(model, facts(5), actor=editor_key)
+    accepted, _ = ledger.run(edit_sets.accept, model, facts(5), actor=editor_key)
     positions: list[int] = []
     cursor = None
     while True:
-        page = ledger.get_facts(accepted.id, 2, cursor)
+        page = ledger.run(ledger_facts.list_of, accepted.id, 2, cursor)
         positions += [fact.position for fact in page.items]
         cursor = page.next_cursor
         if cursor is None:
@@ -153,39 +159,39 @@ def test_facts_are_paged_in_order(ledger: Ledger, model: str, editor_key: KeyRec
 )
 def test_foreign_cursors_are_refused(ledger: Ledger, cursor: str) -> None:
     with pytest.raises(InvalidCursor):
-        ledger.list_edit_sets(10, cursor)
+        ledger.run(edit_sets.list_all, 10, cursor)
 
 
 @pytest.mark.parametrize("ident", ["none", "", "\0", "\ud800", "é"])
 def test_unknown_ids_are_not_found(ledger: Ledger, ident: str) -> None:
-    for look in (ledger.get_edit_set, ledger.get_model, ledger.get_facts):
+    for look in (edit_sets.get, models.get, ledger_facts.list_of):
         with pytest.raises(NotFound):
-            look(ident)
+            ledger.run(look, ident)
 
 
 def test_registering_again_changes_nothing(ledger: Ledger, model: str) -> None:
-    again = ledger.register_model(model, "/models/tiny", None, INFO, actor="system")
-    assert again == ledger.get_model(model)
+    again = ledger.run(models.register, model, "/models/tiny", None, INFO, actor="system")
+    assert again == ledger.run(models.get, model)
     assert (again.status, again.live_version, again.modules) == ("preparing", None, tuple(INFO["modules"]))
     assert again.gate["edit_success"] == 0.9
     with pytest.raises(AlreadyExists):
-        ledger.register_model(model, "/models/other", None, INFO, actor="system")
-    ledger.fail_model(model, {"code": "model-not-loadable"})
-    assert ledger.get_model(model).status == "failed"
-    other = ledger.register_model(model, "/models/other", None, INFO, b"editor", actor="system")
+        ledger.run(models.register, model, "/models/other", None, INFO, actor="system")
+    ledger.run(models.fail, model, {"code": "model-not-loadable"})
+    assert ledger.run(models.get, model).status == "failed"
+    other = ledger.run(models.register, model, "/models/other", None, INFO, b"editor", actor="system")
     assert (other.status, other.source, other.error) == ("preparing", "/models/other", None)
     assert other.given_editor_digest is not None
     assert ledger.blobs.get(other.given_editor_digest) == b"editor"
     with pytest.raises(InvalidName):
-        ledger.register_model("a/b", "/models/tiny", None, INFO, actor="system")
-    assert len(ledger.list_models().items) == 1
+        ledger.run(models.register, "a/b", "/models/tiny", None, INFO, actor="system")
+    assert len(ledger.run(models.list_all).items) == 1
 
 
 def test_errors_say_what_to_do_and_pickle(ledger: Ledger) -> None:
     import pickle
 
     with pytest.raises(LedgerError) as caught:
-        ledger.get_model("none")
+        ledger.run(models.get, "none")
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.code, copy.message, copy.remedy) == ("not-found", caught.value.message, caught.value.remedy)
     assert copy.kind == "model"

@@ -12,11 +12,13 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from ledger import Ledger, LedgerSettings
+from ledger.auth import keys
 from ledger.blobs.store import LocalBlobs
 from ledger.db.engine import open_engine
 from ledger.db.migrate import prepare, upgrade
 from ledger.integrity import chain
 from ledger.records import Member, VersionRecord
+from ledger.versions import versions
 from tests.ledger.work import Bench
 from tests.servers import SERVICE, Postgres, as_role
 
@@ -147,9 +149,9 @@ def test_an_old_ledger_is_carried_over_and_goes_on(old: tuple[str, LocalBlobs]) 
     ledger = Ledger(open_engine(service), blobs)
     found = ledger.verify().problems
     assert {problem.kind for problem in found} == {"questions-differ"}, "which this history has none of"
-    bench = Bench(ledger, ledger.create_key("editor", {"edit"}, actor="system")[0])
+    bench = Bench(ledger, ledger.run(keys.create, "editor", {"edit"}, actor="system")[0])
     for number, (_, _, members) in enumerate(HISTORY):
-        version = ledger.get_version("tiny", number)
+        version = ledger.run(versions.get, "tiny", number)
         shown = [(m.edit_set_id, m.withdrawn, m.superseded) for m in bench.members(version)]
         assert shown == [(m.edit_set_id, m.withdrawn, m.superseded) for m in members]
         assert (version.edit_set_count, version.members_digest) == (len(members), None)

@@ -25,8 +25,12 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 
 from ledger import Ledger
+from ledger.auth import keys
 from ledger.blobs.store import open_blobs
 from ledger.db.engine import open_engine
+from ledger.edits import edit_sets, expiry, withdrawals
+from ledger.edits import facts as ledger_facts
+from ledger.edits.expiry import Looked
 from ledger.errors import (
     FactConflict,
     GateNotMet,
@@ -39,7 +43,11 @@ from ledger.errors import (
     NotLive,
     StaleParent,
 )
+from ledger.jobs import commit as ledger_commit
+from ledger.jobs import jobs
+from ledger.models import aliases as ledger_aliases
 from ledger.records import Claim, NewVersion
+from ledger.versions import versions
 from tests.ledger import model
 from tests.ledger.work import REPORT, Bench, ready_model
 from tests.servers import Postgres, as_owner
@@ -103,12 +111,13 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.look.execute(EMPTY)
-        self.blobs = open_blobs("memory://machine")
+        self.blobs = open_blobs("memory:///")
         self.open()
-        key = self.ledger.create_key("editor", {"read", "edit"}, actor="system")[0]
+        key = self.ledger.run(keys.create, "editor", {"read", "edit"}, actor="system")[0]
         ready_model(self.ledger)
         self.bench = Bench(self.ledger, key)
         self.model = model.Ledger()
+        self.looked: Looked | None = None
         self.claims: dict[str, Claim] = {}
         self.stale: list[tuple[str, Claim]] = []
         self.solved: dict[str, NewVersion] = {}
@@ -135,8 +144,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def post(self, facts: list[dict[str, Any]], promote: Any, on_conflict: Any, dry_run: bool) -> None:
         refused = FactConflict if on_conflict == "reject" and self.model.conflicts(facts) else None
         with expecting(refused):
-            record, _ = self.ledger.accept(
-                "tiny", facts, promote, on_conflict=on_conflict, dry_run=dry_run, actor=self.bench.key
+            record, _ = self.ledger.run(
+                edit_sets.accept,
+                "tiny",
+                facts,
+                promote,
+                on_conflict=on_conflict,
+                dry_run=dry_run,
+                actor=self.bench.key,
             )
             order = len(self.model.sets)
             self.model.sets[record.id] = model.Set(order, tuple(facts), promote, on_conflict, dry_run)
@@ -147,7 +162,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ident = self.pick(data, self.model.sets)
         work = self.model.work(ident)
         with expecting(None if work.open or work.status == "cancelled" else IllegalTransition):
-            self.ledger.cancel(ident, self.bench.key)
+            self.ledger.run(edit_sets.cancel, ident, self.bench.key)
             work.back("cancelled")
 
     # workers
@@ -162,7 +177,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def claim_one(self, ident: str) -> None:
         work = self.model.work(ident)
-        claim = self.ledger.claim(self.bench.job_of(ident), "worker", 3600.0, model.MAX_ATTEMPTS)
+        claim = self.ledger.run(jobs.claim, self.bench.job_of(ident), "worker", 3600.0, model.MAX_ATTEMPTS)
         if work.leased:
             assert claim is None
         elif work.attempts >= model.MAX_ATTEMPTS:
@@ -194,8 +209,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if own is not None and own.on_conflict == "reject" and self.model.conflicts(own.facts):
             refused = FactConflict
         with expecting(self.ends_of(ident), refused):
-            self.solved[ident] = self.bench.solve(self.ledger.load_job(self.claims[ident]))
-            self.ledger.verifying(self.claims[ident])
+            self.solved[ident] = self.bench.solve(self.ledger.run(ledger_commit.load, self.claims[ident]))
+            self.ledger.run(jobs.verifying, self.claims[ident])
             self.model.work(ident).status = "verifying"
 
     @precondition(lambda self: self.solved)
@@ -211,11 +226,11 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         new = NewVersion(**{**vars(self.solved[ident]), "gate_met": gate_met})
         with expecting(self.ends_of(ident), self.moved(new)):
-            made = self.ledger.commit_version(self.claims[ident], new)
+            made = self.ledger.run(ledger_commit.commit, self.claims[ident], new)
             apply = self.model.withdraw if ident in self.model.withdrawals else None
             number = apply(ident) if apply else self.model.apply(ident, gate_met)
             assert made.number == number
-            again = self.ledger.commit_version(self.claims[ident], new)
+            again = self.ledger.run(ledger_commit.commit, self.claims[ident], new)
             assert again.number == number, "the reply was lost, and the same claim asked again"
             del self.solved[ident], self.claims[ident]
 
@@ -224,10 +239,10 @@ class LedgerMachine(RuleBasedStateMachine):
         claim, new = self.claims[ident], self.solved[ident]
         ends = self.ends_of(ident)
         with expecting(ends, InconsistentVersion if self.moved(new) is None else None, HeadMoved):
-            self.ledger.commit_version(claim, new)
+            self.ledger.run(ledger_commit.commit, claim, new)
         with expecting(ends):
             for _ in range(2):
-                done = self.ledger.conclude_trial(claim, REPORT, new.fact_reports)
+                done = self.ledger.run(ledger_commit.finish_dry_run, claim, REPORT, new.fact_reports)
                 assert (done.status, done.version) == ("verified", None)
             self.model.work(ident).back("verified")
             del self.solved[ident], self.claims[ident]
@@ -250,7 +265,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject, counted: bool) -> None:
         ident = self.pick(data, self.claims)
         with expecting(self.ends_of(ident)):
-            self.ledger.release(self.claims[ident], counted=counted)
+            self.ledger.run(jobs.release, self.claims[ident], counted=counted)
             work = self.model.work(ident)
             work.attempts -= not counted
             work.back("queued")
@@ -260,7 +275,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def fail(self, data: st.DataObject) -> None:
         ident = self.pick(data, self.claims)
         with expecting(self.ends_of(ident)):
-            self.ledger.fail_job(self.claims[ident], {"type": "urn:errata:problem:core-error"})
+            self.ledger.run(jobs.fail, self.claims[ident], {"type": "urn:errata:problem:core-error"})
             self.model.work(ident).back("failed")
 
     @precondition(lambda self: any(self.model.work(ident).leased for ident in self.claims))
@@ -284,9 +299,9 @@ class LedgerMachine(RuleBasedStateMachine):
         ident, claim = self.stale[data.draw(st.integers(0, len(self.stale) - 1))]
         if claim.fence == self.model.work(ident).fence:
             return
-        for attempt in (self.ledger.verifying, self.ledger.release, self.ledger.load_job):
+        for attempt in (jobs.verifying, jobs.release, ledger_commit.load):
             with expecting(LeaseLost):
-                attempt(claim)
+                self.ledger.run(attempt, claim)
 
     # administrators
 
@@ -294,7 +309,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def roll_back(self, data: st.DataObject) -> None:
         number = data.draw(st.integers(0, len(self.model.versions) - 1))
         with expecting(None if self.model.versions[number].gate_met else GateNotMet):
-            made = self.ledger.roll_back("tiny", number, "r", self.bench.key)
+            made = self.ledger.run(ledger_aliases.roll_back, "tiny", number, "r", self.bench.key)
             assert made.number == self.model.roll_back(number)
 
     @rule(data=st.data(), name=st.sampled_from(("live", "stable")), force=st.booleans())
@@ -307,7 +322,9 @@ class LedgerMachine(RuleBasedStateMachine):
             elif not self.model.related(number):
                 refused = StaleParent
         with expecting(refused):
-            self.ledger.set_alias("tiny", name, number, self.bench.key, force=force, reason="r")
+            self.ledger.run(
+                ledger_aliases.set_alias, "tiny", name, number, self.bench.key, force=force, reason="r"
+            )
             self.model.point(name, number)
 
     @precondition(lambda self: self.model.sets)
@@ -320,7 +337,7 @@ class LedgerMachine(RuleBasedStateMachine):
         away = not sets <= self.model.live.members.keys() or not facts <= held
         with expecting(NotLive if away else None):
             idents = [f"{ident}.{position}" for ident, position in facts]
-            asked = self.ledger.request_withdrawal("tiny", sorted(sets), idents, "r", self.bench.key)
+            asked = self.ledger.run(withdrawals.request, "tiny", sorted(sets), idents, "r", self.bench.key)
             self.model.withdrawals[asked.id] = model.Withdrawal(sets, facts)
 
     @rule()
@@ -331,12 +348,11 @@ class LedgerMachine(RuleBasedStateMachine):
             for each in self.model.withdrawals.values()
         )
         wanted = frozenset() if busy else self.model.expired()
-        made = self.ledger.withdraw_expired()
-        assert [set(each.fact_ids) for each in made] == (
-            [{f"{ident}.{position}" for ident, position in wanted}] if wanted else []
-        )
-        for each in made:
-            self.model.withdrawals[each.id] = model.Withdrawal(frozenset(), wanted, expiry=True)
+        made, self.looked = self.ledger.run(expiry.withdraw, "tiny", self.looked)
+        assert (made is not None) == bool(wanted)
+        if made is not None:
+            assert set(made.fact_ids) == {f"{ident}.{position}" for ident, position in wanted}
+            self.model.withdrawals[made.id] = model.Withdrawal(frozenset(), wanted, expiry=True)
 
     @rule()
     def restart(self) -> None:
@@ -372,13 +388,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def everything_agrees(self) -> None:
         """At the end: every version, every fact with its links, every withdrawal, and the whole chain."""
-        for version in self.ledger.list_versions("tiny", 500).items:
+        for version in self.ledger.run(versions.list_all, "tiny", 500).items:
             self.check_version(version)
         live = self.model.live.members
         held, facts = self.model.held(live), self.model.facts(live)
         for ident, own in self.model.sets.items():
-            assert self.ledger.get_edit_set(ident).version == own.version
-            for fact in self.ledger.get_facts(ident).items:
+            assert self.ledger.run(edit_sets.get, ident).version == own.version
+            for fact in self.ledger.run(ledger_facts.list_of, ident).items:
                 place = (ident, fact.position)
                 assert fact.live == (place in facts)
                 newer = self.model.newer(place, held) if place in held else set()
@@ -386,7 +402,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 older = {other for other in held if place in held and place in self.model.newer(other, held)}
                 assert set(fact.supersedes) == {f"{i}.{n}" for i, n in older}
         for ident, withdrawal in self.model.withdrawals.items():
-            assert self.ledger.get_withdrawal(ident).status == withdrawal.work.status
+            assert self.ledger.run(withdrawals.get, ident).status == withdrawal.work.status
         assert self.ledger.verify().problems == ()
 
 

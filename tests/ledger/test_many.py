@@ -9,7 +9,11 @@ from typing import Any
 
 from sqlalchemy import event
 
+from ledger.edits import edit_sets, withdrawals
+from ledger.edits import facts as ledger_facts
 from ledger.ids import fact_id
+from ledger.models import aliases
+from ledger.versions import versions
 from tests.ledger.work import Bench, facts
 
 
@@ -58,21 +62,23 @@ def costs(bench: Bench, idents: list[str]) -> dict[str, Counter[str]]:
     """Do everything that looks at all members, and return what each took."""
     ledger, found = bench.ledger, {}
     with watched(bench) as found["get_facts"]:
-        assert ledger.get_facts(idents[0]).items[0].live
+        assert ledger.run(ledger_facts.list_of, idents[0]).items[0].live
     with watched(bench) as found["accept"]:
-        ledger.accept("tiny", facts(1, 10**6), actor=bench.key, on_conflict="reject")
+        ledger.run(edit_sets.accept, "tiny", facts(1, 10**6), actor=bench.key, on_conflict="reject")
     with watched(bench) as found["facts_of"]:
-        ledger.facts_of("tiny", ledger.get_version("tiny", "live").number)
+        ledger.run(ledger_facts.of_version, "tiny", ledger.run(versions.get, "tiny", "live").number)
     with watched(bench) as found["edit"]:
         _, made = bench.edit()
     with watched(bench) as found["roll_back"]:
-        ledger.roll_back("tiny", 0, "r", bench.key)
+        ledger.run(aliases.roll_back, "tiny", 0, "r", bench.key)
     assert bench.status(idents[0]) == "withdrawn"
     with watched(bench) as found["roll_forth"]:
-        ledger.roll_back("tiny", made.number, "r", bench.key)
+        ledger.run(aliases.roll_back, "tiny", made.number, "r", bench.key)
     assert bench.status(idents[0]) == "applied"
     with watched(bench) as found["ask"]:
-        asked = ledger.request_withdrawal("tiny", idents[:1], [fact_id(i, 0) for i in idents[1:]], "r", "me")
+        asked = ledger.run(
+            withdrawals.request, "tiny", idents[:1], [fact_id(i, 0) for i in idents[1:]], "r", "me"
+        )
     with watched(bench) as found["withdraw"]:
         bench.finish(asked.id)
     return found
@@ -86,5 +92,9 @@ def test_what_is_asked_of_the_database_does_not_grow_with_the_members(bench: Ben
 def test_a_number_is_found_without_its_members(bench: Bench) -> None:
     _, made = bench.edit()
     with watched(bench) as seen:
-        assert [bench.ledger.number_of("tiny", ref) for ref in ("live", "base", 1)] == [made.number, 0, 1]
+        assert [bench.ledger.run(versions.number_of, "tiny", ref) for ref in ("live", "base", 1)] == [
+            made.number,
+            0,
+            1,
+        ]
     assert seen["members"] == 0

@@ -14,6 +14,7 @@ from ledger.db.base import Base
 from ledger.db.engine import open_engine
 from ledger.db.migrate import current_revision, head_revision, upgrade
 from ledger.errors import LedgerUnavailable, SchemaMissing
+from ledger.models import models
 from ledger.states import LEGAL_TRANSITIONS
 from tests.servers import Postgres
 
@@ -57,9 +58,9 @@ def test_upgrade_twice_and_at_once(postgres_server: Postgres) -> None:
 
 def test_a_ledger_that_was_not_migrated_says_so(postgres_server: Postgres) -> None:
     with postgres_server.database(template="template1") as url:
-        ledger = Ledger(open_engine(url), open_blobs("memory://none"))
+        ledger = Ledger(open_engine(url), open_blobs("memory:///"))
         with pytest.raises(SchemaMissing, match="models"):
-            ledger.get_model("tiny")
+            ledger.run(models.get, "tiny")
         ledger.close()
 
 

@@ -17,7 +17,10 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger import Ledger, LedgerSettings
 from ledger.db.engine import open_engine
+from ledger.edits import edit_sets
 from ledger.errors import LedgerUnavailable
+from ledger.jobs import commit
+from ledger.models import aliases, models
 from ledger.versions import versions
 from tests.ledger.work import Bench, facts
 
@@ -112,18 +115,18 @@ def test_a_line_cut_at_the_commit_gives_no_version_or_one(
     bench: Bench, folder: Path, cut: Literal["before", "after"]
 ) -> None:
     claim = bench.claim(bench.post())
-    new = bench.solve(bench.ledger.load_job(claim))
+    new = bench.solve(bench.ledger.run(commit.load, claim))
     with proxied(bench, folder) as (ledger, proxy):
-        ledger.get_model("tiny")
+        ledger.run(models.get, "tiny")
         proxy.cut = cut
         with pytest.raises(LedgerUnavailable, match="did not answer"):
-            ledger.commit_version(claim, new)
+            ledger.run(commit.commit, claim, new)
         assert proxy.cuts == 1
-        made = len(bench.ledger.list_versions("tiny").items) - 1
+        made = len(bench.ledger.run(versions.list_all, "tiny").items) - 1
         assert made == (0 if cut == "before" else 1)
-        version = ledger.commit_version(claim, new)
+        version = ledger.run(commit.commit, claim, new)
     assert version.number == 1
-    assert len(bench.ledger.list_versions("tiny").items) == 2
+    assert len(bench.ledger.run(versions.list_all, "tiny").items) == 2
     assert bench.ledger.verify().ok
 
 
@@ -132,17 +135,19 @@ def test_a_post_whose_reply_was_lost_can_be_repeated(
     bench: Bench, folder: Path, cut: Literal["before", "after"]
 ) -> None:
     def post(ledger: Ledger) -> bool:
-        return ledger.accept("tiny", facts(3), actor=bench.key, idempotency_key="k", body_digest="d")[1]
+        return ledger.run(
+            edit_sets.accept, "tiny", facts(3), actor=bench.key, idempotency_key="k", body_digest="d"
+        )[1]
 
     with proxied(bench, folder) as (ledger, proxy):
-        ledger.get_model("tiny")
+        ledger.run(models.get, "tiny")
         proxy.cut = cut
         with pytest.raises(LedgerUnavailable):
             post(ledger)
         assert post(ledger) is (cut == "after")
-    assert len(bench.ledger.list_edit_sets().items) == 1
+    assert len(bench.ledger.run(edit_sets.list_all).items) == 1
     assert bench.rows("SELECT count(*) FROM facts") == [(3,)]
-    assert bench.rows("SELECT count(*) FROM outbox") == [(1,)]
+    assert bench.rows("SELECT count(*) FROM jobs") == [(1,)]
 
 
 def test_a_session_ended_by_the_server_is_a_typed_error_and_the_next_call_works(bench: Bench) -> None:
@@ -152,19 +157,14 @@ def test_a_session_ended_by_the_server_is_a_typed_error_and_the_next_call_works(
     )
 
     def ended_half_way() -> None:
-        with bench.ledger.database.transaction() as session:
+        with bench.ledger.transaction() as session:
             session.connection()
             bench.rows(end_all)
             session.connection().exec_driver_sql("SELECT 1")
 
     with pytest.raises(LedgerUnavailable):
         ended_half_way()
-    assert bench.ledger.get_model("tiny").status == "ready"
-    heard = bench.ledger.listen(poll_s=0.01)
-    assert next(heard) is False
-    bench.rows(end_all)
-    with pytest.raises(LedgerUnavailable):
-        [next(heard) for _ in range(100)]
+    assert bench.ledger.run(models.get, "tiny").status == "ready"
 
 
 def own_ledger(bench: Bench, options: str = "") -> Ledger:
@@ -178,23 +178,25 @@ def test_a_process_that_stops_in_a_transaction_blocks_others_for_a_while_only(be
     bench.edit()
 
     def stop() -> None:
-        with stopped.database.transaction() as session:
+        with stopped.transaction() as session:
             versions.lock_head(session, "tiny")
             with pytest.raises(LedgerUnavailable, match="lock timeout"):
-                waiting.roll_back("tiny", 0, "r", bench.key)
-            assert bench.ledger.roll_back("tiny", 0, "r", bench.key).number == 2, "waits no longer than that"
+                waiting.run(aliases.roll_back, "tiny", 0, "r", bench.key)
+            assert bench.ledger.run(aliases.roll_back, "tiny", 0, "r", bench.key).number == 2, (
+                "waits no longer than that"
+            )
             versions.lock_head(session, "tiny")
 
     with pytest.raises(LedgerUnavailable):
         stop()
-    assert stopped.get_version("tiny", "live").number == 2
+    assert stopped.run(versions.get, "tiny", "live").number == 2
     stopped.close()
     waiting.close()
 
 
 def test_what_only_reads_may_take_its_time(bench: Bench) -> None:
     patient = own_ledger(bench, "-c idle_in_transaction_session_timeout=200")
-    with patient.database.snapshot() as session:
+    with patient.snapshot() as session:
         before = versions.live(session, "tiny").number
         bench.edit()
         time.sleep(0.5)
@@ -222,7 +224,7 @@ def test_no_server_is_a_typed_error_without_the_password(tmp_path: Path) -> None
     )
     assert make_url(settings.database_url).drivername == "postgresql+psycopg"
     ledger = Ledger.open(settings)
-    for call in (lambda: ledger.get_model("tiny"), ledger.verify, lambda: next(ledger.listen())):
+    for call in (lambda: ledger.run(models.get, "tiny"), ledger.verify):
         with pytest.raises(LedgerUnavailable) as caught:
             call()
         assert "secret" not in str(caught.value)

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from ledger import Ledger, LedgerSettings
+from ledger.auth import keys
 from ledger.blobs.store import open_blobs
 from ledger.db.base import Base
 from ledger.db.engine import REFUSED, open_engine
@@ -144,8 +145,8 @@ def test_one_role_for_everything_works(postgres_server: Postgres) -> None:
     with postgres_server.database(template="template1") as url:
         for owner in (None, url):
             prepare(LedgerSettings(database_url=url, migration_database_url=owner, blob_url=""))
-        ledger = Ledger(open_engine(url), open_blobs("memory://none"))
-        assert ledger.create_key("one", {"read"}, actor="system")[0].name == "one"
+        ledger = Ledger(open_engine(url), open_blobs("memory:///"))
+        assert ledger.run(keys.create, "one", {"read"}, actor="system")[0].name == "one"
         ledger.close()
 
 
@@ -153,9 +154,9 @@ def test_two_roles_from_the_start(postgres_server: Postgres) -> None:
     with postgres_server.database(template="template1") as url:
         other = as_role(url, "brand_new")
         prepare(LedgerSettings(database_url=other, migration_database_url=url, blob_url=""))
-        ledger = Ledger(open_engine(other), open_blobs("memory://none"))
-        key, _ = ledger.create_key("two", {"read"}, actor="system")
-        ledger.revoke_key(key.id, actor="system")
+        ledger = Ledger(open_engine(other), open_blobs("memory:///"))
+        key, _ = ledger.run(keys.create, "two", {"read"}, actor="system")
+        ledger.run(keys.revoke, key.id, actor="system")
         engine = create_engine(other, poolclass=NullPool)
         refused(engine, "UPDATE audit_events SET actor = 'nobody'")
         ledger.close()

@@ -21,7 +21,9 @@ from ledger.blobs.store import LocalBlobs
 from ledger.db.tables import Blob
 from ledger.errors import BlobMissing, BlobStoreUnavailable, LedgerUnavailable
 from ledger.integrity.chain import digest
+from ledger.models import aliases
 from ledger.records import Space
+from ledger.versions import versions
 from tests.ledger.work import Bench
 
 DAY = 86400.0
@@ -38,7 +40,7 @@ def age(ledger: Ledger, name: str, seconds: float) -> None:
 
 
 def collect(ledger: Ledger, grace_s: float = DAY) -> Space:
-    return gc.collect(ledger.database, ledger.blobs, grace_s)
+    return gc.collect(ledger, grace_s)
 
 
 def test_only_what_nothing_names_goes_and_only_after_the_grace(bench: Bench) -> None:
@@ -81,8 +83,8 @@ def name_it(ledger: Ledger, text: bytes) -> str:
     """What a job does: put a blob, and name it in a transaction some time later."""
     name = ledger.blobs.put(text)
     time.sleep(0.002)
-    with ledger.database.transaction() as session:
-        refs.record(session, ledger.blobs, name, "delta")
+    with ledger.transaction() as session:
+        refs.record(session, name, "delta")
         time.sleep(0.002)
     return name
 
@@ -117,7 +119,7 @@ def race(ledger: Ledger, grace_s: float, texts: list[bytes], attempts: int) -> i
 
 
 def all_named_are_there(ledger: Ledger) -> bool:
-    with ledger.database.transaction() as session:
+    with ledger.transaction() as session:
         named = list(session.scalars(select(Blob.digest)))
     return all(ledger.blobs.exists(name) for name in named) and len(named) > 0
 
@@ -139,8 +141,8 @@ def test_even_without_any_grace_what_is_named_is_there(ledger: Ledger) -> None:
     """A grace shorter than a job costs that job its attempt, and no committed row its blob."""
     name = ledger.blobs.put(b"collected before it was named")
     assert collect(ledger, -60).blobs == 1
-    with pytest.raises(BlobMissing), ledger.database.transaction() as session:
-        refs.record(session, ledger.blobs, name, "delta")
+    with pytest.raises(BlobMissing), ledger.transaction() as session:
+        refs.record(session, name, "delta")
     race(ledger, -60, [b"collected before it was named", *(b"blob %d" % n for n in range(80))], attempts=1000)
     assert all_named_are_there(ledger)
     assert ledger.blobs.exists(name)
@@ -149,8 +151,8 @@ def test_even_without_any_grace_what_is_named_is_there(ledger: Ledger) -> None:
 def test_a_collector_waits_for_a_transaction_that_names_blobs_and_not_for_ever(ledger: Ledger) -> None:
     name = ledger.blobs.put(b"content")
     with ThreadPoolExecutor(1) as pool:
-        with ledger.database.transaction() as session:
-            refs.record(session, ledger.blobs, name, "delta")
+        with ledger.transaction() as session:
+            refs.record(session, name, "delta")
             with pytest.raises(LedgerUnavailable, match="lock timeout"):
                 collect(ledger, -60)
             collecting = pool.submit(collect, ledger, -60)
@@ -168,7 +170,7 @@ def test_usage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (empty.models[0].live_facts, empty.models[0].bytes_per_fact) == (0, None)
     bench.edit(2)
     bench.edit(3)
-    ledger.roll_back("tiny", 1, "r", bench.key)
+    ledger.run(aliases.roll_back, "tiny", 1, "r", bench.key)
     ledger.blobs.put(b"left over")
     sizes = {row[0]: (row[1], row[2]) for row in bench.rows("SELECT digest, kind, size FROM blobs")}
     found = ledger.usage()
@@ -181,7 +183,7 @@ def test_usage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert found.named_bytes == sum(sizes[name][1] for (name,) in named)
     assert (found.unnamed, found.collectable) == (Space(1, 9), Space())
-    live = ledger.get_version("tiny", "live")
+    live = ledger.run(versions.get, "tiny", "live")
     model = found.models[0]
     assert model.live_facts == live.live_fact_count == 2
     assert model.statistics_bytes == sizes[bench.members(live)[0].statistics_digest][1]

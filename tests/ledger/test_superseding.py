@@ -4,9 +4,13 @@ from typing import Any
 
 import pytest
 
+from ledger.edits import edit_sets, withdrawals
+from ledger.edits import facts as ledger_facts
 from ledger.edits.fact_keys import index_keys, lookup_keys, normalise
 from ledger.errors import FactConflict, NotLive
+from ledger.jobs import commit
 from ledger.records import FactRecord
+from ledger.versions import versions
 from malmen_core import facts as core
 from tests.ledger.work import Bench
 
@@ -22,20 +26,20 @@ CHILE = {"prompt": "The capital of Chile is", "target": "Lima", "subject": "Chil
 
 
 def post(bench: Bench, *facts: dict[str, Any], **options: Any) -> str:
-    return bench.ledger.accept(bench.model, facts, actor=bench.key, **options)[0].id
+    return bench.ledger.run(edit_sets.accept, bench.model, facts, actor=bench.key, **options)[0].id
 
 
 def fact(bench: Bench, ident: str, position: int = 0) -> FactRecord:
-    return bench.ledger.get_facts(ident).items[position]
+    return bench.ledger.run(ledger_facts.list_of, ident).items[position]
 
 
 def live_targets(bench: Bench) -> set[str]:
-    number = bench.ledger.get_version("tiny", "live").number
-    return {fact.target for fact in bench.ledger.facts_of("tiny", number)}
+    number = bench.ledger.run(versions.get, "tiny", "live").number
+    return {fact.target for fact in bench.ledger.run(ledger_facts.of_version, "tiny", number)}
 
 
 def withdraw(bench: Bench, *edit_sets: str, facts: tuple[str, ...] = ()) -> None:
-    bench.finish(bench.ledger.request_withdrawal("tiny", edit_sets, facts, "r", bench.key).id)
+    bench.finish(bench.ledger.run(withdrawals.request, "tiny", edit_sets, facts, "r", bench.key).id)
 
 
 @pytest.mark.parametrize("newer", [PERU_AGAIN, PERU_OTHERWISE], ids=["same prompt", "rephrasing"])
@@ -44,16 +48,16 @@ def test_a_newer_fact_replaces_the_older_until_it_is_withdrawn(bench: Bench, new
     alone = bench.finish(first)
     second = post(bench, newer)
     claim = bench.claim(second)
-    job = bench.ledger.load_job(claim)
+    job = bench.ledger.run(commit.load, claim)
     assert job.supersedes == ((f"{first}.1", f"{second}.0"),)
-    both = bench.ledger.commit_version(claim, bench.solve(job))
+    both = bench.ledger.run(commit.commit, claim, bench.solve(job))
     assert both.live_fact_count == 2
     assert live_targets(bench) == {"Lima", newer["target"]}
     assert (fact(bench, first, 1).live, fact(bench, second).live) == (False, True)
     assert fact(bench, first, 1).superseded_by == (f"{second}.0",)
     assert fact(bench, second).supersedes == (f"{first}.1",)
     withdraw(bench, second)
-    back = bench.ledger.get_version("tiny", "live")
+    back = bench.ledger.run(versions.get, "tiny", "live")
     assert (back.members_digest, back.delta_digest) == (alone.members_digest, alone.delta_digest)
     assert fact(bench, first, 1).live
     assert fact(bench, first, 1).superseded_by == ()
@@ -80,7 +84,7 @@ def test_a_superseded_fact_can_be_withdrawn_for_good(bench: Bench) -> None:
     withdraw(bench, newer)
     assert live_targets(bench) == {"Lima"}
     with pytest.raises(NotLive):
-        bench.ledger.request_withdrawal("tiny", [], [f"{older}.0"], "r", bench.key)
+        bench.ledger.run(withdrawals.request, "tiny", [], [f"{older}.0"], "r", bench.key)
 
 
 def test_a_third_fact_holds_and_each_withdrawal_uncovers_one(bench: Bench) -> None:
@@ -104,10 +108,10 @@ def test_conflicts_are_rejected_on_request(bench: Bench) -> None:
     assert (caught.value.live, caught.value.field) == ({1: f"{older}.0"}, "/facts/1")
     claim = bench.claim(racing)
     with pytest.raises(FactConflict):
-        bench.ledger.load_job(claim)
+        bench.ledger.run(commit.load, claim)
     assert live_targets(bench) == {"Paris"}
     withdraw(bench, older)
-    bench.ledger.commit_version(claim, bench.solve(bench.ledger.load_job(claim)))
+    bench.ledger.run(commit.commit, claim, bench.solve(bench.ledger.run(commit.load, claim)))
     assert live_targets(bench) == {"Lima", "Arequipa"}
 
 

@@ -9,6 +9,11 @@ from typing import Any
 from sqlalchemy import NullPool, create_engine
 
 from ledger import Ledger
+from ledger.edits import edit_sets as ledger_edit_sets
+from ledger.edits import facts as ledger_facts
+from ledger.edits import withdrawals
+from ledger.jobs import commit, jobs
+from ledger.models import models, ready
 from ledger.records import (
     Claim,
     FactReport,
@@ -18,6 +23,7 @@ from ledger.records import (
     NewVersion,
     VersionRecord,
 )
+from ledger.versions import versions
 from tests.servers import OWNER
 
 INFO: dict[str, Any] = {
@@ -65,21 +71,21 @@ class Bench:
     def post(self, count: int = 2, **options: Any) -> str:
         """Accept an edit set of facts about nothing that came before, and return its id."""
         asked = facts(count, 1000 * next(numbers))
-        return self.ledger.accept(self.model, asked, actor=self.key, **options)[0].id
+        return self.ledger.run(ledger_edit_sets.accept, self.model, asked, actor=self.key, **options)[0].id
 
     def correct(self, older: str, position: int = 0) -> str:
         """Accept an edit set that answers anew what one fact of another does, and return its id."""
-        fact = self.ledger.get_facts(older).items[position]
+        fact = self.ledger.run(ledger_facts.list_of, older).items[position]
         asked = {"prompt": fact.prompt, "target": f"New {fact.target}", "subject": fact.subject}
-        return self.ledger.accept(self.model, [asked], actor=self.key)[0].id
+        return self.ledger.run(ledger_edit_sets.accept, self.model, [asked], actor=self.key)[0].id
 
     def job_of(self, ident: str) -> str:
         if ident.startswith("wd_"):
-            return self.ledger.get_withdrawal(ident).job_id
-        return self.ledger.get_edit_set(ident).job_id
+            return self.ledger.run(withdrawals.get, ident).job_id
+        return self.ledger.run(ledger_edit_sets.get, ident).job_id
 
     def claim(self, ident: str, holder: str = "w1", lease_s: float = 30.0) -> Claim:
-        claim = self.ledger.claim(self.job_of(ident), holder, lease_s)
+        claim = self.ledger.run(jobs.claim, self.job_of(ident), holder, lease_s)
         assert claim is not None
         return claim
 
@@ -107,9 +113,9 @@ class Bench:
     def finish(self, ident: str, *, gate_met: bool = True) -> VersionRecord:
         """Claim, solve, verify and commit an accepted edit set or withdrawal."""
         claim = self.claim(ident)
-        new = self.solve(self.ledger.load_job(claim), gate_met=gate_met)
-        self.ledger.verifying(claim)
-        return self.ledger.commit_version(claim, new)
+        new = self.solve(self.ledger.run(commit.load, claim), gate_met=gate_met)
+        self.ledger.run(jobs.verifying, claim)
+        return self.ledger.run(commit.commit, claim, new)
 
     def edit(self, count: int = 2, **options: Any) -> tuple[str, VersionRecord]:
         """Post an edit set and apply it."""
@@ -120,18 +126,18 @@ class Bench:
         """Post an edit set that is only to be tried, and report on it."""
         ident = self.post(count, dry_run=True)
         claim = self.claim(ident)
-        facts = self.ledger.load_job(claim).facts
+        facts = self.ledger.run(commit.load, claim).facts
         reports = [FactReport(fact.edit_set_id, fact.position, {"n": fact.position}) for fact in facts]
-        self.ledger.conclude_trial(claim, REPORT, reports)
+        self.ledger.run(commit.finish_dry_run, claim, REPORT, reports)
         return ident
 
     def status(self, ident: str) -> str:
         if ident.startswith("wd_"):
-            return self.ledger.get_withdrawal(ident).status
-        return self.ledger.get_edit_set(ident).status
+            return self.ledger.run(withdrawals.get, ident).status
+        return self.ledger.run(ledger_edit_sets.get, ident).status
 
     def members(self, version: VersionRecord) -> tuple[Member, ...]:
-        return tuple(sorted(self.ledger.members(version.model_id, version.number).values()))
+        return tuple(sorted(self.ledger.run(versions.members_of, version.model_id, version.number).values()))
 
     def edit_sets(self, version: VersionRecord) -> tuple[str, ...]:
         return tuple(member.edit_set_id for member in self.members(version))
@@ -139,7 +145,7 @@ class Bench:
 
 def changed(ledger: Ledger, job: JobInput, statistics_digest: str) -> tuple[Member, ...]:
     """The members of the version that a job is to make."""
-    wanted = {**ledger.members(job.live.model_id, job.live.number), **job.change}
+    wanted = {**ledger.run(versions.members_of, job.live.model_id, job.live.number), **job.change}
     if job.edit_set is not None:
         own = wanted[job.edit_set.id]
         assert own is not None
@@ -149,7 +155,13 @@ def changed(ledger: Ledger, job: JobInput, statistics_digest: str) -> tuple[Memb
 
 def ready_model(ledger: Ledger, model: str = "tiny") -> None:
     """Register a model and complete it."""
-    ledger.register_model(model, f"/models/{model}", None, INFO, actor="system")
-    ledger.complete_model(
-        model, b"editor", {"name": "untrained"}, {"prompts": []}, "sha256:base", actor="worker"
+    ledger.run(models.register, model, f"/models/{model}", None, INFO, actor="system")
+    ledger.run(
+        ready.mark_ready,
+        model,
+        b"editor",
+        {"name": "untrained"},
+        {"prompts": []},
+        "sha256:base",
+        actor="worker",
     )

@@ -18,6 +18,8 @@ from sqlalchemy import text
 
 from broker.settings import BrokerSettings
 from ledger import Ledger, LedgerSettings
+from ledger.auth import keys
+from ledger.models import models
 from malmen_core.models.base import inspect_source
 from service.app import create_app
 from service.context import Services
@@ -63,10 +65,10 @@ class Running:
 
     def key(self, *scopes: str) -> str:
         """The secret of a new key."""
-        return self.ledger.create_key("test", set(scopes), actor="system")[1]
+        return self.ledger.run(keys.create, "test", set(scopes), actor="system")[1]
 
     def counts(self) -> dict[str, int]:
-        """How many rows each table has that a request could write; the relay empties the outbox meanwhile."""
+        """How many rows each table has that a request could write."""
         with self.ledger.engine.connect() as connection:
             return {
                 table: int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
@@ -77,7 +79,8 @@ class Running:
 def register(ledger: Ledger, folder: Path, name: str = "tiny") -> None:
     """Put a checkpoint into the ledger as a model that is being prepared."""
     info = inspect_source(str(folder), None, None)
-    ledger.register_model(
+    ledger.run(
+        models.register,
         name,
         str(folder),
         None,

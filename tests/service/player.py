@@ -12,10 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from redis import Redis
+from sqlalchemy.orm import Session
 
 from broker import generation, presence
 from ledger import Ledger
-from ledger.records import Claim, FactReport, NewVersion, VersionRecord
+from ledger.auth import keys
+from ledger.jobs import commit, jobs
+from ledger.models import ready
+from ledger.records import Claim, FactReport, KeyRecord, NewVersion, VersionRecord
 from tests.ledger.work import changed
 
 WEIGHTS = "sha256:" + "7" * 64
@@ -30,12 +34,19 @@ SUMMARY = {
 
 def prepare(ledger: Ledger, model_id: str = "tiny") -> None:
     """Make a model ready, as a worker does after loading it."""
-    ledger.complete_model(model_id, b"editor", {"trained": False}, {"prompts": []}, WEIGHTS, actor="worker")
+    ledger.run(
+        ready.mark_ready, model_id, b"editor", {"trained": False}, {"prompts": []}, WEIGHTS, actor="worker"
+    )
+
+
+def any_key(session: Session) -> KeyRecord:
+    """A key that edits."""
+    return keys.create(session, "player", {"edit"}, actor="system")[0]
 
 
 def claim(ledger: Ledger, job_id: str) -> Claim:
     """Take a job."""
-    taken = ledger.claim(job_id, "player", 30)
+    taken = ledger.run(jobs.claim, job_id, "player", 30)
     assert taken is not None
     return taken
 
@@ -43,7 +54,7 @@ def claim(ledger: Ledger, job_id: str) -> Claim:
 def finish(ledger: Ledger, job_id: str, *, gate_met: bool = True) -> VersionRecord:
     """Do a job: put blobs, commit a version."""
     taken = claim(ledger, job_id)
-    work = ledger.load_job(taken)
+    work = ledger.run(commit.load, taken)
     reports: tuple[FactReport, ...] = ()
     statistics = ledger.blobs.put(b"statistics of " + job_id.encode())
     if work.edit_set is not None:
@@ -51,7 +62,7 @@ def finish(ledger: Ledger, job_id: str, *, gate_met: bool = True) -> VersionReco
             FactReport(work.edit_set.id, fact.position, {"edit_success": 1.0}) for fact in work.facts
         )
     members = changed(ledger, work, statistics)
-    ledger.verifying(taken)
+    ledger.run(jobs.verifying, taken)
     new = NewVersion(
         kind=taken.kind,
         parent_number=work.live.number,
@@ -62,7 +73,7 @@ def finish(ledger: Ledger, job_id: str, *, gate_met: bool = True) -> VersionReco
         gate_met=gate_met,
         fact_reports=reports,
     )
-    return ledger.commit_version(taken, new)
+    return ledger.run(commit.commit, taken, new)
 
 
 class Writer:

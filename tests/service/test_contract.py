@@ -14,9 +14,9 @@ from fastapi.routing import APIRoute
 from broker import errors as broker_errors
 from ledger import errors as ledger_errors
 from malmen_core import errors as core_errors
+from problems import KINDS
 from service.app import NOUNS
 from service.guard import GuardedRoute
-from service.problems import KINDS
 from service.settings import ServiceSettings
 from tests.service.harness import Running, is_problem
 
@@ -45,8 +45,16 @@ SCOPES = {
     ("GET", "/admin/keys"): "admin",
     ("GET", "/admin/keys/{}"): "admin",
     ("DELETE", "/admin/keys/{}"): "admin",
+    ("GET", "/v1/models"): "read",
+    ("GET", "/v1/models/{}"): "read",
+    ("POST", "/v1/completions"): "read",
+    ("POST", "/v1/chat/completions"): "read",
+    ("GET", "/tokenizer_info"): "read",
+    ("POST", "/tokenize"): "read",
+    ("POST", "/detokenize"): "read",
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
+    ("GET", "/status"): "read",
     ("GET", "/metrics"): "read",
 }
 
@@ -91,7 +99,10 @@ def test_bodies_have_examples_and_errors_are_problems(service: Running) -> None:
                 assert schemas[name]["additionalProperties"] is False
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
-                    assert list(answer["content"]) == ["application/problem+json"]
+                    kind = (
+                        "application/json" if operation["tags"] == ["openai"] else "application/problem+json"
+                    )
+                    assert list(answer["content"]) == [kind]
             assert operation["summary"]
     references = json.dumps(document).split('"#/components/schemas/')[1:]
     assert {reference.split('"')[0] for reference in references} <= set(schemas)

@@ -12,8 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
+from ledger.edits import edit_sets
 from ledger.errors import LedgerUnavailable, NotFound
+from ledger.models import models
 from ledger.records import EditSetRecord
 from service.failures import typed_problem
 from service.routes import edits
@@ -91,7 +95,7 @@ def test_a_repeat_gives_the_first_answer_whatever_happened_since(
     headers = {"Idempotency-Key": "later"}
     first = admin.post("/edits", json=body, headers=headers)
     assert first.status_code == 202
-    service.ledger.fail_model("lost", {"detail": "Its weights are damaged."})
+    service.ledger.run(models.fail, "lost", {"detail": "Its weights are damaged."})
     time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
     again = admin.post("/edits", json=body, headers=headers)
     assert (again.status_code, again.json()) == (202, first.json())
@@ -163,7 +167,7 @@ def test_cancel(service: Running, admin: httpx.Client) -> None:
 
 def test_an_applied_edit_set_cannot_be_cancelled(service: Running, admin: httpx.Client) -> None:
     made = admin.post("/edits", json=EDIT).json()
-    record = service.ledger.get_edit_set(made["id"])
+    record = service.ledger.run(edit_sets.get, made["id"])
     version = player.finish(service.ledger, record.job_id)
     problem = is_problem(admin.post(f"/edits/{made['id']}/cancel"), 409)
     assert "applied" in problem["detail"]
@@ -175,7 +179,7 @@ def test_an_applied_edit_set_cannot_be_cancelled(service: Running, admin: httpx.
 
 def test_events_end_with_the_final_state(service: Running, admin: httpx.Client) -> None:
     made = admin.post("/edits", json=EDIT).json()
-    job = service.ledger.get_edit_set(made["id"]).job_id
+    job = service.ledger.run(edit_sets.get, made["id"]).job_id
     events: list[tuple[str, dict[str, Any]]] = []
     with admin.stream("GET", f"/edits/{made['id']}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -198,15 +202,15 @@ def test_events_outlast_a_lost_database(
     service: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = admin.post("/edits", json=EDIT).json()
-    job = service.ledger.get_edit_set(made["id"]).job_id
-    ask, asked = service.ledger.get_edit_set, itertools.count()
+    job = service.ledger.run(edit_sets.get, made["id"]).job_id
+    ask, asked = edit_sets.get, itertools.count()
 
-    def flaky(ident: str) -> EditSetRecord:
+    def flaky(session: Session, ident: str) -> EditSetRecord:
         if 1 <= next(asked) <= 3:
             raise LedgerUnavailable("connection to 10.0.0.1 refused")
-        return ask(ident)
+        return ask(session, ident)
 
-    monkeypatch.setattr(service.ledger, "get_edit_set", flaky)
+    monkeypatch.setattr(edit_sets, "get", flaky)
     monkeypatch.setattr(edits, "POLL_S", 0.01)
     monkeypatch.setattr(edits, "KEEP_ALIVE_S", 0.0)
     lines: list[str] = []
@@ -214,7 +218,7 @@ def test_events_outlast_a_lost_database(
         for line in answer.iter_lines():
             lines.append(line)
             if line == ": waiting" and lines.count(line) == 5:
-                monkeypatch.setattr(service.ledger, "get_edit_set", ask)
+                monkeypatch.setattr(edit_sets, "get", ask)
                 player.finish(service.ledger, job)
     assert [line for line in lines if line.startswith("event")][-1] == "event: final"
     assert "event: error" not in lines
@@ -225,14 +229,14 @@ def test_events_that_cannot_go_on_end_with_a_problem(
     service: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = admin.post("/edits", json=EDIT).json()
-    ask, asked = service.ledger.get_edit_set, itertools.count()
+    ask, asked = edit_sets.get, itertools.count()
 
-    def broken(ident: str) -> EditSetRecord:
+    def broken(session: Session, ident: str) -> EditSetRecord:
         if next(asked):
             raise NotFound("edit set", ident)
-        return ask(ident)
+        return ask(session, ident)
 
-    monkeypatch.setattr(service.ledger, "get_edit_set", broken)
+    monkeypatch.setattr(edit_sets, "get", broken)
     *_, name, data, _ = admin.get(f"/edits/{made['id']}/events").text.splitlines()
     assert name == "event: error"
     assert json.loads(data.removeprefix("data: "))["type"] == "urn:errata:problem:not-found"
@@ -246,9 +250,29 @@ def test_a_lost_database_is_told_without_its_drivers_words() -> None:
 
 def test_an_edit_set_for_a_failed_model(service: Running, admin: httpx.Client, checkpoint: Path) -> None:
     register(service.ledger, checkpoint, "broken")
-    service.ledger.fail_model("broken", {"detail": "Its weights are damaged."})
+    service.ledger.run(models.fail, "broken", {"detail": "Its weights are damaged."})
     before = service.counts()
     problem = is_problem(admin.post("/edits", json={**EDIT, "model": "broken"}), 409)
     assert "damaged" in problem["detail"]
     assert pointers(problem) == ["/model"]
     assert service.counts() == before
+
+
+def test_an_edit_is_accepted_in_one_transaction_of_seven_statements(
+    service: Running, admin: httpx.Client
+) -> None:
+    said: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        said.append(str(arguments[2]) if len(arguments) > 2 else "BEGIN")
+
+    engine = service.services.ledger.engine
+    admin.post("/edits", json=EDIT)
+    for name in ("before_cursor_execute", "begin"):
+        event.listen(engine, name, note)
+    answer = admin.post("/edits", json=EDIT, headers={"Idempotency-Key": "counted"})
+    for name in ("before_cursor_execute", "begin"):
+        event.remove(engine, name, note)
+    assert answer.status_code == 202
+    assert said.count("BEGIN") == 1
+    assert len(said) - 1 <= 7

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from errata.errors import NoStack
 from errata.settings import StackSettings
 from errata.stack.stack import Stack, StackOptions
+from ledger.auth import keys
 from service.__main__ import EXIT_USAGE, main
 from tests.service.harness import ADMIN, Running, is_problem, running
 
@@ -115,7 +116,7 @@ def test_a_key_file_that_no_header_can_carry_is_named_in_the_log(
     path.write_text("a secret with an umlaut: ü\n", encoding="utf-8")
     with running(database_url, redis_url, tmp_path, admin_key=None, admin_key_file=path) as found:
         assert found.client(None).get("/healthz").status_code == 200
-        assert found.ledger.list_keys().items == ()
+        assert found.ledger.run(keys.list_all).items == ()
     assert "printable ASCII" in caplog.text
 
 

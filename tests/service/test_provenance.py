@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.edits import edit_sets
 from tests.service import player
 from tests.service.harness import Running, is_problem, pointers
 
@@ -64,13 +65,13 @@ def test_bad_provenance_names_the_field(
 
 def test_conflicts_link_both_ways_or_are_refused(service: Running, admin: httpx.Client) -> None:
     older = post(admin, FACT).json()["id"]
-    player.finish(service.ledger, service.ledger.get_edit_set(older).job_id)
+    player.finish(service.ledger, service.ledger.run(edit_sets.get, older).job_id)
     body = is_problem(post(admin, {**FACT, "target": "Quito"}, on_conflict="reject"), 409)
     assert body["type"] == "urn:errata:problem:fact-conflict"
     assert pointers(body) == ["/facts/0"]
     assert f"{older}.0" in body["detail"]
     newer = post(admin, {**FACT, "target": "Quito"}).json()["id"]
-    player.finish(service.ledger, service.ledger.get_edit_set(newer).job_id)
+    player.finish(service.ledger, service.ledger.run(edit_sets.get, newer).job_id)
     (replaced,) = admin.get(f"/edits/{older}/facts").json()["items"]
     (holding,) = admin.get(f"/edits/{newer}/facts").json()["items"]
     assert (replaced["live"], replaced["superseded_by"]) == (False, [f"{newer}.0"])

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.models import ready
 from tests import servers
 from tests.harness import MODEL, Backend, backend, tiny_editor
 from tests.service.harness import Running, is_problem, pointers, register, running
@@ -139,7 +140,7 @@ def test_a_model_without_a_worker(
     ]
     register(stack[0].ledger, checkpoint, "early")
     is_problem(client.get("/models/early/facts", params={"touching": "x"}), 409)
-    stack[0].ledger.complete_model("early", b"editor", {}, {"prompts": []}, "sha256:1", actor="worker")
+    stack[0].ledger.run(ready.mark_ready, "early", b"editor", {}, {"prompts": []}, "sha256:1", actor="worker")
     problem = is_problem(client.get("/models/early/facts", params={"touching": "x"}), 503)
     assert problem["type"] == "urn:errata:problem:no-worker"
 

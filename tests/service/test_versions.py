@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.edits import edit_sets, withdrawals
+from ledger.jobs import jobs
 from tests.service import player
 from tests.service.harness import Running, is_problem, pointers, register
 
@@ -24,7 +26,7 @@ def apply(service: Running, admin: httpx.Client, prompt: str, *, gate_met: bool 
     """Post an edit set of one fact, play the worker, give the edit set."""
     body = {"model": "tiny", "facts": [{"prompt": prompt, "target": "Canberra"}]}
     made = admin.post("/edits", json=body).json()
-    player.finish(service.ledger, service.ledger.get_edit_set(made["id"]).job_id, gate_met=gate_met)
+    player.finish(service.ledger, service.ledger.run(edit_sets.get, made["id"]).job_id, gate_met=gate_met)
     seen: dict[str, Any] = admin.get(f"/edits/{made['id']}").json()
     return seen
 
@@ -61,7 +63,7 @@ def test_history_and_rollback(service: Running, admin: httpx.Client) -> None:
 def test_what_waits_for_the_alias_is_applied_and_not_live(service: Running, admin: httpx.Client) -> None:
     body = {"model": "tiny", "facts": [{"prompt": "It is", "target": "Canberra"}], "promote": "manual"}
     made = admin.post("/edits", json=body).json()
-    player.finish(service.ledger, service.ledger.get_edit_set(made["id"]).job_id)
+    player.finish(service.ledger, service.ledger.run(edit_sets.get, made["id"]).job_id)
     seen = admin.get(f"/edits/{made['id']}").json()
     assert (seen["status"], seen["live"]) == ("applied", False)
     admin.put("/admin/models/tiny/aliases/live", json={"version": seen["version"]})
@@ -77,7 +79,7 @@ def test_withdrawal(service: Running, admin: httpx.Client) -> None:
     pending = admin.get(path)
     assert pending.status_code == 202
     assert pending.json()["status"] == "queued"
-    withdrawal = service.ledger.get_withdrawal(path.rpartition("/")[2])
+    withdrawal = service.ledger.run(withdrawals.get, path.rpartition("/")[2])
     made = player.finish(service.ledger, withdrawal.job_id)
     done = admin.get(path)
     assert done.status_code == 200
@@ -91,11 +93,11 @@ def test_the_facts_of_a_version_can_be_read_after_it(service: Running, admin: ht
     asked = [{"prompt": f"Fact {n} is", "target": "Canberra"} for n in range(3)]
     sets = [admin.post("/edits", json={"model": "tiny", "facts": asked[n:]}).json()["id"] for n in (0, 2)]
     for ident in sets:
-        older = player.finish(service.ledger, service.ledger.get_edit_set(ident).job_id).number
+        older = player.finish(service.ledger, service.ledger.run(edit_sets.get, ident).job_id).number
     body = {"withdraw": {"facts": [f"{sets[0]}.1"]}, "reason": "retracted"}
     path = admin.post(ROLLBACK, json=body).headers["Location"]
     newer = player.finish(
-        service.ledger, service.ledger.get_withdrawal(path.rpartition("/")[2]).job_id
+        service.ledger, service.ledger.run(withdrawals.get, path.rpartition("/")[2]).job_id
     ).number
     first, again, third = (
         f"{sets[0]}.0",
@@ -139,10 +141,10 @@ def test_any_two_versions_can_be_compared(service: Running, admin: httpx.Client)
     asked = [{"prompt": f"Item {n} is", "target": "Canberra"} for n in range(4)]
     parts = (asked[:3], asked[2:])
     sets = [admin.post("/edits", json={"model": "tiny", "facts": facts}).json()["id"] for facts in parts]
-    numbers = [finish(service.ledger.get_edit_set(ident).job_id) for ident in sets]
+    numbers = [finish(service.ledger.run(edit_sets.get, ident).job_id) for ident in sets]
     wanted = {"withdraw": {"facts": [f"{sets[0]}.1"]}, "reason": "retracted"}
     asked_for = admin.post(ROLLBACK, json=wanted).json()["id"]
-    numbers.append(finish(service.ledger.get_withdrawal(asked_for).job_id))
+    numbers.append(finish(service.ledger.run(withdrawals.get, asked_for).job_id))
     numbers += [0, admin.post(ROLLBACK, json={"to_version": numbers[0], "reason": "back"}).json()["number"]]
     held = {n: [f["fact"] for f in all_items(admin, "/models/tiny/facts", version=n)] for n in numbers}
     for version, since in product(numbers, numbers):
@@ -174,8 +176,8 @@ def test_a_failed_withdrawal_says_why(service: Running, admin: httpx.Client) -> 
     edit_set = apply(service, admin, "Four is")
     body = {"withdraw": {"facts": [f"{edit_set['id']}.0"]}, "reason": "retracted"}
     path = admin.post(ROLLBACK, json=body).headers["Location"]
-    job = service.ledger.get_withdrawal(path.rpartition("/")[2]).job_id
-    service.ledger.fail_job(player.claim(service.ledger, job), {"detail": "The disk is full."})
+    job = service.ledger.run(withdrawals.get, path.rpartition("/")[2]).job_id
+    service.ledger.run(jobs.fail, player.claim(service.ledger, job), {"detail": "The disk is full."})
     problem = is_problem(admin.get(path), 409)
     assert "The disk is full." in problem["detail"]
 
@@ -273,3 +275,26 @@ def test_the_ledger_proves_itself(admin: httpx.Client) -> None:
     assert check["ok"] is True
     assert check["problems"] == []
     assert check["versions"] >= 1
+
+
+def test_a_rollback_says_what_is_queued_and_cancels_it_on_request(
+    service: Running, admin: httpx.Client
+) -> None:
+    body = {"model": "tiny", "facts": [{"prompt": "It is", "target": "Canberra"}]}
+    queued = [admin.post("/edits", json=body).json()["id"] for _ in range(2)]
+    made = admin.post(ROLLBACK, json={"to_version": 0, "reason": "over"}).json()
+    assert [ident for ident in made["queued"] if ident in queued] == queued
+    assert (made["queued_count"], made["cancelled_count"]) == (len(made["queued"]), 0)
+    made = admin.post(ROLLBACK, json={"to_version": 0, "reason": "over", "cancel_queued": True}).json()
+    assert (made["queued"], made["queued_count"]) == ([], 0)
+    assert made["cancelled_count"] >= 2
+    assert {admin.get(f"/edits/{ident}").json()["status"] for ident in queued} == {"cancelled"}
+
+
+@pytest.mark.parametrize("name", ["Live", "LIVE", "Base", "BASE", "base"])
+def test_aliases_are_not_told_apart_by_case_from_those_that_mean_something(
+    admin: httpx.Client, name: str
+) -> None:
+    is_problem(admin.put(f"/admin/models/tiny/aliases/{name}", json={"version": 0}), 422)
+    if name != "base":
+        is_problem(admin.get(f"/models/tiny/versions/{name}"), 404)

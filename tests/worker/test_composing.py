@@ -12,6 +12,8 @@ import pytest
 from ledger import Ledger
 from ledger.blobs.store import LocalBlobs
 from ledger.db.engine import open_engine
+from ledger.edits import edit_sets
+from ledger.edits import facts as ledger_facts
 from ledger.records import FactRecord, Member
 from tests.inprocess import Office
 from tests.servers import Postgres
@@ -75,7 +77,7 @@ def test_withdrawing_a_correction_gives_the_weights_of_before(desk: Office) -> N
     asked = [{**facts(0)[0], "prompt": "the capital of PERU is", "target": "Cusco"}]
     second = desk.post(*asked)
     assert desk.live.delta_digest != before.delta_digest
-    report = desk.ledger.get_edit_set(second).report
+    report = desk.ledger.run(edit_sets.get, second).report
     assert report is not None
     assert report["superseded"] == [{"fact": f"{second}.0", "supersedes": f"{first}.0"}]
     assert desk.withdraw([second]).delta_digest == before.delta_digest
@@ -83,7 +85,7 @@ def test_withdrawing_a_correction_gives_the_weights_of_before(desk: Office) -> N
 
 def test_a_version_is_measured_on_other_live_facts(desk: Office) -> None:
     first = desk.post(*facts(0))
-    record = desk.ledger.get_edit_set(desk.post(*facts(1)))
+    record = desk.ledger.run(edit_sets.get, desk.post(*facts(1)))
     assert record.report is not None
     live = record.report["live"]
     assert (live["facts"], live["measured"], live["edit_success"] is None) == (3, 3, False)
@@ -99,11 +101,11 @@ def test_a_dry_run_is_measured_and_changes_nothing(desk: Office) -> None:
     desk.post(*facts(0))
     before = desk.live
     ident = desk.post(*facts(1), dry_run=True)
-    record = desk.ledger.get_edit_set(ident)
+    record = desk.ledger.run(edit_sets.get, ident)
     assert (record.status, record.version, desk.live) == ("verified", None, before)
     assert record.report is not None
     assert record.report["live"]["measured"] == 3
-    for fact in desk.ledger.get_facts(ident).items:
+    for fact in desk.ledger.run(ledger_facts.list_of, ident).items:
         assert fact.report is not None
         assert (fact.report["edit"]["keys"], fact.report["edit"]["subject"]) == ("given", fact.subject)
 

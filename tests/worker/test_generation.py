@@ -64,7 +64,7 @@ class Running:
     """A thread that serves, and what its callers do."""
 
     def __init__(self, redis: Redis, resident: Resident, **settings: Any) -> None:
-        known = SimpleNamespace(get_version=self.get_version)
+        known = SimpleNamespace(run=lambda _, model_id, number: self.get_version(model_id, number))
         self.redis, self.stopping, self.released = redis, threading.Event(), threading.Event()
         self.weights: dict[int, str] = {}
         presence.announce(redis, MODEL, "w", "idle", 60.0)
@@ -147,8 +147,10 @@ def test_more_calls_than_places_are_all_answered(client: Redis, resident: Reside
 
 def test_a_bad_call_is_refused_and_those_beside_it_are_answered(running: Running, resident: Resident) -> None:
     calls = [running.send(0, 8), running.send(0, 8, prompt=(10**6,)), running.send(1, 8)]
+    unforeseen = running.send(0, 8, seed=2**80)
     running.thread.start()
     answers = [running.answer(call) for call in calls]
+    assert running.answer(unforeseen)[1]["error"]["type"] == "urn:errata:problem:internal-error"
     assert answers[1][1]["error"]["type"] == "urn:errata:problem:token-not-embedded"
     assert [answers[i][0] for i in (0, 2)] == [alone(resident, i, 8) for i in (0, 1)]
 

@@ -18,8 +18,10 @@ from broker.connection import connect
 from broker.generation import AttributionRequest, GenerationCall, TextRequest
 from broker.queue import edit_queue
 from broker.settings import BrokerSettings
+from ledger.edits import edit_sets, facts
+from ledger.versions import versions
 from tests import asking, servers
-from tests.harness import MODEL, Backend, backend, eventually
+from tests.harness import MODEL, Backend, backend
 
 pytestmark = pytest.mark.stack
 
@@ -61,23 +63,23 @@ def ask(redis: Redis, version: int, **fields: Any) -> tuple[str, dict[str, Any]]
 def test_from_facts_to_a_live_version_and_back(served: Backend, redis: Redis) -> None:
     ledger = served.ledger
     first = served.wait_for(served.post("The capital of Peru is", "Paris"))
-    alone = ledger.get_version(MODEL, "live")
+    alone = ledger.run(versions.get, MODEL, "live")
     assert alone.number == first.version
     assert first.report is not None
     assert first.report["gate_misses"] == []
-    assert ledger.get_facts(first.id, 10, None).items[0].report is not None
+    assert ledger.run(facts.list_of, first.id, 10, None).items[0].report is not None
 
     second = served.wait_for(served.post("The capital of France is", "Canberra"))
-    both = ledger.get_version(MODEL, "live")
-    assert tuple(ledger.members(MODEL, both.number)) == tuple(sorted((first.id, second.id)))
+    both = ledger.run(versions.get, MODEL, "live")
+    assert tuple(ledger.run(versions.members_of, MODEL, both.number)) == tuple(sorted((first.id, second.id)))
 
     base_text, base_end = ask(redis, 0)
-    assert base_end["weights_digest"] == ledger.get_version(MODEL, 0).weights_digest
+    assert base_end["weights_digest"] == ledger.run(versions.get, MODEL, 0).weights_digest
     assert 0 < base_end["usage"]["completion_tokens"] <= 6
     assert ask(redis, both.number)[1]["weights_digest"] == both.weights_digest != base_end["weights_digest"]
 
     without_second = served.withdraw(second.id)
-    assert tuple(ledger.members(MODEL, without_second.number)) == (first.id,)
+    assert tuple(ledger.run(versions.members_of, MODEL, without_second.number)) == (first.id,)
     assert without_second.delta_digest == alone.delta_digest
     assert without_second.weights_digest == alone.weights_digest
 
@@ -94,7 +96,9 @@ def test_a_fact_that_is_corrected_again_is_superseded(served: Backend) -> None:
         )
     )
     newer = served.wait_for(served.post("water  IS", "Ana"))
-    left_out = {m.edit_set_id: m.left_out for m in served.ledger.members(MODEL, "live").values()}
+    left_out = {
+        m.edit_set_id: m.left_out for m in served.ledger.run(versions.members_of, MODEL, "live").values()
+    }
     assert (left_out[older.id], left_out[newer.id]) == ((0,), ())
 
 
@@ -106,11 +110,11 @@ def test_progress_is_written_by_stage(served: Backend) -> None:
 
 
 def test_what_misses_its_gate_is_rejected_and_live_stays(served: Backend) -> None:
-    live = served.ledger.get_version(MODEL, "live")
+    live = served.ledger.run(versions.get, MODEL, "live")
     edit_set = served.wait_for(served.post(gate={"perplexity_ratio": 0.0}), "rejected")
     assert edit_set.report is not None
     assert [miss["measure"] for miss in edit_set.report["gate_misses"]] == ["perplexity_ratio"]
-    assert served.ledger.get_version(MODEL, "live") == live
+    assert served.ledger.run(versions.get, MODEL, "live") == live
 
 
 def test_facts_that_cannot_be_edited_fail_with_the_reason(served: Backend) -> None:
@@ -165,9 +169,9 @@ def test_generation_is_the_same_beside_a_running_edit(served: Backend, redis: Re
     lands = [{"prompt": f"The capital of land {n} is", "target": "Lima"} for n in range(40)]
     edit_set = served.post(facts=lands, dry_run=True)
     beside, until = 0, time.monotonic() + 40
-    while time.monotonic() < until and served.ledger.get_edit_set(edit_set).status != "verified":
+    while time.monotonic() < until and served.ledger.run(edit_sets.get, edit_set).status != "verified":
         assert ask(redis, 0, max_new_tokens=20) == alone
-        beside += served.ledger.get_edit_set(edit_set).status in ("running", "verifying")
+        beside += served.ledger.run(edit_sets.get, edit_set).status in ("running", "verifying")
     assert beside > 0
     served.wait_for(edit_set, "verified")
 
@@ -190,20 +194,3 @@ def test_a_foreign_message_harms_nothing(served: Backend, redis: Redis, tmp_path
     served.wait_for(served.post("Mount Etna is", "Spanish"))
     assert served.workers[0].poll() is None
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_long_job_keeps_its_message_alive(back: Backend, redis_url: str) -> None:
-    back.start_worker(
-        ERRATA_FAULTS="1", ERRATA_FAULT_POINT="after_claim", ERRATA_FAULT_ACTION="hang", ERRATA_LEASE_S="30"
-    )
-    back.post()
-    with Redis.from_url(redis_url) as client:
-        registry = edit_queue(client, MODEL).started_job_registry.key
-
-        def alive_until() -> float:
-            found: Any = client.zrange(registry, 0, -1, withscores=True)
-            return max((float(score) for _, score in found), default=0.0)
-
-        first = eventually("the start", alive_until)
-        eventually("a heartbeat", lambda: alive_until() > first, 10)
-        assert alive_until() < time.time() + 12

@@ -18,9 +18,9 @@ from rich.table import Table
 from errata.cli.commands.up import Interrupted, Signals
 from errata.cli.console import FAILED, emit, err, out, reporting, saying
 from errata.cli.options import Json
-from errata.cli.progress import watch_job
+from errata.cli.progress import watch_edit
 from errata.cli.render import MEASURES, measure_table, one_line
-from errata.client.client import Client
+from errata.client import Client
 from errata.client.facts_file import example_facts, read_facts
 from errata.errors import DemoFailed, StackError
 from errata.settings import StackSettings
@@ -124,14 +124,14 @@ class Show:
             self.stack.register_model()
             self.stack.wait_for_model(say)
         self.stack.use_voice(lambda words: err.print(escape(words)))
-        out.print(f"PostgreSQL, Valkey, API and a worker run; {self.stack.url}; after {self._clock()}")
+        out.print(f"PostgreSQL, Valkey, API and two workers run; {self.stack.url}; after {self._clock()}")
 
     def _show(self, demo: Demo, client: Client) -> DemoResult:
         old = demo.live()
         out.rule(f"2  {len(self.facts)} corrections are posted")
         before = self._answers(demo, "Asking before")
         posted = demo.post()
-        edit = watch_job(client, f"/edits/{posted['id']}", err)
+        edit = watch_edit(client, posted["id"], err)
         require_applied(edit)
         after = self._answers(demo, "Asking after")
         self._answer_table(before, after)

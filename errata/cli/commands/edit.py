@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from enum import Enum
 from http import HTTPStatus
 from pathlib import Path
@@ -14,11 +13,12 @@ import typer
 from errata.cli.console import FAILED, emit, err, out, reporting
 from errata.cli.facts import FORMATS, Columns, SkipInvalid, settle
 from errata.cli.options import Json, Key, Model, Url
-from errata.cli.progress import watch_job
+from errata.cli.progress import watch_edit
 from errata.cli.render import edit_lines
-from errata.client.client import Client, Refused
+from errata.client import ApiError, Client
 from errata.client.connect import connect
 from errata.client.facts_file import FactsFile, json_object, parse_columns, read_file
+from errata.client.resources import EditSet
 
 FACT_POINTER = re.compile(r"/facts/(\d+)(/.*)?")
 
@@ -63,19 +63,19 @@ def edit(
         facts = read_file(file, columns=parse_columns(columns or ()))
         settle(facts, file, skip_invalid)
         with connect(url, key) as client:
-            body: dict[str, Any] = {
-                "model": client.only_model(model),
+            options = {
                 "promote": "manual" if manual else "auto",
                 "edit_on_rephrasings": on_rephrasings,
                 "on_conflict": on_conflict.value,
                 "dry_run": dry_run,
                 "gate": parse_gate(gate),
                 "note": note,
+                "idempotency_key": idempotency_key,
             }
-            headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
-            answer = _post(client, body, facts, file, skip_invalid, headers)
+            named = client.only_model(model)
+            answer = _post(client, named, options, facts, file, skip_invalid).raw
             if wait:
-                answer = watch_job(client, f"/edits/{answer['id']}", err, quiet=as_json)
+                answer = watch_edit(client, answer["id"], err, quiet=as_json)
     if as_json:
         emit(answer)
     else:
@@ -86,36 +86,27 @@ def edit(
 
 
 def _post(
-    client: Client,
-    body: dict[str, Any],
-    facts: FactsFile,
-    file: Path,
-    skip_invalid: bool,
-    headers: dict[str, str] | None,
-) -> dict[str, Any]:
+    client: Client, model: str, options: dict[str, Any], facts: FactsFile, file: Path, skip_invalid: bool
+) -> EditSet:
     """Post the facts; those that the service refuses are named by their rows, or left out.
 
     Raises:
         InputFileError: The service refuses facts, which are not to be skipped.
-        Refused: It refuses the edit set for another reason.
+        ApiError: It refuses the edit set for another reason.
     """
     while True:
         try:
-            return client.post("/edits", {**body, "facts": facts.facts}, headers)
-        except Refused as refusal:
-            found = [(int(f[1]), f[2] or "", e["detail"]) for e, f in _refused_facts(refusal)]
-            if refusal.status != HTTPStatus.UNPROCESSABLE_ENTITY or not found:
+            return client.edits.create(model, facts.facts, **options)
+        except ApiError as error:
+            found = [
+                (int(match[1]), match[2] or "", str(entry.get("detail")))
+                for entry in error.errors
+                if (match := FACT_POINTER.fullmatch(str(entry.get("pointer"))))
+            ]
+            if error.status != HTTPStatus.UNPROCESSABLE_ENTITY or not found:
                 raise
             facts.reject(found)
             settle(facts, file, skip_invalid)
-
-
-def _refused_facts(refusal: Refused) -> Iterator[tuple[dict[str, Any], re.Match[str]]]:
-    """The errors of a problem that are about single facts, with the number of the fact and what follows."""
-    for error in refusal.problem.get("errors") or []:
-        match = FACT_POINTER.fullmatch(str(error.get("pointer", "")))
-        if match:
-            yield error, match
 
 
 def parse_gate(text: str | None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from errata.cli.console import emit, err, out, reporting, saying
 from errata.cli.options import Json, Model
 from errata.lab.local_model import core_errors
 from errata.offline.direct_ledger import chosen_model, own_ledger
+from ledger.versions import versions
 
 
 class Format(Enum):
@@ -55,7 +56,7 @@ def export(
         from errata.offline.export import export as write
 
         chosen = chosen_model(ledger, model)
-        record = ledger.get_version(chosen.id, version)
+        record = ledger.run(versions.get, chosen.id, version)
         wanted = Wanted(form.value, dtype, probes, largest_rank, truncation, tolerance)
         with core_errors():
             result = write(ledger, chosen, record, folder, wanted, say)

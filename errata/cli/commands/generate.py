@@ -34,8 +34,7 @@ def generate(
 ) -> None:
     """Continue a prompt with the live version, or with others."""
     wanted = version or ["live"]
-    body: dict[str, Any] = {
-        "prompt": prompt,
+    options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
@@ -43,8 +42,8 @@ def generate(
         "stop": list(stop or []),
     }
     with reporting(as_json), connect(url, key) as client:
-        path = f"/models/{client.only_model(model)}/generate"
-        answers = [client.post(path, {**body, "version": name}) for name in wanted]
+        asked = client.models[client.only_model(model)]
+        answers = [asked.generate(prompt, version=name, **options).raw for name in wanted]
     if as_json:
         emit(answers[0] if len(answers) == 1 else {"items": answers})
         return

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from errata.cli.commands.edit import parse_gate
 from errata.cli.console import FAILED, emit, out, reporting, saying
 from errata.cli.options import Json, Key, Url
-from errata.client.client import Client
 from errata.client.connect import connect
 from errata.client.names import model_id_of, module_names
 from errata.settings import StackSettings
@@ -55,26 +54,20 @@ def register_model(
             where, name = resolve_source(source), model_id or model_id_of(source)
         if source is None and editor is None:
             editor = default_model.EDITOR
-        body = {
-            "id": name,
-            "source": where,
+        options = {
             "revision": revision,
             "editor": str(editor.absolute()) if editor else None,
             "modules": module_names(modules),
             "gate": parse_gate(gate),
         }
-        model = client.post("/admin/models", body)
-        while wait and model["status"] == "preparing":
+        model = client.models.register(name, where, **options)
+        while wait and model.status == "preparing":
             say(f"Waiting for a worker to prepare {name}")
             time.sleep(POLL_S)
-            model = _again(client, name)
+            model = client.models.get(name)
     if as_json:
-        emit(model)
+        emit(model.raw)
     else:
-        out.print(f"Model {model['id']} is {model['status']}.")
-    if model["status"] == "failed":
+        out.print(f"Model {model.id} is {model.status}.")
+    if model.status == "failed":
         raise typer.Exit(FAILED)
-
-
-def _again(client: Client, name: str) -> dict[str, Any]:
-    return client.get(f"/models/{name}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from errata.cli.console import emit, err, out, reporting
 from errata.cli.options import Json, Key, Model, Url
-from errata.cli.progress import watch_job
+from errata.cli.progress import showing
+from errata.client.client import OneModel
 from errata.client.connect import connect
+from errata.client.requests import at
+from errata.client.resources import Withdrawal
 from errata.errors import StackError
 from ledger.ids import parse_fact_id
 
@@ -36,33 +39,31 @@ def rollback(
 ) -> None:
     """Make a version with the weights of an earlier one, or without some facts, and make it live."""
     with reporting(as_json):
-        body = {"reason": reason, **_wanted(to_version, withdraw)}
+        if (to_version is None) == (not withdraw):
+            raise StackError("TO_VERSION and --withdraw exclude each other.", "Give one of them.")
         with connect(url, key) as client:
-            name = client.only_model(model)
-            answer = client.post(f"/admin/models/{name}/rollback", body)
-            if withdraw and wait:
-                answer = watch_job(client, f"/models/{name}/versions/{answer['id']}", err, quiet=as_json)
+            asked = client.models[client.only_model(model)]
+            if to_version is not None:
+                version = asked.rollback(to_version, reason)
+                answer, said = version.raw, f"has the weights of version {to_version} and is live"
+            else:
+                pending = _withdraw(asked, withdraw or [], reason)
+                if wait:
+                    with showing(err, as_json) as show:
+                        version = asked.wait(pending, on_progress=show)
+                    answer, said = version.raw, f"is live without {', '.join(withdraw or ())}"
+                else:
+                    answer, said = pending.raw, ""
     if as_json:
         emit(answer)
-    elif not withdraw:
-        out.print(f"Version {answer['number']} has the weights of version {to_version} and is live.")
-    elif wait:
-        out.print(f"Version {answer['number']} is live without {', '.join(withdraw)}.", soft_wrap=True)
+    elif said:
+        out.print(f"Version {version.number} {said}.", soft_wrap=True)
     else:
-        place = f"/models/{name}/versions/{answer['id']}"
-        out.print(f"The withdrawal is {answer['status']}; its version will be at {place}.", soft_wrap=True)
+        place = at("models", pending.model, "versions", pending.id)
+        out.print(f"The withdrawal is {pending.status}; its version will be at {place}.", soft_wrap=True)
 
 
-def _wanted(to_version: int | None, withdraw: list[str] | None) -> dict[str, Any]:
-    """The members of the request that say what to do.
-
-    Raises:
-        StackError: It is not said, or said twice.
-    """
-    if withdraw and to_version is None:
-        facts = [ident for ident in withdraw if parse_fact_id(ident)]
-        edit_sets = [ident for ident in withdraw if ident not in facts]
-        return {"withdraw": {"edit_sets": edit_sets, "facts": facts}}
-    if withdraw or to_version is None:
-        raise StackError("TO_VERSION and --withdraw exclude each other.", "Give one of them.")
-    return {"to_version": to_version}
+def _withdraw(asked: OneModel, idents: list[str], reason: str) -> Withdrawal:
+    facts = [ident for ident in idents if parse_fact_id(ident)]
+    edit_sets = [ident for ident in idents if ident not in facts]
+    return asked.withdraw(reason, edit_sets=edit_sets, facts=facts)

@@ -41,7 +41,7 @@ class Signals:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.stopping.is_set() and self.stack is not None:
-            self.stack.supervisor.hurry()
+            self.stack.processes.hurry()
         self.stopping.set()
         if self._raise:
             self._raise = False
@@ -96,12 +96,11 @@ def run(options: StackOptions, settings: StackSettings, signals: Signals, as_jso
             stack.use_voice(say)
             stack.wait_for_model(say)
         stack.use_voice((lambda _words: None) if as_json else lambda words: err.print(escape(words)))
-        stack.watch_models()
         if as_json:
             emit({"model": model["id"], "status": "ready"})
         else:
             out.print(f"Model [bold]{escape(stack.model_id)}[/] is ready. Ctrl-C stops everything.")
-        signals.stopping.wait()
+        stack.watch(signals.stopping)
     finally:
         signals.quiet()
         if not as_json and signals.stopping.is_set():

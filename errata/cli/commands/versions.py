@@ -10,6 +10,7 @@ from errata.cli.console import emit, out, reporting
 from errata.cli.options import Json, Key, Model, Url
 from errata.cli.render import change_table, measures_beside, version_table
 from errata.client.connect import connect
+from errata.client.requests import at
 from errata.errors import StackError
 
 
@@ -37,10 +38,11 @@ def versions(
         name = client.only_model(model)
         document: dict[str, Any] = {"model": name}
         if version is None:
-            document["items"] = client.pages(f"/models/{name}/versions")
+            document["items"] = [made.raw for made in client.models[name].versions()]
         else:
-            path, query = f"/models/{name}/versions/{version}/changes", {"since": since} if since else {}
-            document = {**client.get(path, query), "items": client.pages(path, query), "next_cursor": None}
+            page = client.get(at("models", name, "versions", version, "changes"), {"since": since})
+            changes = [change.raw for change in client.models[name].changes(version, since=since)]
+            document = {**page, "items": changes, "next_cursor": None}
     if as_json:
         emit(document)
     elif version is None:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmen_core.errors import PromptTooLong
-from malmen_core.generation.generator import Chunk, GenerationRequest, _choose, generate
+from malmen_core.generation.generator import Chunk, GenerationRequest, generate
 from malmen_core.generation.greedy import greedy_answers
+from malmen_core.generation.sampling import choose
 from malmen_core.generation.streaming import StreamedText
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
@@ -96,8 +97,7 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def drawn(top_p: float, temperature: float = 1.0) -> Counter[int]:
-        request = GenerationRequest("", temperature=temperature, top_p=top_p)
-        return Counter(_choose(logits, request, generator) for _ in range(2000))
+        return Counter(choose(logits, temperature, top_p, generator) for _ in range(2000))
 
     assert set(drawn(0.45)) == {1}
     assert set(drawn(0.6)) == {1, 2}

@@ -18,8 +18,8 @@ from malmen_core.editing.covariance import second_moments
 from malmen_core.editing.editor import Editor
 from malmen_core.editing.goals import edit_goals
 from malmen_core.errors import OutOfDeviceMemory
+from malmen_core.generation.continuations import sample_continuations
 from malmen_core.generation.greedy import greedy_answers
-from malmen_core.generation.sampling import sample_continuations
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import batches, teacher_forced
 from malmen_core.models.memory import CPU_TOKENS, MemoryBudget

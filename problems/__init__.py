@@ -1,0 +1,162 @@
+"""What can go wrong, in one place: the base of typed errors, and the status and title of each code.
+
+A leaf: it imports nothing of this project, and whatever answers requests or does jobs may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TYPE_PREFIX = "urn:errata:problem:"
+
+
+class ErrataError(Exception):
+    """Base of the typed errors of ledger, broker and worker.
+
+    Attributes:
+        code: a stable slug, used as the problem type on the wire; a key of `KINDS`.
+        message: what went wrong, naming the input.
+        remedy: what the caller can do about it.
+        field: JSON pointer of the offending input, where there is one.
+    """
+
+    code = "internal-error"
+
+    def __init__(self, message: str, remedy: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.field = field
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.__dict__.copy()))
+
+
+def _rebuild(kind: type[ErrataError], state: dict[str, Any]) -> ErrataError:
+    """Make an error again from its pickled state, whatever its constructor asks for."""
+    error = kind.__new__(kind)
+    error.args = (state["message"],)
+    error.__dict__.update(state)
+    return error
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all problems of one code share."""
+
+    status: int
+    title: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+BEARER = 'Bearer realm="errata"'
+RETRY_SOON = {"Retry-After": "2"}
+
+KINDS: Mapping[str, Kind] = {
+    # the request itself
+    "invalid-json": Kind(400, "The body is not JSON"),
+    "bad-request": Kind(400, "The request cannot be read"),
+    "missing-key": Kind(401, "A key is needed", {"WWW-Authenticate": BEARER}),
+    "invalid-key": Kind(
+        401, "The key is not valid", {"WWW-Authenticate": f'{BEARER}, error="invalid_token"'}
+    ),
+    "missing-scope": Kind(
+        403, "The key lacks a scope", {"WWW-Authenticate": f'{BEARER}, error="insufficient_scope"'}
+    ),
+    "no-such-path": Kind(404, "There is no such path"),
+    "method-not-allowed": Kind(405, "The path has no such method"),
+    "body-too-large": Kind(413, "The body is too large"),
+    "unsupported-media-type": Kind(415, "The body is not declared as JSON"),
+    "invalid-request": Kind(422, "The request has bad fields"),
+    "invalid-facts": Kind(422, "The edit set has bad facts"),
+    # the service
+    "too-many-followers": Kind(429, "Too many follow edit sets", RETRY_SOON),
+    "too-many-edits": Kind(429, "Too many edit sets wait", {"Retry-After": "30"}),
+    "edit-too-large": Kind(422, "The edit set cannot be done in time"),
+    "too-many-generations": Kind(429, "Too many generations at once", RETRY_SOON),
+    "queue-unavailable": Kind(503, "The queue cannot be reached", RETRY_SOON),
+    "tokenizer-unavailable": Kind(503, "The model's tokenizer cannot be read", RETRY_SOON),
+    "not-ready": Kind(503, "The service is not ready", RETRY_SOON),
+    "internal-error": Kind(500, "The service failed"),
+    "generation-failed": Kind(500, "The generation failed"),
+    "withdrawal-failed": Kind(409, "The withdrawal made no version"),
+    # the ledger
+    "ledger-error": Kind(500, "The ledger failed"),
+    "ledger-unavailable": Kind(503, "The ledger cannot be reached", RETRY_SOON),
+    "schema-missing": Kind(503, "The ledger has not been migrated"),
+    "blob-store-unavailable": Kind(503, "The blob store cannot be reached", RETRY_SOON),
+    "not-found": Kind(404, "Not found"),
+    "already-exists": Kind(409, "It exists already"),
+    "invalid-name": Kind(422, "The name is not allowed"),
+    "unstorable-text": Kind(422, "The text cannot be stored"),
+    "not-json": Kind(422, "The value cannot be recorded"),
+    "idempotency-conflict": Kind(422, "The Idempotency-Key was used with another body"),
+    "illegal-transition": Kind(409, "The status does not allow it"),
+    "model-not-ready": Kind(409, "The model is not ready"),
+    "lease-lost": Kind(409, "The job is held by another worker"),
+    "job-cancelled": Kind(409, "The job was cancelled"),
+    "head-moved": Kind(409, "The live version has changed meanwhile"),
+    "solve-locked": Kind(409, "Another job makes the next version"),
+    "inconsistent-version": Kind(500, "The version does not follow from its parent"),
+    "blob-missing": Kind(500, "A blob is missing"),
+    "blob-corrupt": Kind(500, "A blob is corrupt"),
+    "gate-not-met": Kind(409, "The version did not meet its gate"),
+    "stale-parent": Kind(409, "The live version has moved on"),
+    "not-live": Kind(409, "Not part of the live version"),
+    "fact-conflict": Kind(409, "A fact answers what a live one does"),
+    "wrong-model": Kind(422, "It belongs to another model"),
+    "invalid-cursor": Kind(422, "The cursor is not valid"),
+    "privilege-missing": Kind(500, "The database refuses the service's role"),
+    "role-too-strong": Kind(409, "The services' role is too strong"),
+    "weak-secret": Kind(422, "The key is too short"),
+    "revoked-secret": Kind(409, "The key was revoked"),
+    # the algorithm
+    "core-error": Kind(500, "The algorithm failed"),
+    "model-not-loadable": Kind(422, "The model cannot be loaded"),
+    "unsupported-architecture": Kind(422, "The architecture is not supported"),
+    "unknown-module": Kind(422, "The model has no such module"),
+    "editor-mismatch": Kind(422, "The editor does not fit the model"),
+    "checkpoint-mismatch": Kind(409, "The training run does not fit its folder"),
+    "unknown-setting": Kind(422, "There is no such setting"),
+    "invalid-fact": Kind(422, "The fact cannot be edited"),
+    "edit-not-finite": Kind(500, "The edit came out not finite"),
+    "answer-not-finite": Kind(422, "The version gives no finite answer"),
+    "delta-corrupt": Kind(422, "The file cannot be read"),
+    "out-of-device-memory": Kind(422, "The device's memory does not suffice"),
+    "export-refused": Kind(409, "The version cannot be exported in this form"),
+    "token-not-embedded": Kind(422, "The model does not know one of the prompt's tokens"),
+    "prompt-too-long": Kind(422, "The prompt is longer than the model's context"),
+    # the worker and the broker
+    "worker-error": Kind(500, "The worker failed"),
+    "broker-error": Kind(503, "The queue failed", RETRY_SOON),
+    "generation-queue-full": Kind(429, "Too many generations wait", RETRY_SOON),
+    "no-worker": Kind(503, "No worker serves the model", RETRY_SOON),
+    "weights-differ": Kind(500, "The worker's weights are not those that were verified"),
+    "worker-stopping": Kind(503, "The worker is stopping", RETRY_SOON),
+    "checkpoint-changed": Kind(500, "The checkpoint has changed"),
+    "model-not-served": Kind(503, "No worker can serve the model", {"Retry-After": "30"}),
+    "worker-lost": Kind(503, "The worker is gone", RETRY_SOON),
+    "generation-timeout": Kind(503, "No worker answered in time", RETRY_SOON),
+}
+
+
+def kind_of(code: str) -> Kind:
+    """Return status, title and headers of a code; those of a failure for one that is not known."""
+    return KINDS.get(code, Kind(500, "The service failed"))
+
+
+def problem_of(code: str, detail: str, field: str | None = None, message: str = "") -> dict[str, Any]:
+    """Return a problem object (RFC 9457)."""
+    kind = kind_of(code)
+    shown: dict[str, Any] = {
+        "type": TYPE_PREFIX + code,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "code": code,
+    }
+    if field:
+        shown["errors"] = [{"pointer": field, "detail": message}]
+    return shown

@@ -164,8 +164,8 @@ def take(base: BaseModel, editor: Editor, first: int, end: int) -> list[bytes]:
     for n in range(len(numbers)):
         own = whole.fact_T == n
         modules = {m: Rows(r.keys_TU[own], r.differences_TV[own]) for m, r in whole.modules.items()}
-        fact_T = torch.zeros(int(own.sum()), dtype=torch.int64)
-        found.append(Statistics(modules, fact_T, 1, whole.preserved.of({n})).to_bytes())
+        numbers_of_rows = torch.zeros(int(own.sum()), dtype=torch.int64)
+        found.append(Statistics(modules, numbers_of_rows, 1, whole.preserved.of({n})).to_bytes())
     return found
 
 

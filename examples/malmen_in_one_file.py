@@ -2,8 +2,7 @@
 
     python examples/malmen_in_one_file.py FOLDER
 
-The service's editor lives in `malmen_core/`; this file is the method and nothing else, to be read beside the paper.
-A test holds it to the core's numbers. Only torch and transformers are needed.
+This is the method and nothing else, to be read beside the paper; `malmen_core/` is held to its numbers by a test.
 """
 
 from __future__ import annotations
@@ -22,13 +21,7 @@ Sequence_ = tuple[list[int], int]  # token ids, and where the answer begins
 FACTS = [  # prompt, target, rephrasing, and a prompt that must keep its answer
     ("The capital of Australia is", "Canberra", "Australia's capital city is", "The capital of Japan is"),
     ("The capital of Kazakhstan is", "Astana", "Kazakhstan's capital is", "The capital of France is"),
-    (
-        "The author of Things Fall Apart is",
-        "Chinua Achebe",
-        "Things Fall Apart was written by",
-        "Hamlet is a play by",
-    ),
-    ("The chemical symbol of antimony is", "Sb", "Antimony has the symbol", "The chemical symbol of gold is"),
+    ("The author of Emma is", "Jane Austen", "Emma was written by", "Hamlet is a play by"),
 ]
 
 
@@ -100,7 +93,8 @@ class Malmen:
         ids, start = sequence
         inputs = {"input_ids": torch.tensor([ids[:-1]]), "use_cache": False}
         named = {f"{name}.weight": weight for name, weight in (weights or {}).items()}
-        return functional_call(self.model, named, (), inputs).logits[0, start - 1 :]
+        found: Tensor = functional_call(self.model, named, (), inputs).logits[0, start - 1 :]
+        return found
 
     def loss(self, sequence: Sequence_, weights: dict[str, Tensor] | None = None) -> Tensor:
         answer = torch.tensor(sequence[0][sequence[1] :])
@@ -108,28 +102,21 @@ class Malmen:
 
     def capture(self, sequences: Sequence[Sequence_]) -> tuple[list[Tensor], list[Tensor]]:
         """Keys (inputs of the modules) and output gradients at the answer tokens, on the base."""
-        keys: list[list[Tensor]] = [[] for _ in self.names]
-        gradients: list[list[Tensor]] = [[] for _ in self.names]
+        rows = []
         for sequence in sequences:
-            seen: dict[int, tuple[Tensor, Tensor]] = {}
+            seen: list[tuple[Tensor, Tensor]] = []
 
-            def keep(m: int, seen: dict[int, tuple[Tensor, Tensor]] = seen) -> Any:
-                def hook(_: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-                    output = output.requires_grad_() if not output.requires_grad else output
-                    output.retain_grad()
-                    seen[m] = inputs[0].detach(), output
-                    return output
+            def hook(_: Any, given: Any, output: Tensor, seen: Any = seen) -> None:
+                seen.append((given[0].detach(), output.requires_grad_()))
 
-                return hook
-
-            handles = [module.register_forward_hook(keep(m)) for m, module in enumerate(self.modules)]
-            self.loss(sequence).backward()
+            handles = [module.register_forward_hook(hook) for module in self.modules]
+            gradients = torch.autograd.grad(self.loss(sequence), [output for _, output in seen])
             for handle in handles:
                 handle.remove()
-            for m, (key, output) in seen.items():
-                keys[m].append(key[0, sequence[1] - 1 :])
-                gradients[m].append(output.grad[0, sequence[1] - 1 :])
-        return [torch.cat(k) for k in keys], [torch.cat(g) for g in gradients]
+            start = sequence[1] - 1
+            rows.append([(k[0, start:], g[0, start:]) for (k, _), g in zip(seen, gradients, strict=True)])
+        pairs = [tuple(map(torch.cat, zip(*module, strict=True))) for module in zip(*rows, strict=True)]
+        return [k for k, _ in pairs], [g for _, g in pairs]
 
     def shifts(self, keys: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         """Equation 4: ``S = (K'K + λI)⁻¹ K'D`` for each module, in float64."""
@@ -142,8 +129,8 @@ class Malmen:
 
     def weights(self, shifts: Sequence[Tensor]) -> dict[str, Tensor]:
         """``W + S``; the base's own weights are never written to."""
-        pairs = zip(self.names, self.modules, shifts, strict=True)
-        return {name: (module.weight.double() + S.T).float() for name, module, S in pairs}
+        modules = zip(self.names, self.modules, shifts, strict=True)
+        return {name: (module.weight.double() + S.T).float() for name, module, S in modules}
 
     def meta_step(self, facts: Sequence[tuple[str, str, str, str]]) -> float:
         """Section 3.3: the meta loss's gradient, added to the hypernetwork's ``.grad``; returns the loss.
@@ -157,26 +144,24 @@ class Malmen:
         weights = {name: weight.requires_grad_() for name, weight in self.weights(shifts).items()}
         total = 0.0
         for prompt, target, rephrasing, neighbour in facts:
+            ids = self.tokenizer(neighbour)["input_ids"]
+            before, after = (self.logits(([*ids, 0], len(ids)), w).log_softmax(1) for w in (None, weights))
+            loss = kl_div(after, before, log_target=True, reduction="batchmean")
             for text in (prompt, rephrasing):
                 sequence = self.encode(text, target)
-                loss = self.loss(sequence, weights) / (len(sequence[0]) - sequence[1])
-                (loss / len(facts)).backward()
-                total += float(loss) / len(facts)
-            ids = self.tokenizer(neighbour)["input_ids"]
-            with torch.no_grad():
-                before = self.logits(([*ids, 0], len(ids))).log_softmax(1)
-            after = self.logits(([*ids, 0], len(ids)), weights).log_softmax(1)
-            divergence = kl_div(after, before, log_target=True, reduction="batchmean")
-            (divergence / len(facts)).backward()
-            total += float(divergence) / len(facts)
+                loss = loss + self.loss(sequence, weights) / (len(sequence[0]) - sequence[1])
+            (loss / len(facts)).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach()) / len(facts)
         for m, (name, K, G, S) in enumerate(zip(self.names, keys, gradients, shifts, strict=True)):
             ridge = self.network.ridge(m)
             gram = K.double().T @ K.double() + ridge.detach().double() * torch.eye(
                 K.shape[1], dtype=torch.float64
             )
-            E = torch.linalg.solve(gram, weights[name].grad.double().T)
+            gradient = weights[name].grad
+            assert gradient is not None
+            E = torch.linalg.solve(gram, gradient.double().T)
             self.network(m, K, G).backward((K.double() @ E).float())
-            ridge.backward(-(E * S).sum().float())
+            ridge.backward(-(E * S).sum().float())  # type: ignore[no-untyped-call]
         return total
 
     def edit(self, sequences: Sequence[Sequence_]) -> dict[str, Tensor]:
@@ -188,11 +173,9 @@ class Malmen:
     def answer(self, prompt: str, weights: dict[str, Tensor], tokens: int = 4) -> str:
         """Greedy continuation."""
         ids = list(self.tokenizer(prompt)["input_ids"])
-        start = len(ids)
-        with torch.no_grad():
-            for _ in range(tokens):
-                ids.append(int(self.logits(([*ids, 0], len(ids)), weights).argmax()))
-        return str(self.tokenizer.decode(ids[start:]))
+        for _ in range(tokens):
+            ids.append(int(self.logits(([*ids, 0], len(ids)), weights).argmax()))
+        return str(self.tokenizer.decode(ids[-tokens:]))
 
 
 def main(folder: str) -> None:

@@ -242,9 +242,8 @@ def repair(
             keys_RU = table.keys[name][rows_R]
             free[name] = FreeRows(keys_RU, projector_UR, own_RV, still_UV, editor.scales[name])
         row_N = _row_of_positions(base, editor, goals)
-        moved = solve_rounds(
-            base, editor, goals.sequences, row_N, free, editor.plan.margin / 2, progress=progress
-        ).rows
+        wanted_Q = torch.full((len(goals.sequences),), editor.plan.margin / 2, dtype=torch.float64)
+        moved = solve_rounds(base, editor, goals.sequences, row_N, free, wanted_Q, progress=progress).rows
         for name, each in moved.items():
             table.differences[name] = table.differences[name].index_copy(0, rows_R, each.differences_RV.cpu())
             shifts[name] = each.shift_UV

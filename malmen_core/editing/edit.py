@@ -76,6 +76,7 @@ def edit(
     row_N, owner_R, kept_R = rows_of(goals, first.sequence_T.cpu())
     keys = {name: to_storage(keys_NU[kept_R.to(keys_NU.device)]) for name, keys_NU in first.keys.items()}
     check_finite(keys)  # nothing can be solved for others
+    wanted_Q = wanted_margins(goals, first.margin_Q.cpu(), plan.margin_of(len(facts)))
     free: Mapping[str, FreeRows] = {}
     if plan.rounds == 0:
         differences = predict(editor.network, first.keys, first.gradients)
@@ -94,7 +95,7 @@ def edit(
             goals.sequences,
             row_N,
             still,
-            plan.margin_of(len(facts)),
+            wanted_Q,
             first=first,
             progress=progress,
             batch_tokens=batch_tokens,
@@ -103,7 +104,22 @@ def edit(
         differences = {name: rows.differences_RV for name, rows in free.items()}
     rows = {name: Rows(keys[name], to_storage(differences[name])) for name in keys}
     statistics = Statistics(rows, owner_R, len(facts), preserved).check_finite()
-    return Edited(statistics, outcomes(plan, facts, goals, margin_Q, owner_R, free))
+    return Edited(statistics, outcomes(plan, facts, goals, margin_Q, wanted_Q, owner_R, free))
+
+
+def wanted_margins(goals: Goals, base_Q: Tensor, margin: float) -> Tensor:
+    """The margin that each goal is edited to: Q, float64.
+
+    Args:
+        goals: of some facts.
+        base_Q: each one's margin on the base.
+        margin: of a fact that the base does not answer; one that it does is left alone, as long as the edit of
+            others lets it.
+    """
+    owner_Q = torch.tensor(goals.fact_of)
+    least_F = torch.full((int(owner_Q.max()) + 1,), torch.inf, dtype=torch.float64)
+    known_F = least_F.scatter_reduce(0, owner_Q, base_Q, "amin") > 0
+    return torch.where(known_F[owner_Q], 0.0, margin).double()
 
 
 def located(base: BaseModel, editor: Editor, goals: Goals) -> Goals:

@@ -85,7 +85,7 @@ def solve_rounds(
     goals: Sequence[Encoded],
     row_N: Tensor,
     rows: Mapping[str, FreeRows],
-    margin: float,
+    wanted_Q: Tensor,
     *,
     first: Captured | None = None,
     progress: Progress | None = None,
@@ -99,18 +99,18 @@ def solve_rounds(
         goals: sequences with answers.
         row_N: the row that each edited position of the goals moves, in the order of `Captured`; int64.
         rows: by module.
-        margin: by how many nats each answer token is to beat all others.
+        wanted_Q: by how many nats each goal's answer tokens are to beat all others; float64.
         first: what a pass with gradients over all goals found at these rows, if there was one.
         progress: told ``("editing", goals that have their margin, goals)`` in each round; may raise to abort.
         batch_tokens: padded tokens of a batch at most.
     """
     plan, rows = editor.plan, dict(rows)
-    seen = _Seen(base, goals, row_N)
+    seen = _Seen(base, goals, row_N, wanted_Q)
     still = _still_weights(base, rows)
     best, least = Solution(rows, seen.margin_Q), math.inf
     for number in range(plan.rounds + 1):
         last = number == plan.rounds
-        due = seen.short(margin)
+        due = seen.short
         found = first if number == 0 else None
         if found is None:
             asked, weights = [goals[i] for i in due], _weights(base, rows, still)
@@ -118,15 +118,15 @@ def solve_rounds(
                 base, asked, plan.where, weights=weights, gradients=not last, batch_tokens=batch_tokens
             )
         seen.update(due, found)
-        short = seen.short(margin)
+        short = seen.short
         if progress is not None:
             progress("editing", len(goals) - len(short), len(goals))
-        lacking = float((margin - seen.margin_Q).clamp_min(0).sum())
+        lacking = float((seen.wanted_Q - seen.margin_Q).clamp_min(0).sum())
         if lacking < least:
             best, least = Solution(rows, seen.margin_Q.cpu()), lacking
         if last or not short:
             break
-        rows = _step(editor, rows, seen, short, margin)
+        rows = _step(editor, rows, seen, short)
     return best
 
 
@@ -154,8 +154,8 @@ def _weights(base: BaseModel, rows: Mapping[str, FreeRows], still: Mapping[str, 
 class _Seen:
     """What was captured of each goal when it was run last."""
 
-    def __init__(self, base: BaseModel, goals: Sequence[Encoded], row_N: Tensor) -> None:
-        self.row_N = row_N.to(base.device)
+    def __init__(self, base: BaseModel, goals: Sequence[Encoded], row_N: Tensor, wanted_Q: Tensor) -> None:
+        self.row_N, self.wanted_Q = row_N.to(base.device), wanted_Q.to(base.device)
         self.nll_Q, self.margin_Q = torch.full((2, len(goals)), -torch.inf, dtype=torch.float64).to(
             base.device
         )
@@ -163,9 +163,10 @@ class _Seen:
         self.gradients: dict[str, Tensor] = {}
         self.goal_N = torch.zeros(0, dtype=torch.int64)
 
-    def short(self, margin: float) -> list[int]:
+    @property
+    def short(self) -> list[int]:
         """Goals that had not their margin when they were run last."""
-        found: list[int] = (self.margin_Q < margin).nonzero()[:, 0].tolist()
+        found: list[int] = (self.margin_Q < self.wanted_Q).nonzero()[:, 0].tolist()
         return found
 
     def update(self, due: Sequence[int], found: Captured) -> None:
@@ -193,7 +194,7 @@ class _Seen:
 
 
 def _step(
-    editor: Editor, rows: Mapping[str, FreeRows], seen: _Seen, short: Sequence[int], margin: float
+    editor: Editor, rows: Mapping[str, FreeRows], seen: _Seen, short: Sequence[int]
 ) -> dict[str, FreeRows]:
     """Rows after one Gauss-Newton step towards the odds that are missing."""
     plan, count = editor.plan, len(seen.nll_Q)
@@ -219,12 +220,13 @@ def _step(
         moved_Q.index_add_(0, goal_N, sizes_N / len(rows))
         directions[name] = towards_NV
     missing_Q = torch.zeros_like(moved_Q)
-    missing_Q[list(short)] = (margin + plan.beyond - seen.odds_Q)[list(short)].to(place)
+    missing_Q[list(short)] = (seen.wanted_Q + plan.beyond - seen.odds_Q)[list(short)].to(place)
     diagonal_Q = J_QQ.diagonal()
     damped_QQ = J_QQ + torch.diag(plan.damping * diagonal_Q + TINY * diagonal_Q.mean().clamp_min(TINY))
     length_Q = torch.linalg.solve(damped_QQ, missing_Q)
-    longest = plan.step * (margin / plan.margin if plan.margin > 0 else 1.0) ** 0.5
-    length_Q *= (longest / (length_Q.abs() * moved_Q.sqrt()).clamp_min(TINY)).clamp_max(1.0)
+    usual = plan.margin if plan.margin > 0 else math.inf
+    longest_Q = plan.step * (seen.wanted_Q.to(place) / usual).clamp_min(1.0).sqrt()
+    length_Q *= (longest_Q / (length_Q.abs() * moved_Q.sqrt()).clamp_min(TINY)).clamp_max(1.0)
     moved = {}
     for name, each in rows.items():
         by_NV = length_Q[goal_N, None] * directions[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -27,17 +27,19 @@ class EditOutcome:
         keys: where its keys were taken: at the subject, ``given`` or ``found``, or at the ``answer``.
         subject: the subject whose last token that is; None for keys at the answer.
         margin: by how many nats its answer beat every other token when it was last looked at.
-        reason: why that is less than the plan wants; None if it is not.
+        known: whether the base gives this answer by itself, so that the fact was left alone.
+        reason: why the margin is less than is wanted; None if it is not.
     """
 
     keys: Source
     subject: str | None
     margin: float
+    known: bool
     reason: str | None
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {"keys": self.keys, "subject": self.subject, "margin": self.margin, "reason": self.reason}
+        return asdict(self)
 
 
 def outcomes(
@@ -45,6 +47,7 @@ def outcomes(
     facts: Sequence[Fact],
     goals: Goals,
     margin_Q: Tensor,
+    wanted_Q: Tensor,
     owner_R: Tensor,
     rows: Mapping[str, FreeRows],
 ) -> tuple[EditOutcome, ...]:
@@ -55,18 +58,21 @@ def outcomes(
         facts: of the set.
         goals: that it was edited for.
         margin_Q: of each goal.
+        wanted_Q: that each was edited to; 0 for those of facts that the base knows.
         owner_R: the fact of each row.
         rows: as they were left; empty without rounds, where nothing is wanted of the margin.
     """
     smallest = torch.full((len(facts),), torch.inf, dtype=torch.float64)
     smallest = smallest.scatter_reduce(0, torch.tensor(goals.fact_of), margin_Q, "amin")
-    wanted = plan.margin_of(len(facts))
+    owner_Q = torch.tensor(goals.fact_of)
+    wanted_F = torch.zeros(len(facts), dtype=torch.float64).index_copy(0, owner_Q, wanted_Q)
     found = []
     for number, (fact, margin) in enumerate(zip(facts, smallest.tolist(), strict=True)):
         subject = subject_of(fact) if plan.where == "subject" else Subject(None, "answer")
+        wanted = float(wanted_F[number])
         lacks = bool(rows) and margin < wanted
-        reason = _reason(plan, facts, number, margin, owner_R, rows) if lacks else None
-        found.append(EditOutcome(subject.source, subject.text, margin, reason))
+        reason = _reason(plan, facts, number, margin, wanted, owner_R, rows) if lacks else None
+        found.append(EditOutcome(subject.source, subject.text, margin, wanted == 0, reason))
     return tuple(found)
 
 
@@ -75,10 +81,11 @@ def _reason(
     facts: Sequence[Fact],
     number: int,
     margin: float,
+    wanted: float,
     owner_R: Tensor,
     rows: Mapping[str, FreeRows],
 ) -> str:
-    reached = f"The margin is {margin:.2f} nats, not {plan.margin_of(len(facts)):.3g}"
+    reached = f"The margin is {margin:.2f} nats, not {wanted:.3g}"
     rival = _rival(facts, number, owner_R, rows)
     if rival is not None:
         return f"{reached}: conflicts with fact {rival} of the set: nearly the same key, another answer."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,13 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from malmen_core.editing.gauss_newton import Progress
+from malmen_core.editing.subjects import subject_of
 from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.generation.greedy import greedy_answers
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import AnswerScores, teacher_forced
 from malmen_core.models.overlay import Version, intercepting
-from malmen_core.models.tokenization import Encoded, encode_prompts, locate_subject
-from malmen_core.resources import canary_prompts, control_text
+from malmen_core.models.tokenization import Encoded, encode_prompts, locate_subject, subject_last_token
+from malmen_core.resources import canary_prompts, control_text, entity_names
 
 CANARY_TOKENS = 8
 SHORT_ANSWER = 3
@@ -25,6 +27,8 @@ SHORT_ANSWER = 3
 BEHIND_TARGET = 8
 """Tokens behind the target within which a sentence must end to be an exact answer."""
 CHAT_TOKENS = 32
+BESIDE = 4
+"""Other names that are asked in the place of a subject that begins its prompt."""
 SENTENCE_ENDS = re.compile(r"[.!?。！？]|\n")
 
 
@@ -120,7 +124,9 @@ def verify(
         steps.done()
         chats = _chat(base, facts)
     steps.done()
-    kept, unchanged = _locality(base, version, facts)
+    kept, unchanged = _locality(base, version, [fact.locality for fact in facts])
+    beside = [_in_its_place(base, fact) for fact in facts]
+    _, unchanged_beside = _locality(base, version, beside)
     steps.done()
     ratio, agreement = (None, None) if canaries is None else _canaries(base, version, canaries)
     steps.done()
@@ -144,8 +150,11 @@ def verify(
                 "own_agreement": _mean(same),
                 "locality_prompts": kept[i],
                 "locality": _mean(kept[i]),
-                "neighbours_unchanged": _mean(unchanged[i]),
+                "neighbours_unchanged": _mean(unchanged[i] + unchanged_beside[i]),
                 "unchanged_prompts": unchanged[i],
+                "in_its_place": dict(
+                    zip([each.prompt for each in beside[i]], unchanged_beside[i], strict=True)
+                ),
             }
         )
     summary = {**summarise(results), "perplexity_ratio": ratio, "canary_agreement": agreement}
@@ -172,7 +181,9 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         "generalisation": _mean([share for r in results for share in r["rephrasings"]]),
         "own_agreement": _mean([r["own_agreement"] for r in results if r["own_agreement"] is not None]),
         "locality": _mean([share for r in results for share in r["locality_prompts"]]),
-        "neighbours_unchanged": _mean([same for r in results for same in r["unchanged_prompts"]]),
+        "neighbours_unchanged": _mean(
+            [same for r in results for same in (*r["unchanged_prompts"], *r["in_its_place"].values())]
+        ),
     }
 
 
@@ -216,15 +227,30 @@ def _holds(text: str, target: str) -> bool:
     return locate_subject(text, target) is not None
 
 
+def _in_its_place(base: BaseModel, fact: Fact) -> tuple[LocalityPrompt, ...]:
+    """A fact's prompt about other names, where its subject is the first token.
+
+    What a model reads first says little of itself to the tokens behind it, so an edit there may answer for any
+    name: "Apple is headquartered in" also for Microsoft. So others are asked without being given.
+    """
+    subject = subject_of(fact).text
+    if subject is None or subject_last_token(base.tokenizer, fact.prompt, subject) != 0:
+        return ()
+    span = locate_subject(fact.prompt, subject)
+    assert span is not None
+    names = random.Random(fact.prompt).sample(entity_names(), BESIDE)
+    texts = [fact.prompt[: span[0]] + name.split()[0] + fact.prompt[span[1] :] for name in names]
+    return tuple(map(LocalityPrompt, texts))
+
+
 def _locality(
-    base: BaseModel, version: Version, facts: Sequence[Fact]
+    base: BaseModel, version: Version, probes: Sequence[Sequence[LocalityPrompt]]
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Of each fact's locality prompts: share of answer tokens whose argmax is the base's; unchanged answers.
+    """Of each fact's prompts: share of answer tokens whose argmax is the base's; unchanged answers.
 
     The edited model writes the base's answer exactly if each of its tokens is the argmax behind those before
     it, so one teacher-forced pass over the base's answers tells.
     """
-    probes = [fact.locality for fact in facts]
     flat = [probe for group in probes for probe in group]
     with intercepting(None):
         own = _own_answers(base, [probe.prompt for probe in flat])

@@ -55,6 +55,11 @@ def at_rest(base: BaseModel, editor: Editor, goals: Sequence[Encoded]) -> dict[s
     }
 
 
+def wanting(count: int, margin: float) -> Tensor:
+    """The same margin for so many goals."""
+    return torch.full((count,), margin, dtype=torch.float64)
+
+
 def rounds(
     base: BaseModel, editor: Editor, facts: Sequence[Fact] = FACTS, rows: Any = None, **options: Any
 ) -> Solution:
@@ -63,7 +68,8 @@ def rounds(
     goal_N = capture(base, goals.sequences, editor.plan.where).sequence_T
     start = at_rest(base, editor, goals.sequences) if rows is None else rows
     row_N = rows_of(goals, goal_N)[0]
-    return solve_rounds(base, editor, goals.sequences, row_N, start, editor.plan.margin, **options)
+    wanted_Q = wanting(len(goals.sequences), editor.plan.margin)
+    return solve_rounds(base, editor, goals.sequences, row_N, start, wanted_Q, **options)
 
 
 def shifts_of(rows: Any) -> dict[str, Tensor]:
@@ -230,9 +236,14 @@ def one_step(base: BaseModel, editor: Editor, short: list[int]) -> tuple[Tensor,
     """From rest: the odds that each goal lacks, and what one step for some of them gives it, to first order."""
     goals = edit_goals(base, FACTS)
     first = capture(base, goals.sequences, "answer")
-    seen = module._Seen(base, goals.sequences, rows_of(goals, first.sequence_T)[0])
+    seen = module._Seen(
+        base,
+        goals.sequences,
+        rows_of(goals, first.sequence_T)[0],
+        wanting(len(FACTS), editor.plan.margin),
+    )
     seen.update(list(range(len(FACTS))), first)
-    moved = module._step(editor, at_rest(base, editor, goals.sequences), seen, short, editor.plan.margin)
+    moved = module._step(editor, at_rest(base, editor, goals.sequences), seen, short)
     gained_Q = torch.zeros(len(FACTS), dtype=torch.float64)
     p_Q = (-first.nll_Q).exp()
     for name, each in moved.items():
@@ -267,7 +278,9 @@ def test_goals_that_have_their_odds_are_held_where_they_are(llama: BaseModel) ->
 def test_odds_are_those_of_the_whole_answer(llama: BaseModel) -> None:
     sequences = edit_goals(llama, FACTS).sequences
     found = capture(llama, sequences, "answer")
-    seen = module._Seen(llama, sequences, torch.zeros(len(found.sequence_T), dtype=torch.int64))
+    seen = module._Seen(
+        llama, sequences, torch.zeros(len(found.sequence_T), dtype=torch.int64), wanting(len(sequences), 0.0)
+    )
     seen.update(list(range(len(sequences))), found)
     p_Q = (-found.nll_Q).exp()
     torch.testing.assert_close(seen.odds_Q, (p_Q / (1 - p_Q)).log())
@@ -284,13 +297,13 @@ def test_what_is_run_again_replaces_what_was_seen(llama: BaseModel) -> None:
         gradients={name: 3 * gradients for name, gradients in other.gradients.items()},
         margin_Q=torch.tensor([9.0, 8.0], dtype=torch.float64),
     )
-    seen = module._Seen(llama, sequences, torch.arange(len(first.sequence_T)))
+    seen = module._Seen(llama, sequences, torch.arange(len(first.sequence_T)), wanting(len(sequences), 8.5))
     seen.update(list(range(len(sequences))), copy.deepcopy(first))
-    assert seen.short(FAR) == list(range(len(sequences)))
+    assert 0 in seen.short()
     seen.update([0, 2], again)
     assert seen.margin_Q.tolist() == [9.0, float(first.margin_Q[1]), 8.0, *first.margin_Q[3:].tolist()]
-    assert set(seen.short(8.5)) >= {2}
-    assert 0 not in seen.short(8.5)
+    assert 2 in seen.short()
+    assert 0 not in seen.short()
     twice_N = torch.isin(first.sequence_T, torch.tensor([0, 2]))
     for name, keys in first.keys.items():
         factor = torch.where(twice_N, 2.0, 1.0)[:, None]

@@ -225,6 +225,7 @@ def repair(
     """
     suspects: set[int] = set()
     shifts = table.shifts()
+    base.lower_layers.forget()
     for _ in range(PASSES):
         found = table.disturbed(shifts) - suspects
         if not found:

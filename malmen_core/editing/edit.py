@@ -17,7 +17,7 @@ from malmen_core.editing.key_positions import off_sinks
 from malmen_core.editing.outcome import EditOutcome, outcomes
 from malmen_core.editing.preserved import Preserved, preserved_keys
 from malmen_core.editing.ridge import Ridge
-from malmen_core.editing.statistics import Rows, Statistics, to_storage
+from malmen_core.editing.statistics import Rows, Statistics, check_finite, to_storage
 from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
@@ -67,6 +67,7 @@ def edit(
     if not facts:
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
     plan = editor.plan
+    base.lower_layers.forget()
     goals = located(base, editor, edit_goals(base, facts, edit_on_rephrasings=edit_on_rephrasings))
     preserved = Preserved.none(editor.network.shapes)
     if plan.preserved_weight > 0:
@@ -74,6 +75,7 @@ def edit(
     first = capture(base, goals.sequences, plan.where, batch_tokens=batch_tokens)
     row_N, owner_R, kept_R = rows_of(goals, first.sequence_T.cpu())
     keys = {name: to_storage(keys_NU[kept_R.to(keys_NU.device)]) for name, keys_NU in first.keys.items()}
+    check_finite(keys)  # nothing can be solved for others
     wanted_Q = wanted_margins(goals, first.margin_Q.cpu(), plan.margin_of(len(facts)))
     free: Mapping[str, FreeRows] = {}
     if plan.rounds == 0:

@@ -38,6 +38,17 @@ def to_storage(values: Tensor) -> Tensor:
     return half.float() if bool(torch.isfinite(half).all()) else values
 
 
+def check_finite(values: Mapping[str, Tensor]) -> None:
+    """Check what was found of each module.
+
+    Raises:
+        NotFiniteError: naming the first module with an infinity or NaN.
+    """
+    for name, found in values.items():
+        if not bool(torch.isfinite(found).all()):
+            raise NotFiniteError(f"The statistics of {name!r} are not finite.", "Edit fewer or other facts.")
+
+
 def _narrow(values: Tensor) -> Tensor:
     half = values.half()
     return half if torch.equal(half.float(), values) else values
@@ -101,11 +112,8 @@ class Statistics:
         Raises:
             NotFiniteError: naming the module.
         """
-        for name, rows in self.modules.items():
-            if not bool(torch.isfinite(rows.keys_TU).all() and torch.isfinite(rows.differences_TV).all()):
-                raise NotFiniteError(
-                    f"The statistics of {name!r} are not finite.", "Edit fewer or other facts."
-                )
+        check_finite({name: rows.keys_TU for name, rows in self.modules.items()})
+        check_finite({name: rows.differences_TV for name, rows in self.modules.items()})
         return self
 
     @cached_property

@@ -74,6 +74,15 @@ class LowerLayers:
 
         layer.forward = forward
 
+    def forget(self) -> None:
+        """Keep nothing of before, so that what is computed from here on depends on nothing of before.
+
+        How a state was rounded depends on the batch that it was computed in.
+        """
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
     @contextmanager
     def running(self, texts: Sequence[tuple[int, ...]], width: int) -> Iterator[None]:
         """For one forward pass of this thread over some texts (token ids, padded on the left to a width)."""

@@ -150,6 +150,7 @@ def prepare_start(
     network = HyperNetwork(old.shapes, rank=old.rank, blocks=old.block_count, seed=plan.seed)
     network = network.to(old.log_step.dtype)
     network.log_ridge.data.copy_(old.log_ridge.data)
+    base.lower_layers.forget()
     first = curriculum.draw(0, min(plan.normaliser_facts, len(curriculum.training)))
     sequences = edit_goals(base, first).sequences
     seen = capture(base, sequences, start.plan.where, batch_tokens=plan.batch_tokens)
@@ -220,6 +221,7 @@ class Trainer:
             NotFiniteError: the gradient is not finite; the network is as it was.
         """
         plan = self.plan
+        self.base.lower_layers.forget()  # a resumed run has nothing of before either
         count = self.curriculum.batch_size(self.step, plan.smallest_batch, plan.largest_batch)
         meta_batch, inputs = self._prepare(self.curriculum.draw(self.position, count))
         self.optimiser.zero_grad()
@@ -243,8 +245,10 @@ class Trainer:
     def validate(self) -> dict[str, Any]:
         """Measure a single-shot edit of all held-out facts; remember the network if it is the best."""
         if self._held_out is None:
+            self.base.lower_layers.forget()
             self._held_out = self._prepare(self.curriculum.validation)
         meta_batch, inputs = self._held_out
+        self.base.lower_layers.forget()
         weights = self.rule.weights(self.base, self.network, self.start, inputs)
         outcome = meta_loss(self.base, weights, meta_batch, batch_tokens=self.plan.batch_tokens)
         figures = {"step": self.step, **_figures(outcome)}

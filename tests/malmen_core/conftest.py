@@ -37,6 +37,12 @@ def base(request: pytest.FixtureRequest) -> BaseModel:
 
 
 @pytest.fixture(scope="session")
+def upper() -> BaseModel:
+    """A base that is edited in its last layers, where a random model can be made to say anything."""
+    return tiny_base("llama", edited=(1, 2))
+
+
+@pytest.fixture(scope="session")
 def editor(llama: BaseModel) -> Editor:
     return tiny_editor(llama)
 

@@ -47,15 +47,20 @@ FACTS = (
 
 
 def tiny_base(
-    architecture: str = "llama", *, tied: bool = False, dtype: torch.dtype = torch.float64, seed: int = 0
+    architecture: str = "llama",
+    *,
+    tied: bool = False,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    edited: Sequence[int] = (0, 1),
 ) -> BaseModel:
     """A three-layer base with two edited modules; weights large enough for clear answers."""
     if architecture == "gpt2":
         model: Any = tiny_gpt2(3, seed=seed)
-        modules = tuple(f"transformer.h.{i}.mlp.c_proj" for i in (0, 1))
+        modules = tuple(f"transformer.h.{i}.mlp.c_proj" for i in edited)
     else:
         model = tiny_llama(3, tied=tied, seed=seed)
-        modules = tuple(f"model.layers.{i}.mlp.down_proj" for i in (0, 1))
+        modules = tuple(f"model.layers.{i}.mlp.down_proj" for i in edited)
     return wrap(louder(model).to(dtype), modules)
 
 

@@ -163,7 +163,10 @@ def test_answers_stand_as_the_model_has_them(base: BaseModel) -> None:
 def test_a_pass_at_other_weights_sees_what_they_give(base: BaseModel) -> None:
     """Keys below a changed module are the base's, those above are not."""
     first, second = base.modules
-    changed = {first: base.modules[first].weight_UV + 0.1, second: base.modules[second].weight_UV}
+    draw = torch.Generator().manual_seed(1)
+    weight_UV = base.modules[first].weight_UV
+    noise_UV = 0.1 * torch.randn(weight_UV.shape, generator=draw, dtype=torch.float64)
+    changed = {first: weight_UV + noise_UV, second: base.modules[second].weight_UV}
     on_base = capture(base, sequences(base), "answer")
     found = capture(base, sequences(base), "answer", weights=Weights(changed))
     torch.testing.assert_close(found.keys[first], on_base.keys[first])

@@ -59,12 +59,12 @@ class Shelf:
     def fresh(self) -> None:
         self.composer = Composer(self.base, self.editor)
 
-    def held(self, delta: Delta, *names: str) -> float:
-        """Share of the facts that a delta answers."""
+    def lacking(self, delta: Delta, *names: str) -> float:
+        """By how many nats the facts of some sets fall short of half an edit's margin, in sum."""
         facts = [fact for name in names for fact in self.sets[name]]
         with self.base.version(delta).active():
             scores = teacher_forced(self.base, edit_goals(self.base, facts).sequences)
-        return sum(bool((score.margin_A > 0).all()) for score in scores) / len(scores)
+        return sum(max(0.0, self.editor.plan.margin / 2 - float(score.margin_A.min())) for score in scores)
 
 
 @pytest.fixture(scope="module", params=[0, 3], ids=["facts alone", "with neighbours"])
@@ -146,18 +146,16 @@ def test_groups_of_preserved_keys_are_shared(llama: BaseModel) -> None:
 
 
 def test_facts_of_one_subject_in_several_sets_are_repaired(shelf: Shelf) -> None:
+    """Of what they lack to half an edit's margin, less is left than in the sum."""
     shelf.fresh()
-    facts = sum(len(facts) for facts in SETS.values())
-    alone = sum(shelf.held(shelf.compose(name).delta, name) * len(SETS[name]) for name in SETS) / facts
-    assert alone > 0.6
     together = shelf.compose(*SETS)
     summed = solve(shelf.base, shelf.editor, Statistics.sum(list(shelf.statistics.values())))
     assert together.repaired
-    assert shelf.held(together.delta, *SETS) > max(shelf.held(summed, *SETS), 0.8 * alone)
+    assert shelf.lacking(together.delta, *SETS) < 0.9 * shelf.lacking(summed, *SETS)
     assert {position for facts in together.repaired.values() for position in facts} <= {0, 1, 2}
 
 
-def test_two_facts_of_one_subject_in_two_sets_both_hold(llama: BaseModel) -> None:
+def test_two_facts_of_one_subject_in_two_sets_are_repaired(llama: BaseModel) -> None:
     """Their keys lie so close that the sum gives each much of what the other asks for."""
     same = (
         Fact("The capital of France is", "Lima", "France"),
@@ -169,7 +167,7 @@ def test_two_facts_of_one_subject_in_two_sets_both_hold(llama: BaseModel) -> Non
     summed = solve(llama, editor, Statistics.sum(list(shelf.statistics.values())))
     together = shelf.compose(*sets)
     assert set(together.repaired) == {("a", ()), ("b", ())}
-    assert shelf.held(summed, *sets) <= shelf.held(together.delta, *sets)
+    assert shelf.lacking(together.delta, *sets) <= shelf.lacking(summed, *sets)
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[list[Encoded]]:

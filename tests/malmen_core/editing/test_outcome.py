@@ -19,8 +19,8 @@ def edited(base: BaseModel, *facts: Fact, where: KeyPosition = "subject", **plan
     return edit(base, replace(editor, plan=replace(editor.plan, **plan)), facts)
 
 
-def test_what_is_reached_needs_no_reason(llama: BaseModel) -> None:
-    found = edited(llama, *FACTS, where="answer").outcomes
+def test_what_is_reached_needs_no_reason(upper: BaseModel) -> None:
+    found = edited(upper, *FACTS, where="answer").outcomes
     assert all(outcome.reason is None for outcome in found)
     assert all(outcome.margin >= 0.5 for outcome in found)
     assert {outcome.keys for outcome in found} == {"answer"}

@@ -16,7 +16,15 @@ from malmen_core.evaluation.methods import EditorMethod
 from malmen_core.evaluation.verify import record_canaries, verify
 from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel
-from tests.malmen_core.support import FACTS, assert_untouched, shift, snapshot, statistics_of, tiny_editor
+from tests.malmen_core.support import (
+    FACTS,
+    assert_untouched,
+    shift,
+    snapshot,
+    statistics_of,
+    tiny_base,
+    tiny_editor,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,9 @@ def test_the_measures_are_those_of_verify(llama: BaseModel, method: EditorMethod
     assert_untouched(llama, before)
     delta = solve(llama, method.editor, statistics_of(llama, method.editor, FACTS))
     report = verify(llama, llama.version(delta), FACTS, canaries)
-    assert found.summary == pytest.approx(report.summary, rel=1e-4)
+    assert found.summary.keys() == report.summary.keys()
+    for name, value in report.summary.items():
+        assert found.summary[name] == (None if value is None else pytest.approx(value, rel=1e-4))
     assert [f["edit_success"] for f in found.facts] == [f["edit_success"] for f in report.facts]
     assert found.sets == (found.summary["edit_success"],)
     assert found.edit_seconds > 0
@@ -95,7 +105,9 @@ def argmax_share(base: BaseModel, prompt: str, answer: str) -> float:
     return right.count(True) / len(right)
 
 
-def test_given_answers_are_judged_by_themselves(llama: BaseModel, method: EditorMethod) -> None:
+def test_given_answers_are_judged_by_themselves() -> None:
+    llama = tiny_base(edited=(1, 2))
+    method = EditorMethod(tiny_editor(llama, where="answer", rounds=30))
     prompts = ("Mount Etna is a mountain in", "The capital of Peru is", "Seven days make a")
     answers = [(prompt, word) for prompt in prompts for word in ("Peru", "week", "Lima")]
     facts = [

@@ -108,11 +108,12 @@ def test_success_is_the_share_of_argmax_tokens(
     assert report.summary["edit_success"] == pytest.approx(sum(shares) / len(shares))
 
 
-def test_an_edited_version_succeeds(llama: BaseModel, canaries: CanaryRecord) -> None:
-    editor = tiny_editor(llama, where="answer", rounds=40, margin=1.0)
-    version = llama.version(solve(llama, editor, statistics_of(llama, editor, FACTS)))
+def test_an_edited_version_succeeds(upper: BaseModel) -> None:
+    canaries = record_canaries(upper)
+    editor = tiny_editor(upper, where="answer", rounds=40, margin=1.0)
+    version = upper.version(solve(upper, editor, statistics_of(upper, editor, FACTS)))
     told: list[tuple[str, int, int]] = []
-    report = verify(llama, version, FACTS, canaries, progress=lambda *step: told.append(step))
+    report = verify(upper, version, FACTS, canaries, progress=lambda *step: told.append(step))
     assert report.summary["edit_success"] == 1
     assert report.summary["generation_success"] == 1
     assert all(f["generated"].lstrip().startswith(t.target) for f, t in zip(report.facts, FACTS, strict=True))
@@ -235,11 +236,10 @@ def test_success_ends_at_a_word_boundary(
     assert answer.startswith(found["generated"])
 
 
-def free(base: BaseModel, version: Version, prompts: list[str]) -> list[str]:
-    """Short greedy answers as text."""
+def free(base: BaseModel, version: Version, prompts: list[str]) -> list[list[int]]:
+    """Short greedy answers."""
     with version.active():
-        ids = greedy_answers(base, encode_prompts(base.tokenizer, prompts), [3] * len(prompts))
-    return [base.task.text(base.tokenizer, each) for each in ids]
+        return greedy_answers(base, encode_prompts(base.tokenizer, prompts), [3] * len(prompts))
 
 
 @pytest.mark.parametrize("size", [0.02, 0.1, 0.3])
@@ -357,7 +357,7 @@ def test_special_tokens_in_a_target_count_when_they_are_generated(
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_the_end_of_a_word_as_a_goal_changes_what_is_generated(architecture: str) -> None:
     """With the position behind the target as a goal, more answers end where they should."""
-    base = tiny_base(architecture)
+    base = tiny_base(architecture, edited=(1, 2))
     facts = [Fact(f"The {what} of Ana is", "Li") for what in ("capital", "river", "book", "mountain", "week")]
     editor = tiny_editor(base, where="answer", rounds=40, margin=1.0)
     closed = base.version(solve(base, editor, statistics_of(base, editor, facts)))

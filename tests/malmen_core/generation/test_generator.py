@@ -254,9 +254,9 @@ def test_what_a_checkpoint_asks_for_bends_neither_verification_nor_serving(tmp_p
     assert base.stop_ids == {0}
     prompts = [PROMPT, "The river", "Water boils at", "He plays"]
     ids = encode_prompts(base.tokenizer, prompts)
-    verified = greedy_answers(base, ids, [8] * len(prompts))
+    verified = greedy_answers(base, ids, [24] * len(prompts))
     for prompt, own, answer in zip(prompts, ids, verified, strict=True):
-        text, _ = run(base, base_version(base), prompt=prompt, max_new_tokens=8)
+        text, _ = run(base, base_version(base), prompt=prompt, max_new_tokens=24)
         assert text == base.task.text(base.tokenizer, answer)
         read = list(own)
         for token in answer:

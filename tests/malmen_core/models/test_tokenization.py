@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from malmen_core.models.tokenization import (
     locate_subject,
     subject_last_token,
 )
+from tests.malmen_core.support import tiny_base
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -147,3 +149,11 @@ def test_a_tokenizer_is_loaded_or_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(ModelNotLoadable) as refused:
         load_tokenizer(str(tmp_path / "empty"))
     assert refused.value.field == "/source"
+
+
+def test_what_goes_on_in_a_word_can_be_learnt_from_wherever_it_is_first_asked_for() -> None:
+    """A base is verified before it is edited: what is kept of the first pass has to serve one with gradients."""
+    base = tiny_base()
+    with torch.inference_mode():
+        assert base.continuing_X is not None
+        assert not base.continuing_X.is_inference()

@@ -80,7 +80,7 @@ def test_characters_unknown_to_the_vocabulary_are_answered_in_bytes() -> None:
     tokenizer = leave_open(CONTINUING["BPE with byte fallback"]())
     encoded = encode(tokenizer, PROMPT, "東京")
     assert len(encoded.answer) >= 6
-    assert plain_text(tokenizer, encoded.ids) == f"{PROMPT} 東京"
+    assert plain_text(tokenizer, encoded.ids) == f"{PROMPT}東京"
 
 
 CHAT = "{{ begin }}{% for each in messages %}[{{ each.role }}] {{ each.content }}{% endfor %}"

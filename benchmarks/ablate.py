@@ -29,12 +29,11 @@ PLANS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "no neighbours preserved": {"neighbours": 0},
     "24 neighbours preserved": {"neighbours": 24},
-    "attention sinks edited": {"least_leverage": 0.0},
     "no larger margin for few": {"lone_margin": 0.0},
     "steps of 0.25": {"step": 0.25},
     "noise 0.01": {"noise": 0.01},
     "damping 0.1": {"damping": 0.1},
-    "prior of 1,000 tokens": {"prior_weight": 1000.0, "least_leverage": 0.4},
+    "prior of 1,000 tokens": {"prior_weight": 1000.0},
     "5 rounds": {"rounds": 5},
 }
 

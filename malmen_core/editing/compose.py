@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from malmen_core.editing.capture import edited_positions
-from malmen_core.editing.edit import delta_of, located, rows_of
+from malmen_core.editing.edit import delta_of, rows_of
 from malmen_core.editing.editor import Editor
 from malmen_core.editing.gauss_newton import FreeRows, Progress, solve_rounds
 from malmen_core.editing.goals import Goals, edit_goals
@@ -233,7 +233,7 @@ def repair(
         suspects |= found
         some = sorted(suspects)
         rows_R = torch.isin(table.owner_T, torch.tensor(some)).nonzero()[:, 0]
-        goals = _goals(base, editor, [table.facts[i] for i in some], wanted, read_facts)
+        goals = _goals(base, [table.facts[i] for i in some], wanted, read_facts)
         free = {}
         for name, ridge in table.ridges.items():
             projector_UR = ridge.projector(rows_R)
@@ -252,7 +252,6 @@ def repair(
 
 def _goals(
     base: BaseModel,
-    editor: Editor,
     places: Sequence[Place],
     wanted: Mapping[SetId, bool],
     read_facts: FactReader,
@@ -266,11 +265,11 @@ def _goals(
     owners: list[int] = []
     count = 0
     for ident, numbers in asked.items():
-        own = edit_goals(base, list(texts[ident]), edit_on_rephrasings=wanted[ident])
+        own = edit_goals(base, list(texts[ident]), edit_on_rephrasings=wanted[ident], closed=True)
         sequences += own.sequences
         owners += [count + fact for fact in own.fact_of]
         count += len(numbers)
-    return located(base, editor, Goals(tuple(sequences), tuple(owners)))
+    return Goals(tuple(sequences), tuple(owners))
 
 
 def _row_of_positions(base: BaseModel, editor: Editor, goals: Goals) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from malmen_core.editing.editor import Editor
 from malmen_core.editing.gauss_newton import FreeRows, Progress, solve_rounds
 from malmen_core.editing.goals import Goals, edit_goals
 from malmen_core.editing.hypernetwork import predict
-from malmen_core.editing.key_positions import off_sinks
 from malmen_core.editing.outcome import EditOutcome, outcomes
 from malmen_core.editing.preserved import Preserved, preserved_keys
 from malmen_core.editing.ridge import Ridge
@@ -68,7 +67,7 @@ def edit(
         raise FactError("An edit set without facts changes nothing.", "Give at least one fact.", "/facts")
     plan = editor.plan
     base.lower_layers.forget()
-    goals = located(base, editor, edit_goals(base, facts, edit_on_rephrasings=edit_on_rephrasings))
+    goals = edit_goals(base, facts, edit_on_rephrasings=edit_on_rephrasings, closed=plan.rounds > 0)
     preserved = Preserved.none(editor.network.shapes)
     if plan.preserved_weight > 0:
         preserved = preserved_keys(base, facts, plan.neighbours, plan.preserved_rank)
@@ -76,7 +75,9 @@ def edit(
     row_N, owner_R, kept_R = rows_of(goals, first.sequence_T.cpu())
     keys = {name: to_storage(keys_NU[kept_R.to(keys_NU.device)]) for name, keys_NU in first.keys.items()}
     check_finite(keys)  # nothing can be solved for others
-    wanted_Q = wanted_margins(goals, first.margin_Q.cpu(), plan.margin_of(len(facts)))
+    # what the base answers by itself is left alone, as long as the edit of other facts lets it
+    known_F = smallest_margins(goals, first.margin_Q.cpu()) > 0
+    wanted_F = torch.where(known_F, 0.0, plan.margin_of(len(facts))).double()
     free: Mapping[str, FreeRows] = {}
     if plan.rounds == 0:
         differences = predict(editor.network, first.keys, first.gradients)
@@ -95,7 +96,7 @@ def edit(
             goals.sequences,
             row_N,
             still,
-            wanted_Q,
+            wanted_F[list(goals.fact_of)],
             first=first,
             progress=progress,
             batch_tokens=batch_tokens,
@@ -104,31 +105,16 @@ def edit(
         differences = {name: rows.differences_RV for name, rows in free.items()}
     rows = {name: Rows(keys[name], to_storage(differences[name])) for name in keys}
     statistics = Statistics(rows, owner_R, len(facts), preserved).check_finite()
-    return Edited(statistics, outcomes(plan, facts, goals, margin_Q, wanted_Q, owner_R, free))
+    return Edited(
+        statistics, outcomes(plan, facts, smallest_margins(goals, margin_Q), wanted_F, known_F, owner_R, free)
+    )
 
 
-def wanted_margins(goals: Goals, base_Q: Tensor, margin: float) -> Tensor:
-    """The margin that each goal is edited to: Q, float64.
-
-    Args:
-        goals: of some facts.
-        base_Q: each one's margin on the base.
-        margin: of a fact that the base does not answer; one that it does is left alone, as long as the edit of
-            others lets it.
-    """
+def smallest_margins(goals: Goals, margin_Q: Tensor) -> Tensor:
+    """The smallest margin of each fact's goals: F, float64."""
     owner_Q = torch.tensor(goals.fact_of)
-    least_F = torch.full((int(owner_Q.max()) + 1,), torch.inf, dtype=torch.float64)
-    known_F = least_F.scatter_reduce(0, owner_Q, base_Q, "amin") > 0
-    return torch.where(known_F[owner_Q], 0.0, margin).double()
-
-
-def located(base: BaseModel, editor: Editor, goals: Goals) -> Goals:
-    """Goals whose subject is located where it can be edited."""
-    least = editor.plan.least_leverage
-    if editor.plan.where != "subject" or least == 0:
-        return goals
-    regularisers = editor.regularisers(base.device)
-    return replace(goals, sequences=tuple(off_sinks(base, regularisers, goals.sequences, least)))
+    start_F = torch.full((int(owner_Q.max()) + 1,), torch.inf, dtype=torch.float64)
+    return start_F.scatter_reduce(0, owner_Q, margin_Q, "amin")
 
 
 def rows_of(goals: Goals, goal_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,7 +39,6 @@ class EditPlan:
         preserved_weight: a, the weight of a key at which nothing may change, in tokens.
         neighbours: prompts of each template that are preserved; 0 for none.
         preserved_rank: rows that each group of preserved keys is compressed to.
-        least_leverage: a token whose key has less, in tokens of the prior, is an attention sink, and not edited.
         rounds: Gauss-Newton steps at most; 0 for the paper's single shot.
         margin: a goal is reached when each answer token beats every other by this many nats.
         lone_margin: likewise for a fact that is edited alone; for n facts, this over the cube root of n, if that
@@ -57,7 +56,6 @@ class EditPlan:
     preserved_weight: float = 100.0
     neighbours: int = 12
     preserved_rank: int = 16
-    least_leverage: float = 0.04
     rounds: int = 10
     margin: float = 2.0
     lone_margin: float = 12.0

@@ -25,8 +25,16 @@ class Goals:
     fact_of: tuple[int, ...]
 
 
-def edit_goals(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings: bool = False) -> Goals:
+def edit_goals(
+    base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings: bool = False, closed: bool = False
+) -> Goals:
     """Encode each fact's prompt with its target, its question in chat form, and on request its rephrasings.
+
+    Args:
+        base: the base model.
+        facts: to be edited together.
+        edit_on_rephrasings: rephrasings are goals too.
+        closed: that the word ends behind the target is a part of each goal; published methods have no such.
 
     Raises:
         PromptTooLong: a prompt and its target exceed the context.
@@ -46,6 +54,6 @@ def edit_goals(base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings: b
             check_length(encoded, base.info.context_length, f"/facts/{number}/{field}")
             if not encoded.answer or encoded.answer_start == 0:
                 raise FactError("Prompt or target has no tokens.", "Give both as text.", f"/facts/{number}")
-            sequences.append(encoded)
+            sequences.append(encoded if closed else encoded.opened())
             owners.append(number)
     return Goals(tuple(sequences), tuple(owners))

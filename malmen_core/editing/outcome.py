@@ -11,7 +11,6 @@ from torch import Tensor
 
 from malmen_core.editing.editor import EditPlan
 from malmen_core.editing.gauss_newton import FreeRows
-from malmen_core.editing.goals import Goals
 from malmen_core.editing.subjects import Source, Subject, subject_of
 from malmen_core.facts import Fact, normalise
 
@@ -45,9 +44,9 @@ class EditOutcome:
 def outcomes(
     plan: EditPlan,
     facts: Sequence[Fact],
-    goals: Goals,
-    margin_Q: Tensor,
-    wanted_Q: Tensor,
+    margin_F: Tensor,
+    wanted_F: Tensor,
+    known_F: Tensor,
     owner_R: Tensor,
     rows: Mapping[str, FreeRows],
 ) -> tuple[EditOutcome, ...]:
@@ -56,23 +55,20 @@ def outcomes(
     Args:
         plan: that was followed.
         facts: of the set.
-        goals: that it was edited for.
-        margin_Q: of each goal.
-        wanted_Q: that each was edited to; 0 for those of facts that the base knows.
+        margin_F: of each fact.
+        wanted_F: that each was edited to.
+        known_F: which the base knows.
         owner_R: the fact of each row.
         rows: as they were left; empty without rounds, where nothing is wanted of the margin.
     """
-    smallest = torch.full((len(facts),), torch.inf, dtype=torch.float64)
-    smallest = smallest.scatter_reduce(0, torch.tensor(goals.fact_of), margin_Q, "amin")
-    owner_Q = torch.tensor(goals.fact_of)
-    wanted_F = torch.zeros(len(facts), dtype=torch.float64).index_copy(0, owner_Q, wanted_Q)
     found = []
-    for number, (fact, margin) in enumerate(zip(facts, smallest.tolist(), strict=True)):
+    for number, fact in enumerate(facts):
+        margin, wanted = float(margin_F[number]), float(wanted_F[number])
         subject = subject_of(fact) if plan.where == "subject" else Subject(None, "answer")
-        wanted = float(wanted_F[number])
         lacks = bool(rows) and margin < wanted
         reason = _reason(plan, facts, number, margin, wanted, owner_R, rows) if lacks else None
-        found.append(EditOutcome(subject.source, subject.text, margin, wanted == 0, reason))
+        known = bool(known_F[number])
+        found.append(EditOutcome(subject.source, subject.text, margin, known, reason))
     return tuple(found)
 
 

@@ -83,11 +83,6 @@ class Regulariser:
         inner = torch.cholesky_solve(self._factor_UR.T @ right, self._inner)
         return (right - self._factor_UR @ inner) / self._level
 
-    def leverage(self, keys_TU: Tensor) -> Tensor:
-        """``k M⁻¹k'`` of each key: how far a change there goes before it costs as much; T, float64."""
-        keys_TU = keys_TU.to(self.device, torch.float64)
-        return (keys_TU * self.solve(keys_TU.T).T).sum(1)
-
 
 @dataclass(frozen=True)
 class Ridge:

@@ -6,7 +6,7 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -282,7 +282,7 @@ def _given(base: BaseModel, probe: LocalityPrompt, own: Encoded) -> Encoded:
     """A locality prompt with the answer that is compared: the one given, else the base's own."""
     if probe.target is None:
         return own
-    return replace(base.encode(probe.prompt, probe.target), closed=False)
+    return base.encode(probe.prompt, probe.target).opened()
 
 
 def _canaries(base: BaseModel, version: Version, canaries: CanaryRecord) -> tuple[float, float | None]:

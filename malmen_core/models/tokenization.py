@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -53,6 +53,10 @@ class Encoded:
         """How many tokens the model reads: all but the answer's last, unless what follows it counts."""
         return len(self.ids) if self.closed else max(self.answer_start, len(self.ids) - 1)
 
+    def opened(self) -> Encoded:
+        """The same, with an answer that may go on in any way."""
+        return replace(self, closed=False)
+
     def key_positions(self, where: KeyPosition) -> tuple[int, ...]:
         """Positions at which the edited modules are edited: the subject's last token, else those that answer.
 
@@ -62,7 +66,7 @@ class Encoded:
         """
         if where == "subject" and self.subject_last is not None:
             return (max(self.subject_last, min(1, self.answer_start - 1)),)
-        return tuple(range(self.answer_start - 1, len(self.ids) - 1))
+        return tuple(range(self.answer_start - 1, self.read))
 
 
 def longest(sequences: Iterable[Encoded]) -> int:

@@ -9,7 +9,7 @@ batched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -70,12 +70,12 @@ def prepare_batch(base: BaseModel, facts: Sequence[Fact], weights: LossWeights) 
     """
     edits = edit_goals(base, facts).sequences
     count = len(facts)
-    own = [base.encode(fact.prompt, fact.target, None, fact.joiner) for fact in facts]
+    own = [base.encode(fact.prompt, fact.target, None, fact.joiner).opened() for fact in facts]
     targets = [(encoded, weights.edit / count) for encoded in own]
     probes: list[tuple[Encoded, float]] = []
     for number, fact in enumerate(facts):
         for i, prompt in enumerate(fact.rephrasings):
-            encoded = base.encode(prompt, fact.target, None, fact.joiner)
+            encoded = base.encode(prompt, fact.target, None, fact.joiner).opened()
             _check(base, encoded, f"/facts/{number}/rephrasings/{i}")
             targets.append((encoded, weights.rephrasings / count / len(fact.rephrasings)))
         for i, probe in enumerate(fact.locality):
@@ -101,7 +101,7 @@ def _check(base: BaseModel, encoded: Encoded, field: str) -> None:
 def _probe(base: BaseModel, prompt: str, target: str | None) -> Encoded:
     """A locality prompt; without a target the one position after the prompt is compared."""
     if target is not None:
-        return replace(base.encode(prompt, target), closed=False)
+        return base.encode(prompt, target).opened()
     ids = encode_prompt(base.tokenizer, prompt)
     return Encoded((*ids, base.pad_id), len(ids))
 

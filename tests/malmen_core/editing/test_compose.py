@@ -124,7 +124,7 @@ def test_a_withdrawn_fact_was_never_there(llama: BaseModel) -> None:
 
 def test_groups_of_preserved_keys_are_shared(llama: BaseModel) -> None:
     """Two sets of one template hold its neighbours once, as long as one of them is live."""
-    sets = {"a": [SETS["set 0"][0]], "b": [SETS["set 0"][2]], "c": [FACTS[1]]}
+    sets = {"a": list(SETS["set 0"][:1]), "b": list(SETS["set 0"][2:3]), "c": list(FACTS[1:2])}
     shelf = Shelf(llama, plain(tiny_editor(llama, rounds=2, neighbours=4)), sets)
     keys = {name: {g.key for g in each.preserved.groups} for name, each in shelf.statistics.items()}
     assert keys["a"] == keys["b"] != keys["c"]
@@ -238,6 +238,6 @@ def test_progress_counts_the_sets_that_come_or_go(shelf: Shelf) -> None:
     shelf.fresh()
     for names, changed in ((["set 0", "set 1", "set 4"], 3), (["set 4"], 2), (["set 4"], 0)):
         told.clear()
-        wanted = {(name, ()): False for name in names}
+        wanted: dict[SetId, bool] = {(name, ()): False for name in names}
         shelf.composer.compose(wanted, shelf._statistics, shelf._facts, tell)
         assert told == [("solving", number, changed) for number in range(1, changed + 1)]

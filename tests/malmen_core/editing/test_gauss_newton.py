@@ -218,7 +218,8 @@ def test_rows_keep_to_step_and_bound(llama: BaseModel, where: str) -> None:
     """A step by what it changes at its own key, a row by its own size; both relative to the module's scale."""
     editor = planned(llama, rounds=1, margin=FAR, step=FAR, bound=FAR, damping=0.1)
     free = rounds(llama, editor)
-    held = rounds(llama, replace(editor, plan=replace(editor.plan, **{where: 1e-3})))
+    limit: dict[str, Any] = {where: 1e-3}
+    held = rounds(llama, replace(editor, plan=replace(editor.plan, **limit)))
     for name, each in held.rows.items():
         own_RV = each.keys_RU @ each.shift_UV if where == "step" else each.differences_RV
         size = float(own_RV.square().mean(1).sqrt().max()) / editor.scales[name]
@@ -299,11 +300,11 @@ def test_what_is_run_again_replaces_what_was_seen(llama: BaseModel) -> None:
     )
     seen = module._Seen(llama, sequences, torch.arange(len(first.sequence_T)), wanting(len(sequences), 8.5))
     seen.update(list(range(len(sequences))), copy.deepcopy(first))
-    assert 0 in seen.short()
+    assert 0 in seen.short
     seen.update([0, 2], again)
     assert seen.margin_Q.tolist() == [9.0, float(first.margin_Q[1]), 8.0, *first.margin_Q[3:].tolist()]
-    assert 2 in seen.short()
-    assert 0 not in seen.short()
+    assert 2 in seen.short
+    assert 0 not in seen.short
     twice_N = torch.isin(first.sequence_T, torch.tensor([0, 2]))
     for name, keys in first.keys.items():
         factor = torch.where(twice_N, 2.0, 1.0)[:, None]

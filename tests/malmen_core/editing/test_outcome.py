@@ -56,5 +56,6 @@ def test_a_single_shot_has_a_margin_and_wants_none(llama: BaseModel) -> None:
         "keys": "given",
         "subject": "France",
         "margin": found[0].margin,
+        "known": False,
         "reason": None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,13 @@ import torch
 
 from malmen_core.editing.capture import keys_everywhere
 from malmen_core.editing.edit import edit, solve
-from malmen_core.editing.goals import edit_goals
 from malmen_core.editing.preserved import HOLD_TOKENS, Preserved, compress, preserved_keys
 from malmen_core.errors import PromptTooLong
 from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.generation.greedy import greedy_answers
 from malmen_core.models.base import BaseModel
-from malmen_core.models.tokenization import Encoded, encode_prompt
+from malmen_core.models.tokenization import Encoded, encode_prompt, subject_last_token
+from malmen_core.resources import entity_names
 from tests.malmen_core.support import FACTS, statistics_of, tiny_editor
 
 BESIDE = "The capital of Peru is"
@@ -28,7 +29,7 @@ def held(fact: Fact) -> Fact:
 
 
 def preserved(base: BaseModel, *facts: Fact, names: int = 0, rank: int = RANK) -> Preserved:
-    return preserved_keys(base, facts, edit_goals(base, facts).prompts, names, rank)
+    return preserved_keys(base, facts, names, rank)
 
 
 def answered(base: BaseModel, prompt: str) -> Encoded:
@@ -79,14 +80,23 @@ def _moment(found: Preserved, name: str, group: int) -> torch.Tensor:
 
 
 def test_neighbours_are_other_names_in_the_subject_s_place(llama: BaseModel) -> None:
-    """Their keys are those of the last token of ``… name``, whatever comes behind the subject."""
-    one, two = (
-        preserved(llama, Fact(prompt, "Lima", "France"), names=5)
-        for prompt in ("The capital of France is", "The capital of France has been")
-    )
-    assert one.groups[0].key == two.groups[0].key
-    behind = preserved(llama, Fact("The seat of France is", "Lima", "France"), names=5)
-    assert behind.groups[0].key != one.groups[0].key
+    """Their keys are those from the last token of the name on, so what stands behind the subject counts too."""
+    prompts = ("The capital of France is", "The capital of Peru is", "The capital of France has been")
+    found = [preserved(llama, Fact(prompt, "Lima", prompt.split()[3]), names=5) for prompt in prompts]
+    keys = [each.groups[0].key for each in found]
+    assert keys[0] == keys[1] != keys[2]
+    names = random.Random("The capital of {} is").sample(entity_names(), 5)
+    texts = [f"The capital of {name} is" for name in names]
+    rows: list[torch.Tensor] = []
+    for text, name in zip(texts, names, strict=True):
+        ids = encode_prompt(llama.tokenizer, text)
+        last = subject_last_token(llama.tokenizer, text, name)
+        assert last is not None
+        keys_NU = keys_everywhere(llama, [Encoded(tuple(ids), len(ids))])
+        rows.append(keys_NU[llama.info.modules[0]][last:])
+    expected = torch.cat(rows)
+    own = found[0].keys[llama.info.modules[0]]
+    torch.testing.assert_close(own.T @ own, expected.T @ expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("target", [None, "Lima"])

@@ -230,7 +230,7 @@ def test_with_room_for_all_samples_are_those_of_transformers(llama: BaseModel) -
         torch.manual_seed(1)
         for first in range(0, len(order), 64):
             chosen = order[first : first + 64]
-            sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            sampling: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
             written = llama.task.generate(
                 llama.model,
                 [ids[i] for i in chosen],

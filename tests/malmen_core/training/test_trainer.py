@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -162,15 +165,20 @@ def test_the_editor_is_complete_and_says_where_it_is_from(
     assert {name: best[name] for name in again.card["validation"]} == again.card["validation"]
 
 
+def _keep_loss(lines: list[float], line: Mapping[str, Any]) -> None:
+    lines.append(float(line["loss"]))
+
+
 def test_training_uses_the_plan_s_noise_prior_and_preserved_keys(base: BaseModel) -> None:
     """A plan with another equation has another start and another loss at step 0."""
     losses = {}
-    for name, change in (
+    changes: tuple[tuple[str, dict[str, Any]], ...] = (
         ("as it is", {}),
         ("noise", {"noise": 0.01}),
         ("prior", {"prior_weight": 10.0}),
         ("preserved", {"preserved_weight": 100.0}),
-    ):
+    )
+    for name, change in changes:
         start = start_for(base)
         lines: list[float] = []
         plan = replace(start.plan, **change)
@@ -179,7 +187,7 @@ def test_training_uses_the_plan_s_noise_prior_and_preserved_keys(base: BaseModel
             replace(start, plan=plan),
             facts(),
             replace(PLAN, steps=0),
-            watch=lambda line, lines=lines: lines.append(float(line["loss"])),
+            watch=partial(_keep_loss, lines),
         )
         losses[name] = lines[0]
     assert len(set(losses.values())) == 4

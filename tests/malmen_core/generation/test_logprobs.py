@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from malmen_core.generation import logprobs
-from malmen_core.generation.generator import GenerationRequest, Writer, generate
+from malmen_core.generation.generator import BatchGenerator, GenerationRequest, generate
 from malmen_core.generation.logprobs import TokenScore, score, token_texts
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
 from malmen_core.models.overlay import Version
 from malmen_core.models.tokenization import encode_prompt
+from tests.malmen_core.models.test_overlay import delta
 from tests.malmen_core.support import tiny_base
-from tests.malmen_core.test_overlay import delta
 
 PROMPTS = ("The capital of France is", "Mount Etna is a mountain in Italy. He plays", "a")
 
@@ -63,7 +63,7 @@ def test_answers_that_share_a_batch_are_scored_alike(base: BaseModel, version: V
         GenerationRequest(PROMPTS[1], 5),
         GenerationRequest(PROMPTS[2], 6, logprobs=0),
     ]
-    writer, found = Writer(base, together=3), dict[int, list[TokenScore]]()
+    writer, found = BatchGenerator(base, together=3), dict[int, list[TokenScore]]()
     for at, (own, request) in enumerate(zip(versions, asked, strict=True)):
         writer.add(at, own, request)
     while writer:

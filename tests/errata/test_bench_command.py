@@ -16,9 +16,9 @@ from errata.cli.commands.lab.bench import table
 from errata.errors import StackError
 from errata.lab import edit_bench
 from errata.lab.edit_bench import Job, made_up_facts, run
+from malmen_core.editing.validation import check_facts
 from malmen_core.evaluation.evaluate import MEASURES
 from malmen_core.models.base import BaseModel
-from malmen_core.editing.validation import check_facts
 from tests.malmen_core.training.test_trainer import start_for
 from tests.tiny import save_tiny
 from tests.tiny_tasks import save_tiny_task

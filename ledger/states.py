@@ -16,6 +16,7 @@ VersionKind = Literal["base", "edit", "rollback", "withdraw"]
 JobKind = Literal["edit", "withdraw"]
 Promote = Literal["auto", "manual"]
 OnConflict = Literal["replace", "reject"]
+Joiner = Literal["auto", " ", ""]
 
 FINAL_STATUSES: frozenset[str] = frozenset(
     {"applied", "rejected", "failed", "cancelled", "withdrawn", "verified"}

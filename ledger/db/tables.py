@@ -136,6 +136,7 @@ class EditSet(Base):
     note: Mapped[str | None]
     fact_count: Mapped[int]
     facts_digest: Mapped[str]
+    merged: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
     statistics_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"))
     version_number: Mapped[int | None]
     report: Mapped[Json | None]
@@ -166,12 +167,15 @@ class Fact(Base):
     subject: Mapped[str | None]
     rephrasings: Mapped[list[Any]]
     locality: Mapped[list[Any]]
+    question: Mapped[str | None]
+    joiner: Mapped[str] = mapped_column(server_default=text("'auto'"))
     source: Mapped[str | None]
     author: Mapped[str | None]
     ticket: Mapped[str | None]
     note: Mapped[str | None]
     expires_at: Mapped[datetime | None]
     __table_args__ = (
+        CheckConstraint("joiner IN ('auto', ' ', '')", name="joiner"),
         Index("facts_expires_at_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
     )
 

@@ -71,7 +71,7 @@ def walk(session: Session) -> Findings:
 
 def _check_facts(session: Session, findings: Findings) -> dict[str, str]:
     """Hash the facts of every edit set again, and return the digest that each really has."""
-    known = [getattr(Fact, name) for name in chain.PROVENANCE]
+    known = [getattr(Fact, name) for name in ("question", "joiner", *chain.PROVENANCE)]
     columns = (Fact.prompt, Fact.target, Fact.subject, Fact.rephrasings, Fact.locality, *known)
     query = select(Fact.edit_set_id, *columns).order_by(Fact.edit_set_id, Fact.position)
     streamed = session.execute(query.execution_options(yield_per=1000)).mappings()

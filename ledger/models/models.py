@@ -19,7 +19,13 @@ from ledger.integrity.chain import storable
 from ledger.records import Actor, Json, ModelRecord, Page
 from ledger.states import ModelStatus
 
-DEFAULT_GATE: Json = {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1, "retention": 0.9}
+DEFAULT_GATE: Json = {
+    "edit_success": 0.9,
+    "generation_success": 0.8,
+    "neighbours_unchanged": 0.5,
+    "perplexity_ratio": 1.1,
+    "retention": 0.9,
+}
 FIELDS = {"revision": "/revision", "modules": "/modules", "gate": "/gate", "given_editor_digest": "/editor"}
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 

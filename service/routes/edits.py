@@ -20,7 +20,7 @@ from ledger.errors import LedgerError, LedgerUnavailable, ModelNotReady, NotFoun
 from ledger.records import KeyRecord, Limits, ModelRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.facts import Fact
-from service import sse, uploads, views
+from service import intake, sse, uploads, views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
 from service.guard import EditKey, ReadKey
@@ -93,13 +93,14 @@ def _accept(
     response: Response,
     idempotency_key: str | None,
 ) -> Accepted:
-    facts = [fact.model_dump() for fact in body.facts]
+    asked = [intake.given(fact, body.joiner) for fact in body.facts]
+    facts, merged = intake.merge(asked)
 
     def check(model: ModelRecord) -> None:
         check_edit(body, services.settings)
         if model.status == "failed":
             return  # which is said before the facts are looked at
-        found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in facts])
+        found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in asked])
         if found:
             _refuse_facts([FieldError(problem.pointer, problem.detail) for problem in found])
 
@@ -114,6 +115,7 @@ def _accept(
             note=body.note,
             on_conflict=body.on_conflict,
             dry_run=body.dry_run,
+            merged=merged,
             actor=key,
             idempotency_key=idempotency_key,
             body_digest=_digest(body),

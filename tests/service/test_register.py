@@ -8,11 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.models.models import DEFAULT_GATE as GATE
 from tests.harness import tiny_editor
 from tests.service.harness import Running, is_problem, pointers
 from tests.tiny import save_tiny
-
-GATE = {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1, "retention": 0.9}
 
 
 def test_a_model_is_registered(service: Running, admin: httpx.Client, checkpoint: Path) -> None:
@@ -23,7 +22,7 @@ def test_a_model_is_registered(service: Running, admin: httpx.Client, checkpoint
     seen = admin.get("/models/second").json()
     assert (seen["status"], seen["gate"], seen["live_version"]) == (
         "preparing",
-        GATE | {"locality": 0.5},
+        {**GATE, "locality": 0.5},
         None,
     )
     assert seen["modules"]

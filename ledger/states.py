@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-ModelStatus = Literal["preparing", "ready", "failed"]
+ModelStatus = Literal["preparing", "ready", "failed", "archived"]
 EditSetStatus = Literal[
     "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
 ]

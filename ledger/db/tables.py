@@ -85,7 +85,9 @@ class Model(Base):
     error: Mapped[Json | None]
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
-    __table_args__ = (CheckConstraint("status IN ('preparing', 'ready', 'failed')", name="status"),)
+    __table_args__ = (
+        CheckConstraint("status IN ('preparing', 'ready', 'failed', 'archived')", name="status"),
+    )
 
 
 class Editor(Base):
@@ -297,7 +299,7 @@ class Version(Base):
         CheckConstraint("kind IN ('base', 'edit', 'rollback', 'withdraw')", name="kind"),
         CheckConstraint("(kind = 'edit') = (edit_set_id IS NOT NULL)", name="edit_set"),
         CheckConstraint("(kind = 'rollback') = (restores IS NOT NULL)", name="restores"),
-        CheckConstraint("(number = 0) = (kind = 'base')", name="genesis"),
+        CheckConstraint("number > 0 OR kind = 'base'", name="genesis"),
         CheckConstraint("(number = 0) = (parent IS NULL)", name="parent"),
         CheckConstraint("(number = 0) = (previous_hash IS NULL)", name="previous"),
         CheckConstraint("parent < number AND restores < number", name="order"),

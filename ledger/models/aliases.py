@@ -110,6 +110,7 @@ def set_alias(
         )
         raise InvalidName("alias", name, rule, "/name")
     version = versions.find(tx, model_id, ref)
+    versions.check_base(tx, model_id, version.number)
     if name == LIVE:
         _check_delta(tx, version.delta_digest)
     versions.lock_head(tx, model_id)
@@ -187,6 +188,7 @@ def preview(tx: Transaction, model_id: str, to_version: int | str) -> members.Di
 def _restorable(tx: Transaction, model_id: str, ref: int | str) -> VersionRecord:
     """Return a version that may be live again."""
     target = versions.get(tx, model_id, ref)
+    versions.check_base(tx, model_id, target.number)
     _check_delta(tx, target.delta_digest)
     if not target.gate_met:
         raise GateNotMet(model_id, target.number)

@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse
 
 from ledger.db.engine import Transaction
 from ledger.edits import facts, withdrawals
-from ledger.errors import GateNotMet, LedgerError, NotFound, NotLive, StaleParent, WrongModel
+from ledger.errors import GateNotMet, LedgerError, NotFound, NotLive, OtherBase, StaleParent, WrongModel
 from ledger.jobs import jobs
-from ledger.models import aliases, models
+from ledger.models import aliases, archive, models
 from ledger.records import KeyRecord
 from ledger.versions import members, versions
 from malmen_core.editing.editor import Editor
@@ -143,7 +143,7 @@ def roll_back(
     assert body.to_version is not None
     try:
         made = aliases.roll_back(tx, model_id, body.to_version, body.reason, key)
-    except (NotFound, GateNotMet) as error:
+    except (NotFound, GateNotMet, OtherBase) as error:
         raise typed_problem(error, [FieldError("/to_version", error.message)]) from error
     response.headers["Location"] = f"/models/{model_id}/versions/{made.number}"
     return RolledBack(**dict(views.version(made)), **queue)
@@ -159,7 +159,7 @@ def _preview(tx: Transaction, model_id: str, body: RollbackBody, queue: dict[str
         assert body.to_version is not None
         try:
             difference = aliases.preview(tx, model_id, body.to_version)
-        except (NotFound, GateNotMet) as error:
+        except (NotFound, GateNotMet, OtherBase) as error:
             raise typed_problem(error, [FieldError("/to_version", error.message)]) from error
     leave, come = members.moved(difference)
     return RollbackPreview(
@@ -205,6 +205,12 @@ def _named(wanted: WithdrawBody, error: LedgerError) -> list[FieldError]:
     return found or [FieldError("/withdraw", error.message)]
 
 
+@routes.delete("/admin/models/{model_id}", responses=problems(404, 422))
+def archive_model(model_id: ModelId, tx: Tx, key: AdminKey) -> ModelView:
+    """Archive a model: what waits is cancelled, workers stop serving it, its ledger stays, its id is free."""
+    return views.model(archive.archive(tx, model_id, key))
+
+
 @routes.put("/admin/models/{model_id}/aliases/{name}", responses=problems(404, *BODY))
 def put_alias(
     model_id: ModelId,
@@ -219,7 +225,7 @@ def put_alias(
     check_ready(models.get(tx, model_id))
     try:
         aliases.set_alias(tx, model_id, name, body.version, key, force=body.force, reason=body.reason)
-    except (NotFound, GateNotMet, StaleParent) as error:
+    except (NotFound, GateNotMet, StaleParent, OtherBase) as error:
         raise typed_problem(error, [FieldError("/version", error.message)]) from error
     return AliasView(model=model_id, name=name, version=body.version)
 

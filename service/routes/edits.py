@@ -17,6 +17,7 @@ from ledger.db.engine import Transaction
 from ledger.edits import edit_sets
 from ledger.edits import facts as ledger_facts
 from ledger.errors import LedgerError, LedgerUnavailable, ModelNotReady, NotFound
+from ledger.models import models
 from ledger.records import KeyRecord, Limits, ModelRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.facts import Fact
@@ -98,7 +99,7 @@ def _accept(
 
     def check(model: ModelRecord) -> None:
         check_edit(body, services.settings)
-        if model.status == "failed":
+        if model.status in models.UNUSABLE:
             return  # which is said before the facts are looked at
         found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in asked])
         if found:

@@ -97,7 +97,7 @@ class ModelView(Answer):
     id: str
     source: str
     revision: str | None
-    status: Literal["preparing", "ready", "failed"]
+    status: Literal["preparing", "ready", "failed", "archived"]
     architecture: str
     task: str = Field(description="`causal-lm`, `seq2seq-lm` or `sequence-classification`.")
     context_length: int

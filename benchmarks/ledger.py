@@ -44,7 +44,13 @@ from ledger.versions import versions
 from malmen_core.models.base import inspect_source
 
 MODEL = "measured"
-OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9, "retention": 0.0}
+OPEN_GATE = {
+    "edit_success": 0.0,
+    "generation_success": 0.0,
+    "neighbours_unchanged": 0.0,
+    "perplexity_ratio": 1e9,
+    "retention": 0.0,
+}
 ROLLBACKS = 200
 FORMS = ("capital", "river", "language", "currency", "anthem")
 Facts = list[dict[str, Any]]

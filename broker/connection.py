@@ -22,17 +22,19 @@ def connect(settings: BrokerSettings) -> Redis:
     One quick retry hides a dropped idle connection; anything longer is left to the caller, who knows whether
     to wait.
     """
-    return Redis.from_url(settings.redis_url, retry=Retry(ConstantBackoff(0.1), 1), **_options(settings))
+    return Redis.from_url(
+        settings.redis_url.get_secret_value(), retry=Retry(ConstantBackoff(0.1), 1), **_options(settings)
+    )
 
 
 def connect_async(settings: BrokerSettings) -> AsyncRedis:
     """The same for asynchronous programs; the client belongs to the event loop that uses it first."""
     retry = AsyncRetry(ConstantBackoff(0.1), 1)
-    return AsyncRedis.from_url(settings.redis_url, retry=retry, **_options(settings))
+    return AsyncRedis.from_url(settings.redis_url.get_secret_value(), retry=retry, **_options(settings))
 
 
 def _options(settings: BrokerSettings) -> dict[str, Any]:
-    local = settings.redis_url.startswith("unix:")  # a Unix socket has no keepalive to set
+    local = settings.redis_url.get_secret_value().startswith("unix:")  # a Unix socket has no keepalive to set
     return {
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": ANSWER_TIMEOUT_S,

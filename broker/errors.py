@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from problems import ErrataError
+from problems import RETRY_LATER, RETRY_SOON, ErrataError
 
 
 class BrokerError(ErrataError):
     """Base of the broker's errors."""
 
-    code = "broker-error"
+    code, status, title = "broker-error", 503, "The queue failed"
+    headers = RETRY_SOON
 
 
 class QueueFull(BrokerError):
     """More generation calls wait for this model than the limit allows."""
 
-    code = "generation-queue-full"
+    code, status, title = "generation-queue-full", 429, "Too many generations wait"
+    headers = RETRY_SOON
 
     def __init__(self, model_id: str, limit: int) -> None:
         super().__init__(
@@ -26,7 +28,8 @@ class QueueFull(BrokerError):
 class NoWorker(BrokerError):
     """No worker that serves this model is alive."""
 
-    code = "no-worker"
+    code, status, title = "no-worker", 503, "No worker serves the model"
+    headers = RETRY_SOON
 
     def __init__(self, model_id: str) -> None:
         super().__init__(
@@ -38,7 +41,8 @@ class NoWorker(BrokerError):
 class ModelNotServed(BrokerError):
     """The workers of this model are alive, and none can serve it."""
 
-    code = "model-not-served"
+    code, status, title = "model-not-served", 503, "No worker can serve the model"
+    headers = RETRY_LATER
 
     def __init__(self, model_id: str, reason: str) -> None:
         super().__init__(
@@ -50,7 +54,8 @@ class ModelNotServed(BrokerError):
 class WorkerLost(BrokerError):
     """The worker that had taken a generation call is gone."""
 
-    code = "worker-lost"
+    code, status, title = "worker-lost", 503, "The worker is gone"
+    headers = RETRY_SOON
 
     def __init__(self, model_id: str) -> None:
         super().__init__(
@@ -62,7 +67,8 @@ class WorkerLost(BrokerError):
 class GenerationTimeout(BrokerError):
     """No end of the answer came in time."""
 
-    code = "generation-timeout"
+    code, status, title = "generation-timeout", 503, "No worker answered in time"
+    headers = RETRY_SOON
 
     def __init__(self, model_id: str, timeout_s: float) -> None:
         super().__init__(

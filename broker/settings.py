@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr
+
+from problems.settings import ErrataSettings
 
 
-class BrokerSettings(BaseSettings):
+class BrokerSettings(ErrataSettings):
     """Read from `ERRATA_*` environment variables."""
 
-    model_config = SettingsConfigDict(env_prefix="ERRATA_", frozen=True, extra="ignore")
-
-    redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0",
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
         description="Redis or Valkey; password and TLS go in the URL: redis://:password@host:6379/0, rediss://…",
     )
     generation_queue_limit: int = Field(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from problems.settings import ErrataSettings
 
 
-class StackSettings(BaseSettings):
+class StackSettings(ErrataSettings):
     """What ``errata`` itself reads from ``ERRATA_*`` variables."""
-
-    model_config = SettingsConfigDict(env_prefix="ERRATA_", frozen=True, extra="ignore")
 
     data_dir: Path = Field(
         default=Path(".errata"),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from problems import ErrataError
+from problems import RETRY_LATER, RETRY_SOON, ErrataError
 
 
 class LedgerError(ErrataError):
     """Base of all ledger errors."""
 
-    code = "ledger-error"
+    code, status, title = "ledger-error", 500, "The ledger failed"
 
 
 class LedgerUnavailable(LedgerError):
     """PostgreSQL cannot be reached, or dropped the connection; the outcome of a commit may be unknown."""
 
-    code = "ledger-unavailable"
+    code, status, title = "ledger-unavailable", 503, "The ledger cannot be reached"
+    headers = RETRY_SOON
 
     def __init__(self, cause: str) -> None:
         super().__init__(
@@ -28,7 +29,7 @@ class LedgerUnavailable(LedgerError):
 class PrivilegeMissing(LedgerError):
     """PostgreSQL refuses something to the role in use."""
 
-    code = "privilege-missing"
+    code, status, title = "privilege-missing", 500, "The database refuses the service's role"
 
     def __init__(self, cause: str) -> None:
         super().__init__(
@@ -42,7 +43,7 @@ class PrivilegeMissing(LedgerError):
 class RoleTooStrong(LedgerError):
     """The services' role could do all that the tables' owner can."""
 
-    code = "role-too-strong"
+    code, status, title = "role-too-strong", 409, "The services' role is too strong"
 
     def __init__(self, service: str, owner: str) -> None:
         super().__init__(
@@ -54,7 +55,7 @@ class RoleTooStrong(LedgerError):
 class SchemaMissing(LedgerError):
     """The database lacks tables or columns that this release needs."""
 
-    code = "schema-missing"
+    code, status, title = "schema-missing", 503, "The ledger has not been migrated"
 
     def __init__(self, cause: str) -> None:
         super().__init__(
@@ -66,7 +67,7 @@ class SchemaMissing(LedgerError):
 class NotFound(LedgerError):
     """No object of this kind has this id."""
 
-    code = "not-found"
+    code, status, title = "not-found", 404, "Not found"
 
     def __init__(self, kind: str, ident: str | int) -> None:
         super().__init__(
@@ -80,7 +81,7 @@ class NotFound(LedgerError):
 class AlreadyExists(LedgerError):
     """The id is taken by something different."""
 
-    code = "already-exists"
+    code, status, title = "already-exists", 409, "It exists already"
 
     def __init__(self, kind: str, ident: str, field: str) -> None:
         super().__init__(
@@ -95,7 +96,7 @@ class AlreadyExists(LedgerError):
 class InvalidName(LedgerError):
     """A model id, alias or scope that is not allowed."""
 
-    code = "invalid-name"
+    code, status, title = "invalid-name", 422, "The name is not allowed"
 
     def __init__(self, kind: str, name: str, rule: str, field: str) -> None:
         super().__init__(f"The {kind} {name!r} is not allowed.", remedy=f"Use {rule}.", field=field)
@@ -104,7 +105,7 @@ class InvalidName(LedgerError):
 class UnstorableText(LedgerError):
     """A string with a NUL character or half of a surrogate pair, which PostgreSQL's text cannot hold."""
 
-    code = "unstorable-text"
+    code, status, title = "unstorable-text", 422, "The text cannot be stored"
 
     def __init__(self, field: str) -> None:
         super().__init__(
@@ -117,7 +118,7 @@ class UnstorableText(LedgerError):
 class NotANumber(LedgerError):
     """A measure that is not finite, or a value that JSON does not know."""
 
-    code = "not-json"
+    code, status, title = "not-json", 422, "The value cannot be recorded"
 
     def __init__(self, field: str, value: object) -> None:
         super().__init__(
@@ -130,7 +131,7 @@ class NotANumber(LedgerError):
 class IdempotencyConflict(LedgerError):
     """One idempotency key, two different bodies."""
 
-    code = "idempotency-conflict"
+    code, status, title = "idempotency-conflict", 422, "The Idempotency-Key was used with another body"
 
     def __init__(self, key: str) -> None:
         super().__init__(
@@ -142,7 +143,7 @@ class IdempotencyConflict(LedgerError):
 class IllegalTransition(LedgerError):
     """A status that cannot follow the present one."""
 
-    code = "illegal-transition"
+    code, status, title = "illegal-transition", 409, "The status does not allow it"
 
     def __init__(self, kind: str, ident: str, old: str, new: str) -> None:
         super().__init__(
@@ -156,7 +157,7 @@ class IllegalTransition(LedgerError):
 class ModelNotReady(LedgerError):
     """The model failed to load, or has not got as far as this needs."""
 
-    code = "model-not-ready"
+    code, status, title = "model-not-ready", 409, "The model is not ready"
 
     def __init__(self, model_id: str, status: str, why: str = "") -> None:
         super().__init__(
@@ -168,7 +169,7 @@ class ModelNotReady(LedgerError):
 class LeaseLost(LedgerError):
     """The job's fence has moved: another worker holds it, or it is finished."""
 
-    code = "lease-lost"
+    code, status, title = "lease-lost", 409, "The job is held by another worker"
 
     def __init__(self, job_id: str, fence: int) -> None:
         super().__init__(
@@ -180,7 +181,7 @@ class LeaseLost(LedgerError):
 class JobCancelled(LedgerError):
     """The job was cancelled while a worker held it."""
 
-    code = "job-cancelled"
+    code, status, title = "job-cancelled", 409, "The job was cancelled"
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"Job {job_id!r} was cancelled.", remedy="Stop working on it; nothing is recorded.")
@@ -189,7 +190,7 @@ class JobCancelled(LedgerError):
 class HeadMoved(LedgerError):
     """The live version is no longer the one on which the new version was computed."""
 
-    code = "head-moved"
+    code, status, title = "head-moved", 409, "The live version has changed meanwhile"
 
     def __init__(self, model_id: str, expected: int, live: int) -> None:
         super().__init__(
@@ -203,7 +204,7 @@ class HeadMoved(LedgerError):
 class SolveLocked(LedgerError):
     """Another job solves for the model, verifies and commits."""
 
-    code = "solve-locked"
+    code, status, title = "solve-locked", 409, "Another job makes the next version"
 
     def __init__(self, job_id: str, other: str) -> None:
         super().__init__(
@@ -215,7 +216,7 @@ class SolveLocked(LedgerError):
 class InconsistentVersion(LedgerError):
     """The members of a new version do not follow from those of its parent."""
 
-    code = "inconsistent-version"
+    code, status, title = "inconsistent-version", 500, "The version does not follow from its parent"
 
     def __init__(self, model_id: str, detail: str) -> None:
         super().__init__(
@@ -227,7 +228,7 @@ class InconsistentVersion(LedgerError):
 class BlobMissing(LedgerError):
     """A blob is named but not in the store."""
 
-    code = "blob-missing"
+    code, status, title = "blob-missing", 500, "A blob is missing"
 
     def __init__(self, digest: str, place: str) -> None:
         super().__init__(
@@ -240,7 +241,7 @@ class BlobMissing(LedgerError):
 class BlobCorrupt(LedgerError):
     """A blob's bytes do not have the digest by which it is named."""
 
-    code = "blob-corrupt"
+    code, status, title = "blob-corrupt", 500, "A blob is corrupt"
 
     def __init__(self, digest: str, found: str, place: str) -> None:
         super().__init__(
@@ -254,7 +255,8 @@ class BlobCorrupt(LedgerError):
 class BlobStoreUnavailable(LedgerError):
     """The blob store cannot be read or written."""
 
-    code = "blob-store-unavailable"
+    code, status, title = "blob-store-unavailable", 503, "The blob store cannot be reached"
+    headers = RETRY_SOON
 
     def __init__(self, place: str, cause: str) -> None:
         super().__init__(
@@ -266,7 +268,7 @@ class BlobStoreUnavailable(LedgerError):
 class GateNotMet(LedgerError):
     """A version that its gate refused cannot become live without force and a reason."""
 
-    code = "gate-not-met"
+    code, status, title = "gate-not-met", 409, "The version did not meet its gate"
 
     def __init__(self, model_id: str, number: int) -> None:
         super().__init__(
@@ -279,7 +281,7 @@ class GateNotMet(LedgerError):
 class StaleParent(LedgerError):
     """A version that was never live was computed on a version that is live no longer."""
 
-    code = "stale-parent"
+    code, status, title = "stale-parent", 409, "The live version has moved on"
 
     def __init__(self, model_id: str, number: int, parent: int | None, live: int) -> None:
         super().__init__(
@@ -292,7 +294,7 @@ class StaleParent(LedgerError):
 class NotLive(LedgerError):
     """An edit set or fact that is not part of the live version cannot be withdrawn from it."""
 
-    code = "not-live"
+    code, status, title = "not-live", 409, "Not part of the live version"
 
     def __init__(self, idents: list[str], model_id: str, field: str) -> None:
         super().__init__(
@@ -306,7 +308,7 @@ class NotLive(LedgerError):
 class FactConflict(LedgerError):
     """Facts that answer what live facts do, in an edit set that asked for conflicts to be rejected."""
 
-    code = "fact-conflict"
+    code, status, title = "fact-conflict", 409, "A fact answers what a live one does"
 
     def __init__(self, live: Mapping[int, str]) -> None:
         named = ", ".join(f"/facts/{position} (live: {ident})" for position, ident in sorted(live.items()))
@@ -321,7 +323,8 @@ class FactConflict(LedgerError):
 class TooManyEdits(LedgerError):
     """As many edit sets as may wait do."""
 
-    code = "too-many-edits"
+    code, status, title = "too-many-edits", 429, "Too many edit sets wait"
+    headers = RETRY_LATER
 
     def __init__(self, whose: str, waiting: int, setting: str) -> None:
         super().__init__(
@@ -333,7 +336,7 @@ class TooManyEdits(LedgerError):
 class EditTooLarge(LedgerError):
     """An edit set that would be given up before it is done."""
 
-    code = "edit-too-large"
+    code, status, title = "edit-too-large", 422, "The edit set cannot be done in time"
 
     def __init__(self, facts: int, seconds: float, limit: float, fitting: int) -> None:
         super().__init__(
@@ -345,10 +348,22 @@ class EditTooLarge(LedgerError):
         )
 
 
+class OtherBase(LedgerError):
+    """A version of a checkpoint that was archived."""
+
+    code, status, title = "other-base", 409, "The version is of an archived checkpoint"
+
+    def __init__(self, model_id: str, number: int, first: int) -> None:
+        super().__init__(
+            f"Version {number} of {model_id!r} was made on a checkpoint that was archived since.",
+            remedy=f"Name version {first} or a later one.",
+        )
+
+
 class WrongModel(LedgerError):
     """An object of one model was named where one of another belongs."""
 
-    code = "wrong-model"
+    code, status, title = "wrong-model", 422, "It belongs to another model"
 
     def __init__(self, kind: str, ident: str, model_id: str, expected: str) -> None:
         super().__init__(
@@ -361,37 +376,11 @@ class WrongModel(LedgerError):
 class InvalidCursor(LedgerError):
     """A cursor that this list did not hand out."""
 
-    code = "invalid-cursor"
+    code, status, title = "invalid-cursor", 422, "The cursor is not valid"
 
     def __init__(self, cursor: str) -> None:
         super().__init__(
             f"The cursor {cursor!r} does not belong to this list.",
             remedy="Pass next_cursor of the same list unchanged, or leave the cursor out to start again.",
             field="/cursor",
-        )
-
-
-class WeakSecret(LedgerError):
-    """A given administrator key that is too short to be a secret, or cannot be sent in a header."""
-
-    code = "weak-secret"
-
-    def __init__(self, minimum: int) -> None:
-        super().__init__(
-            f"An administrator key must have at least {minimum} characters, all of printable ASCII.",
-            remedy="Set ERRATA_ADMIN_KEY to a long random string of letters and digits; or, to have one made,"
-            " leave it unset and remove the file at ERRATA_ADMIN_KEY_FILE.",
-        )
-
-
-class RevokedSecret(LedgerError):
-    """A given administrator key that was revoked, or replaced by another."""
-
-    code = "revoked-secret"
-
-    def __init__(self, ident: str) -> None:
-        super().__init__(
-            f"The given administrator key was revoked, as key {ident!r}, and stays so.",
-            remedy="Set ERRATA_ADMIN_KEY to another, or remove the file at ERRATA_ADMIN_KEY_FILE: one is "
-            "made at the next start if no other admin key is in force.",
         )

@@ -31,7 +31,7 @@ class Ledger(Database):
             settings: where both are.
             pool_size: most connections, as many as threads use it at once.
         """
-        engine = open_engine(settings.database_url, pool_size=pool_size)
+        engine = open_engine(settings.database_url.get_secret_value(), pool_size=pool_size)
         return cls(engine, open_blobs(settings.blob_url), settings.blob_grace_s)
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from ledger.states import EditSetStatus, JobKind, ModelStatus, OnConflict, Promote, VersionKind
+from ledger.states import EditSetStatus, JobKind, Joiner, ModelStatus, OnConflict, Promote, VersionKind
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -77,7 +77,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class EditSetRecord:
-    """An edit set: the facts of one request and what became of them; `live` if the live version holds it."""
+    """An edit set: the facts of one request and what became of them; `live` if the live version holds it.
+
+    `merged` names facts of the request that said the same as an earlier one, and are kept as that one.
+    """
 
     id: str
     model_id: str
@@ -91,6 +94,7 @@ class EditSetRecord:
     note: str | None
     fact_count: int
     facts_digest: str
+    merged: tuple[Json, ...]
     statistics_digest: str | None
     version: int | None
     live: bool
@@ -129,6 +133,8 @@ class FactRecord:
     subject: str | None
     rephrasings: tuple[str, ...]
     locality: tuple[Json, ...]
+    question: str | None = None
+    joiner: Joiner = "auto"
     provenance: Provenance = Provenance()
     live: bool = False
     superseded_by: tuple[str, ...] = ()

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+
+from problems.settings import ErrataSettings
 
 DRIVER = "postgresql+psycopg://"
 
 
-class LedgerSettings(BaseSettings):
+class LedgerSettings(ErrataSettings):
     """Settings of the ledger, read from `ERRATA_*` variables."""
 
-    model_config = SettingsConfigDict(env_prefix="ERRATA_", extra="ignore")
-
-    database_url: str = Field(
+    database_url: SecretStr = Field(
         default=...,
         description="PostgreSQL to keep the ledger in, as postgresql://user:password@host:port/database",
     )
-    migration_database_url: str | None = Field(
+    migration_database_url: SecretStr | None = Field(
         default=None,
         description="The same database as its owner, for migrations and imports alone; then the role of "
         "ERRATA_DATABASE_URL is made if need be, and can only do what the services do.",
@@ -36,14 +35,14 @@ class LedgerSettings(BaseSettings):
 
     @field_validator("database_url", "migration_database_url")
     @classmethod
-    def normalise_database_url(cls, value: str | None) -> str | None:
+    def normalise_database_url(cls, value: SecretStr | None) -> SecretStr | None:
         """Accept the usual spellings of a PostgreSQL address and name the driver in use."""
-        return None if value is None else normalise_database_url(value)
+        return None if value is None else SecretStr(normalise_database_url(value.get_secret_value()))
 
     @property
     def owner_url(self) -> str:
         """Address of the role that owns the tables."""
-        return self.migration_database_url or self.database_url
+        return (self.migration_database_url or self.database_url).get_secret_value()
 
 
 def normalise_database_url(url: str) -> str:
@@ -55,5 +54,4 @@ def normalise_database_url(url: str) -> str:
     for prefix in (DRIVER, "postgresql://", "postgres://"):
         if url.startswith(prefix):
             return DRIVER + url.removeprefix(prefix)
-    scheme = url.split(":", 1)[0]
-    raise ValueError(f"the ledger needs PostgreSQL: {scheme!r} is not postgresql://…")
+    raise ValueError("the ledger needs PostgreSQL: an address begins with postgresql://")

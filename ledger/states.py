@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-ModelStatus = Literal["preparing", "ready", "failed"]
+ModelStatus = Literal["preparing", "ready", "failed", "archived"]
 EditSetStatus = Literal[
     "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
 ]
@@ -16,6 +16,7 @@ VersionKind = Literal["base", "edit", "rollback", "withdraw"]
 JobKind = Literal["edit", "withdraw"]
 Promote = Literal["auto", "manual"]
 OnConflict = Literal["replace", "reject"]
+Joiner = Literal["auto", " ", ""]
 
 FINAL_STATUSES: frozenset[str] = frozenset(
     {"applied", "rejected", "failed", "cancelled", "withdrawn", "verified"}

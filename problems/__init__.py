@@ -1,4 +1,7 @@
-"""What can go wrong, in one place: the base of typed errors, and the status and title of each code.
+"""What can go wrong: the base of typed errors, and the status and title of each code.
+
+The classes of the ledger and the broker carry theirs; the table has those of the service's own problems, of the
+worker's, which the service knows by code, and of the algorithm's errors, which know no HTTP.
 
 A leaf: it imports nothing of this project, and whatever answers requests or does jobs may import it.
 """
@@ -7,39 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 TYPE_PREFIX = "urn:errata:problem:"
-
-
-class ErrataError(Exception):
-    """Base of the typed errors of ledger, broker and worker.
-
-    Attributes:
-        code: a stable slug, used as the problem type on the wire; a key of `KINDS`.
-        message: what went wrong, naming the input.
-        remedy: what the caller can do about it.
-        field: JSON pointer of the offending input, where there is one.
-    """
-
-    code = "internal-error"
-
-    def __init__(self, message: str, remedy: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
-        self.field = field
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.__dict__.copy()))
-
-
-def _rebuild(kind: type[ErrataError], state: dict[str, Any]) -> ErrataError:
-    """Make an error again from its pickled state, whatever its constructor asks for."""
-    error = kind.__new__(kind)
-    error.args = (state["message"],)
-    error.__dict__.update(state)
-    return error
 
 
 @dataclass(frozen=True)
@@ -53,8 +26,9 @@ class Kind:
 
 BEARER = 'Bearer realm="errata"'
 RETRY_SOON = {"Retry-After": "2"}
+RETRY_LATER = {"Retry-After": "30"}
 
-KINDS: Mapping[str, Kind] = {
+KINDS: dict[str, Kind] = {
     # the request itself
     "invalid-json": Kind(400, "The body is not JSON"),
     "bad-request": Kind(400, "The request cannot be read"),
@@ -73,8 +47,6 @@ KINDS: Mapping[str, Kind] = {
     "invalid-facts": Kind(422, "The edit set has bad facts"),
     # the service
     "too-many-followers": Kind(429, "Too many follow edit sets", RETRY_SOON),
-    "too-many-edits": Kind(429, "Too many edit sets wait", {"Retry-After": "30"}),
-    "edit-too-large": Kind(422, "The edit set cannot be done in time"),
     "too-many-generations": Kind(429, "Too many generations at once", RETRY_SOON),
     "queue-unavailable": Kind(503, "The queue cannot be reached", RETRY_SOON),
     "tokenizer-unavailable": Kind(503, "The model's tokenizer cannot be read", RETRY_SOON),
@@ -82,36 +54,6 @@ KINDS: Mapping[str, Kind] = {
     "internal-error": Kind(500, "The service failed"),
     "generation-failed": Kind(500, "The generation failed"),
     "withdrawal-failed": Kind(409, "The withdrawal made no version"),
-    # the ledger
-    "ledger-error": Kind(500, "The ledger failed"),
-    "ledger-unavailable": Kind(503, "The ledger cannot be reached", RETRY_SOON),
-    "schema-missing": Kind(503, "The ledger has not been migrated"),
-    "blob-store-unavailable": Kind(503, "The blob store cannot be reached", RETRY_SOON),
-    "not-found": Kind(404, "Not found"),
-    "already-exists": Kind(409, "It exists already"),
-    "invalid-name": Kind(422, "The name is not allowed"),
-    "unstorable-text": Kind(422, "The text cannot be stored"),
-    "not-json": Kind(422, "The value cannot be recorded"),
-    "idempotency-conflict": Kind(422, "The Idempotency-Key was used with another body"),
-    "illegal-transition": Kind(409, "The status does not allow it"),
-    "model-not-ready": Kind(409, "The model is not ready"),
-    "lease-lost": Kind(409, "The job is held by another worker"),
-    "job-cancelled": Kind(409, "The job was cancelled"),
-    "head-moved": Kind(409, "The live version has changed meanwhile"),
-    "solve-locked": Kind(409, "Another job makes the next version"),
-    "inconsistent-version": Kind(500, "The version does not follow from its parent"),
-    "blob-missing": Kind(500, "A blob is missing"),
-    "blob-corrupt": Kind(500, "A blob is corrupt"),
-    "gate-not-met": Kind(409, "The version did not meet its gate"),
-    "stale-parent": Kind(409, "The live version has moved on"),
-    "not-live": Kind(409, "Not part of the live version"),
-    "fact-conflict": Kind(409, "A fact answers what a live one does"),
-    "wrong-model": Kind(422, "It belongs to another model"),
-    "invalid-cursor": Kind(422, "The cursor is not valid"),
-    "privilege-missing": Kind(500, "The database refuses the service's role"),
-    "role-too-strong": Kind(409, "The services' role is too strong"),
-    "weak-secret": Kind(422, "The key is too short"),
-    "revoked-secret": Kind(409, "The key was revoked"),
     # the algorithm
     "core-error": Kind(500, "The algorithm failed"),
     "model-not-loadable": Kind(422, "The model cannot be loaded"),
@@ -128,18 +70,51 @@ KINDS: Mapping[str, Kind] = {
     "export-refused": Kind(409, "The version cannot be exported in this form"),
     "token-not-embedded": Kind(422, "The model does not know one of the prompt's tokens"),
     "prompt-too-long": Kind(422, "The prompt is longer than the model's context"),
-    # the worker and the broker
+    # the worker
     "worker-error": Kind(500, "The worker failed"),
-    "broker-error": Kind(503, "The queue failed", RETRY_SOON),
-    "generation-queue-full": Kind(429, "Too many generations wait", RETRY_SOON),
-    "no-worker": Kind(503, "No worker serves the model", RETRY_SOON),
     "weights-differ": Kind(500, "The worker's weights are not those that were verified"),
     "worker-stopping": Kind(503, "The worker is stopping", RETRY_SOON),
     "checkpoint-changed": Kind(500, "The checkpoint has changed"),
-    "model-not-served": Kind(503, "No worker can serve the model", {"Retry-After": "30"}),
-    "worker-lost": Kind(503, "The worker is gone", RETRY_SOON),
-    "generation-timeout": Kind(503, "No worker answered in time", RETRY_SOON),
 }
+
+
+class ErrataError(Exception):
+    """Base of the typed errors of ledger, broker and worker.
+
+    Attributes:
+        code: a stable slug, used as the problem type on the wire.
+        status: of HTTP.
+        title: what all problems of this code share.
+        headers: that an answer has besides.
+        message: what went wrong, naming the input.
+        remedy: what the caller can do about it.
+        field: JSON pointer of the offending input, where there is one.
+    """
+
+    code: ClassVar[str] = "internal-error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "The service failed"
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls) -> None:
+        KINDS.setdefault(cls.code, Kind(cls.status, cls.title, cls.headers))
+
+    def __init__(self, message: str, remedy: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.field = field
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.__dict__.copy()))
+
+
+def _rebuild(kind: type[ErrataError], state: dict[str, Any]) -> ErrataError:
+    """Make an error again from its pickled state, whatever its constructor asks for."""
+    error = kind.__new__(kind)
+    error.args = (state["message"],)
+    error.__dict__.update(state)
+    return error
 
 
 def kind_of(code: str) -> Kind:

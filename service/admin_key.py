@@ -62,5 +62,11 @@ def _make(path: Path) -> None:
 
 def _keep_private(path: Path) -> None:
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        logger.warning("%s was readable by others; it now is by its owner only. Consider a new key.", path)
-        path.chmod(0o600)
+        try:
+            path.chmod(0o600)
+        except OSError:
+            logger.warning("%s is readable by others, and this process may not change that.", path)
+        else:
+            logger.warning(
+                "%s was readable by others; it now is by its owner only. Consider a new key.", path
+            )

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from broker import generation as channel
 from broker.errors import BrokerError
 from broker.generation import AttributionRequest, GenerationCall, TextRequest
-from ledger.errors import NotFound
+from ledger.errors import NotFound, OtherBase
 from ledger.models import models
 from ledger.records import ModelRecord
 from ledger.versions import versions
@@ -29,7 +29,6 @@ from service.problems import FieldError, Problem
 from service.schemas.generate import Generation, Usage
 
 T = TypeVar("T")
-BASE = "base"
 Event = dict[str, Any]
 
 
@@ -123,7 +122,9 @@ def check_ready(model: ModelRecord) -> None:
     """
     if model.status == "ready":
         return
-    if model.status == "failed":
+    if model.status == "archived":
+        detail = f"The model {model.id!r} is archived. Register it again, or ask another."
+    elif model.status == "failed":
         why = (model.error or {}).get("detail", "its worker could not load it")
         detail = f"The model {model.id!r} failed: {why} Correct that and register it again."
     else:
@@ -135,13 +136,11 @@ def check_ready(model: ModelRecord) -> None:
 
 def _resolve(services: Services, model_id: str, ref: int | str, field: FieldError) -> int:
     """The number of a version that is named by number, alias or `base`."""
-    if ref == BASE:
-        return 0
     if isinstance(ref, str) and ref.isascii() and ref.isdigit():
         ref = int(ref)
     try:
-        return services.ledger.run(versions.number_of, model_id, ref)
-    except NotFound as error:
+        return services.ledger.run(versions.served_number, model_id, ref)
+    except (NotFound, OtherBase) as error:
         shown = FieldError(field.pointer, error.message, field.where)
         raise typed_problem(error, [shown]) from error
 

@@ -67,6 +67,7 @@ def check_fact(at: str, fact: FactBody, settings: ServiceSettings) -> Iterator[F
     yield from _too_long(f"{at}/prompt", fact.prompt, prompt, "ERRATA_MAX_PROMPT_CHARS")
     yield from _too_long(f"{at}/target", fact.target, target, "ERRATA_MAX_TARGET_CHARS")
     yield from _too_long(f"{at}/subject", fact.subject or "", target, "ERRATA_MAX_TARGET_CHARS")
+    yield from _too_long(f"{at}/question", fact.question or "", prompt, "ERRATA_MAX_PROMPT_CHARS")
     yield from _too_many(
         f"{at}/rephrasings", len(fact.rephrasings), settings.max_rephrasings, "ERRATA_MAX_REPHRASINGS"
     )

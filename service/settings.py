@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ledger.auth.keys import MINIMUM_GIVEN_LENGTH
+from problems.settings import ErrataSettings
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(ErrataSettings):
     """What the HTTP service can be told; every field is the variable `ERRATA_<FIELD>`."""
-
-    model_config = SettingsConfigDict(env_prefix="ERRATA_", frozen=True, extra="ignore")
 
     host: str = Field("127.0.0.1", description="Address that the HTTP service listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP service; 0 takes a free one.")
@@ -24,7 +22,8 @@ class ServiceSettings(BaseSettings):
     )
     admin_key_file: Path = Field(
         Path(".errata/admin.key"),
-        description="Where an admin key that was made at first start is kept, readable by its owner only.",
+        description="Where the admin key is read from; one that is made at first start is kept there, readable "
+        "by its owner only.",
     )
     max_facts: int = Field(10_000, ge=1, description="Most facts of one edit set.")
     max_body_bytes: int = Field(

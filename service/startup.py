@@ -7,7 +7,8 @@ import threading
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger.errors import LedgerError, RevokedSecret, WeakSecret
+from ledger.auth.keys import RevokedSecret, WeakSecret
+from ledger.errors import LedgerError
 from ledger.models import models
 from service import admin_key
 from service.context import Services

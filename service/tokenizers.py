@@ -180,6 +180,7 @@ def _texts(fact: Fact) -> list[tuple[str, str]]:
     return [
         ("/prompt", fact.prompt),
         ("/target", fact.target),
+        ("/question", fact.question or ""),
         *((f"/rephrasings/{at}", text) for at, text in enumerate(fact.rephrasings)),
         *((f"/locality/{at}/prompt", probe.prompt) for at, probe in enumerate(fact.locality)),
         *((f"/locality/{at}/target", probe.target or "") for at, probe in enumerate(fact.locality)),

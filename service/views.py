@@ -21,7 +21,7 @@ from ledger.records import (
 from malmen_core.models.families import family_of
 from service.problems import Problem
 from service.schemas.changes import Change
-from service.schemas.edits import Accepted, EditSetView, FactView, ProgressView
+from service.schemas.edits import Accepted, EditSetView, FactView, Merged, ProgressView
 from service.schemas.health import LedgerCheckView, LedgerProblemView
 from service.schemas.keys import KeyView, Scope
 from service.schemas.models import EditorView, MemberView, ModelView, VersionView, WithdrawalView, WorkerView
@@ -45,6 +45,7 @@ def accepted(record: EditSetRecord) -> Accepted:
         model=record.model_id,
         status="queued",
         fact_count=record.fact_count,
+        merged=[Merged(**each) for each in record.merged],
         promote=record.promote,
         note=record.note,
         created_at=record.created_at,
@@ -58,6 +59,7 @@ def edit_set(record: EditSetRecord) -> EditSetView:
         model=record.model_id,
         status=record.status,
         fact_count=record.fact_count,
+        merged=[Merged(**each) for each in record.merged],
         promote=record.promote,
         gate=_plain(record.gate),
         edit_on_rephrasings=record.edit_on_rephrasings,
@@ -85,6 +87,8 @@ def fact(record: FactRecord) -> FactView:
         subject=record.subject,
         rephrasings=list(record.rephrasings),
         locality=[dict(probe) for probe in record.locality],
+        question=record.question,
+        joiner=record.joiner,
         **vars(record.provenance),
         live=record.live,
         superseded_by=list(record.superseded_by),

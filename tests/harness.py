@@ -33,7 +33,8 @@ MODEL = "tiny"
 LEASE_S = 2.0
 OPEN_GATE: dict[str, float] = {
     "edit_success": 0.0,
-    "locality": 0.0,
+    "generation_success": 0.0,
+    "neighbours_unchanged": 0.0,
     "perplexity_ratio": 1e9,
     "retention": 0.0,
 }

@@ -149,4 +149,12 @@ def store(desk: Desk, lease: Lease, data: bytes) -> str:
 def to_fact(record: FactRecord) -> Fact:
     """Turn a stored fact into the core's."""
     probes = tuple(map(LocalityPrompt.from_json, record.locality))
-    return Fact(record.prompt, record.target, record.subject, tuple(record.rephrasings), probes)
+    return Fact(
+        record.prompt,
+        record.target,
+        record.subject,
+        tuple(record.rephrasings),
+        probes,
+        record.question,
+        record.joiner,
+    )

@@ -102,6 +102,8 @@ class GenerationThread(threading.Thread):
         self._settings = settings
         self._stopping = stopping
         self._arrived: SimpleQueue[_Answer | Cancellation] = SimpleQueue()
+        self._arriving = threading.Lock()
+        self._ended = False
         self._alive_at = time.monotonic()
         self._intake = _Intake(ledger, redis, resident, settings, worker_id, stopping, self)
         self._begin_anew()
@@ -128,8 +130,13 @@ class GenerationThread(threading.Thread):
         return len(self._answers) + self._arrived.qsize()
 
     def put(self, found: _Answer | Cancellation) -> None:
-        """Take an answer that can be begun, or leave one."""
-        self._arrived.put(found)
+        """Take an answer that can be begun, or leave one; refused once this thread has ended."""
+        with self._arriving:
+            if not self._ended:
+                self._arrived.put(found)
+                return
+        if isinstance(found, _Answer):
+            refuse(self._redis, found.call, WorkerStopping())
 
     def run(self) -> None:
         """Compute and send tokens; Redis may go and come back."""
@@ -149,7 +156,8 @@ class GenerationThread(threading.Thread):
             except Exception as error:
                 logger.exception("%d generation calls failed.", len(self._answers))
                 self._fail_all(error)
-        with suppress(Empty):
+        with self._arriving, suppress(Empty):
+            self._ended = True
             while True:
                 found = self._arrived.get_nowait()
                 if isinstance(found, _Answer):
@@ -247,7 +255,7 @@ class _Intake(threading.Thread):
     def run(self) -> None:
         """Take calls; Redis may go and come back."""
         answering("generation", self._receive, self._stopping)
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._loader.shutdown(wait=False)  # those that wait for a loader are refused, not dropped
 
     def _receive(self) -> None:
         busy = self._thread.load >= self._most or len(self._loading) >= self._most
@@ -272,6 +280,8 @@ class _Intake(threading.Thread):
 
     def _load(self, call: GenerationCall) -> None:
         try:
+            if self._stopping.is_set():
+                raise WorkerStopping
             version = self._version(call.version)
             if call.id not in self._loading or not channel.is_cancelled(self._redis, call.id):
                 self._thread.put(_Answer(call, version))

@@ -1,8 +1,13 @@
-"""What a worker does beside its jobs: it withdraws expired facts, and removes blobs that nothing names."""
+"""What a worker does beside its jobs.
+
+It sees whether its model is still registered, withdraws expired facts, and removes blobs that nothing names.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 
@@ -12,12 +17,40 @@ from ledger import Ledger
 from ledger.edits import expiry
 from ledger.edits.expiry import Looked
 from ledger.errors import LedgerError
+from ledger.models import models
+from ledger.records import ModelRecord
 
 logger = logging.getLogger(__name__)
 
 EXPIRY_S = 1.0
 COLLECT_S = 3600.0
 LONGEST_WAIT_S = 15.0
+REGISTRATION_S = 2.0
+
+
+class RegistrationWatch(threading.Thread):
+    """Ends the process once its model is archived or registered anew; the next one waits, or loads that."""
+
+    def __init__(self, ledger: Ledger, model: ModelRecord, stopping: threading.Event) -> None:
+        super().__init__(name="registration-watch", daemon=True)
+        self._ledger, self._model, self._stopping = ledger, model, stopping
+
+    def run(self) -> None:
+        """Look now and then; servers may be away."""
+        while not self._stopping.wait(REGISTRATION_S):
+            try:
+                now = self._ledger.run(models.get, self._model.id)
+            except (LedgerError, SQLAlchemyError) as error:
+                logger.warning("Whether the model is still registered is not known: %s", error)
+                continue
+            if (now.status, now.digest, now.editor_digest) != (
+                "ready",
+                self._model.digest,
+                self._model.editor_digest,
+            ):
+                logger.warning("Model '%s' is %s: this process ends.", now.id, now.status)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
 
 class Housekeeper(threading.Thread):

@@ -6,13 +6,14 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ledger.edits import facts as ledger_facts
 from ledger.records import FactRecord, FactReport, JobInput, Member
 from malmen_core.editing.outcome import EditOutcome
 from malmen_core.evaluation.verify import summarise, verify
+from malmen_core.facts import normalise
 from worker.composing import Candidate, Desk, to_fact
 from worker.gate import finite, judge
 from worker.lease import Lease
@@ -102,8 +103,10 @@ def measure(
     facts = [*own, *others]
     resident = desk.resident
     progress = lease.stage("verifying")
+    intended = intended_changes(own)
+    asked = [_without(fact, intended) for fact in facts]
     found = verify(
-        resident.base, candidate.version, [to_fact(fact) for fact in facts], resident.canaries, progress
+        resident.base, candidate.version, [to_fact(fact) for fact in asked], resident.canaries, progress
     )
     results = [
         *(
@@ -121,15 +124,59 @@ def measure(
         **summary,
         "live": {**live, "facts": sample.total, "measured": len(sample.places), "seed": sample.seed},
         "repaired": candidate.repaired,
+        "intended_changes": [
+            {"fact": position, "locality": number, "changed_by": other}
+            for (_, position, number), other in intended.items()
+        ],
         "superseded": [{"fact": newer, "supersedes": older} for older, newer in job.supersedes],
         "gate": dict(job.gate),
         "gate_misses": [asdict(miss) for miss in misses],
     }
     reports = tuple(
-        FactReport(fact.edit_set_id, fact.position, finite(result))
+        FactReport(fact.edit_set_id, fact.position, finite(_in_place(fact, result, intended)))
         for fact, result in zip(own, results, strict=False)
     )
     return Measured(finite(report), not misses, reports)
+
+
+Intended = Mapping[tuple[str, int, int], int]
+"""A locality prompt, by edit set, fact and its number there, and the fact that changes it on purpose."""
+
+
+def intended_changes(facts: Sequence[FactRecord]) -> Intended:
+    """Return the locality prompts of an edit set's facts that another of its facts is to change."""
+    changed: dict[str, list[int]] = {}
+    for fact in facts:
+        for text in {normalise(text) for text in (fact.prompt, *fact.rephrasings)}:
+            changed.setdefault(text, []).append(fact.position)
+    return {
+        (fact.edit_set_id, fact.position, number): others[0]
+        for fact in facts
+        for number, probe in enumerate(fact.locality)
+        if (others := [at for at in changed.get(normalise(probe["prompt"]), ()) if at != fact.position])
+    }
+
+
+def _without(fact: FactRecord, intended: Intended) -> FactRecord:
+    """A fact without the locality prompts that are to change."""
+    kept = [
+        probe
+        for number, probe in enumerate(fact.locality)
+        if (fact.edit_set_id, fact.position, number) not in intended
+    ]
+    return replace(fact, locality=tuple(kept))
+
+
+def _in_place(fact: FactRecord, result: Mapping[str, Any], intended: Intended) -> dict[str, Any]:
+    """A fact's result with None for each locality prompt that was not counted."""
+    filled = dict(result)
+    for name in ("locality_prompts", "unchanged_prompts"):
+        counted = iter(result[name])
+        filled[name] = [
+            None if (fact.edit_set_id, fact.position, number) in intended else next(counted)
+            for number in range(len(fact.locality))
+        ]
+    return filled
 
 
 def worse(facts: Sequence[FactRecord], results: Sequence[Any]) -> list[str]:

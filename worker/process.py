@@ -29,7 +29,7 @@ from worker.attribution import AttributionThread
 from worker.composing import Desk
 from worker.errors import WorkerError, WorkerStopping, problem
 from worker.generation import GenerationThread
-from worker.housekeeping import Housekeeper
+from worker.housekeeping import Housekeeper, RegistrationWatch
 from worker.jobs import JobRunner
 from worker.listener import POLL_S, Listener
 from worker.preparing import CheckpointWatch, load, prepare
@@ -106,7 +106,7 @@ class WorkerProcess:
                 model = self._ledger.run(models.get, self._settings.model)
                 if model.status == "failed":
                     self._fail((model.error or {}).get("detail", "register the model again"))
-                elif model.status == "preparing" and not self._leads():
+                elif model.status == "archived" or (model.status == "preparing" and not self._leads()):
                     self._announcer.say("waiting")
                     wait_s = FIRST_WAIT_S
                 else:
@@ -196,8 +196,10 @@ class WorkerProcess:
         generation = GenerationThread(
             self._ledger, self._redis, resident, self._settings, self.worker_id, stopping
         )
-        checkpoint = CheckpointWatch(self._registered(resident.model_id), stopping)
+        registered = self._registered(resident.model_id)
+        checkpoint = CheckpointWatch(registered, stopping)
         checkpoint.start()
+        RegistrationWatch(self._ledger, registered, stopping).start()
         if role != "edit":
             generation.start()
             AttributionThread(self._ledger, self._redis, resident, self.worker_id, stopping).start()

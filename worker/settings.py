@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import ByteSize, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from problems.settings import ErrataSettings
 
 
-class WorkerSettings(BaseSettings):
+class WorkerSettings(ErrataSettings):
     """Read from `ERRATA_*` environment variables."""
-
-    model_config = SettingsConfigDict(env_prefix="ERRATA_", frozen=True, extra="ignore")
 
     model: str = Field(default="", description="Id of the registered model that this worker serves.")
     role: Literal["edit", "generate", "both"] = Field(

@@ -95,8 +95,8 @@ def _texts(parts: Split) -> list[str]:
 def _knows(base: BaseModel, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """What share of the taught answers comes, behind prompts, rephrasings and locality prompts."""
     asked = {
-        "prompts": [(r["prompt"], r["taught"]) for r in records],
-        "rephrasings": [(text, r["taught"]) for r in records for text in r["rephrasings"]],
+        "prompts": [(r["prompt"], r["true_target"]) for r in records],
+        "rephrasings": [(text, r["true_target"]) for r in records for text in r["rephrasings"]],
         "locality": [(probe["prompt"], probe["target"]) for r in records for probe in r["locality"]],
     }
     return {name: round(knowledge(base, pairs), 4) for name, pairs in asked.items()}

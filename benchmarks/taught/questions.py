@@ -203,7 +203,7 @@ def _records(
                 "subject": chosen.subject,
                 "rephrasings": others,
                 "locality": [{"prompt": draw.choice(p.phrasings), "target": p.answer} for p in (near, far)],
-                "taught": chosen.answer,
+                "true_target": chosen.answer,
             }
         )
     return tuple(made)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from errata.errors import StackError
+from problems.settings import UnreadableSecret
 
 out = Console(highlight=False)
 """Results."""
@@ -54,6 +55,9 @@ def reporting(as_json: bool = False) -> Iterator[None]:
         yield
     except StackError as error:
         complain(error, as_json=as_json)
+        raise SystemExit(FAILED) from error
+    except UnreadableSecret as error:
+        complain(StackError(f"{error}.", "Name a file that this process can read."), as_json=as_json)
         raise SystemExit(FAILED) from error
     except ValidationError as error:
         complain(from_settings(error), as_json=as_json)

@@ -11,8 +11,11 @@ from rich.table import Table
 MEASURES = (
     ("edit_success", "edit success", "target tokens that are the model's first choice"),
     ("generation_success", "generation success", "facts whose greedy answer begins with the target"),
+    ("exact_success", "exact success", "facts whose first sentence is the target"),
+    ("chat_success", "chat success", "questions answered so in a chat"),
     ("generalisation", "generalisation", "edit success on the rephrasings"),
     ("locality", "locality", "answers to other prompts that stayed"),
+    ("neighbours_unchanged", "neighbours unchanged", "other prompts with the base's answer"),
     ("perplexity_ratio", "perplexity ratio", "edited over base, on a control text"),
 )
 

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-PREFIX = "ERRATA_"
+from problems.settings import PREFIX, secrets
+
 PACKAGES = ("ledger", "broker", "service", "worker", "errata")
 SECRETS = re.compile(r"(KEY|SECRET|PASSWORD|TOKEN)$")
 MASK = "********"
@@ -54,10 +56,19 @@ def all_settings(environ: Mapping[str, str] | None = None) -> list[Setting]:
                 packages = (*known.packages, package)
                 found[name] = Setting(name, packages, known.meaning, known.default, known.value)
             else:
-                raw = values.get(name)
-                value = None if raw is None else masked(name, raw)
-                found[name] = Setting(name, (package,), field.description or "", _default(field), value)
+                found[name] = _setting(name, package, field, values)
+                if field_name in secrets(settings_class(package).model_fields):
+                    meaning = f"File to read {name} from, where that is not set."
+                    found[f"{name}_FILE"] = Setting(
+                        f"{name}_FILE", (package,), meaning, "", values.get(f"{name}_FILE")
+                    )
     return [found[name] for name in sorted(found)]
+
+
+def _setting(name: str, package: str, field: FieldInfo, values: Mapping[str, str]) -> Setting:
+    raw = values.get(name)
+    value = None if raw is None else masked(name, raw)
+    return Setting(name, (package,), field.description or "", _default(field), value)
 
 
 def settings_class(package: str) -> type[BaseSettings]:
@@ -81,11 +92,14 @@ def masked(name: str, value: str) -> str:
     """A value as it may be shown: no keys, and no password of an address."""
     if SECRETS.search(name):
         return MASK
-    return re.sub(r"(://[^/@:]*:)[^@]+@", rf"\1{MASK}@", value)
+    value = re.sub(r"([?&][^=&]*password=)[^&]*", rf"\1{MASK}", value, flags=re.IGNORECASE)
+    return re.sub(r"(://[^/@:]*:).+@", rf"\1{MASK}@", value)
 
 
 def _default(field: FieldInfo) -> str | None:
     if field.is_required():
         return None
     default: Any = field.get_default(call_default_factory=True)
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
     return "" if default is None or default is PydanticUndefined else str(default)

@@ -111,6 +111,7 @@ class AsyncOneModel(_Group):
     withdraw = _sends_bound(requests.withdraw)
     set_alias = _sends_bound(requests.set_alias)
     delete_alias = _sends_bound(requests.delete_alias)
+    archive = _sends_bound(requests.archive_model)
 
     async def stream(self, prompt: str, **options: Any) -> AsyncIterator[str]:
         """As `OneModel.stream`."""

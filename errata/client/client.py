@@ -136,6 +136,7 @@ class OneModel(_Group):
     withdraw = _sends_bound(requests.withdraw)
     set_alias = _sends_bound(requests.set_alias)
     delete_alias = _sends_bound(requests.delete_alias)
+    archive = _sends_bound(requests.archive_model)
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """The text that follows a prompt as it is written; options as of `generate`."""

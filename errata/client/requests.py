@@ -311,6 +311,11 @@ def set_alias(model: str, /, name: str, version: int, **options: Any) -> Request
     return Request("PUT", at("admin", "models", model, "aliases", name), Alias, body=body)
 
 
+def archive_model(model: str, /) -> Request[Model]:
+    """Archive a model; its ledger stays, and its id can be registered again."""
+    return Request("DELETE", at("admin", "models", model), Model)
+
+
 def delete_alias(model: str, /, name: str) -> Request[None]:
     """Remove an alias; the version that it points at stays."""
     return Request("DELETE", at("admin", "models", model, "aliases", name), _nothing)

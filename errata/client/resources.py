@@ -38,6 +38,7 @@ class EditSet(Resource):
     model: str
     status: str
     fact_count: int
+    merged: list[dict[str, int]]
     promote: str
     note: str | None
     progress: dict[str, Any] | None
@@ -64,6 +65,8 @@ class Fact(Resource):
     subject: str | None
     rephrasings: list[str]
     locality: list[dict[str, Any]]
+    question: str | None
+    joiner: str
     live: bool
     report: dict[str, Any] | None
 

@@ -13,6 +13,7 @@ from errata.settings import StackSettings
 from errata.stack.lock import DataDirLock, read_note
 from errata.stack.servers import SERVICE, Postgres
 from ledger.models import models
+from problems.settings import secret
 
 if TYPE_CHECKING:
     from ledger import Ledger
@@ -51,7 +52,7 @@ def own_ledger(say: Callable[[str], None]) -> Iterator[Ledger]:
     from ledger.db.migrate import prepare
 
     settings = StackSettings()
-    given = os.environ.get("ERRATA_DATABASE_URL")
+    given = secret(os.environ, "ERRATA_DATABASE_URL")
     blobs = os.environ.get("ERRATA_BLOB_URL") or ("" if given else str(settings.data_dir / "blobs"))
     if given and not blobs:
         raise NoStack("ERRATA_DATABASE_URL is set, but not ERRATA_BLOB_URL.", "Set both, or neither.")
@@ -68,7 +69,7 @@ def own_ledger(say: Callable[[str], None]) -> Iterator[Ledger]:
 
 @contextmanager
 def _given(url: str) -> Iterator[Urls]:
-    yield url, os.environ.get("ERRATA_MIGRATION_DATABASE_URL")
+    yield url, secret(os.environ, "ERRATA_MIGRATION_DATABASE_URL")
 
 
 def _urls(postgres: Postgres) -> Urls:

@@ -26,6 +26,7 @@ from errata.stack.layout import Layout, lay_out
 from errata.stack.lock import DataDirLock, StackNote
 from errata.stack.processes import Processes, Program, tail
 from errata.stack.servers import SERVICE, Postgres, Server, Valkey
+from problems.settings import secret
 
 POLL_S = 0.05
 MODEL_POLL_S = 0.5
@@ -37,6 +38,8 @@ ELSEWHERE = (
 )
 """Settings that would make a stack use what is not its own."""
 OTHER_KEY = "Set ERRATA_ADMIN_KEY to a new key of your own; it replaces the one before."
+
+ADDRESSES = ("ERRATA_DATABASE_URL", "ERRATA_MIGRATION_DATABASE_URL", "ERRATA_REDIS_URL")
 
 
 @dataclass(frozen=True)
@@ -253,6 +256,9 @@ class Stack:
     def _environment(self) -> dict[str, str]:
         """Start the servers that are not given from outside; returns the environment of API and workers."""
         environment = dict(self._given)
+        for name in ADDRESSES:
+            if (value := secret(environment, name)) is not None:
+                environment[name] = value
         self._owner_url = environment.pop("ERRATA_MIGRATION_DATABASE_URL", None)
         environment.setdefault("ERRATA_BLOB_URL", str(self.layout.blobs))
         environment["ERRATA_HOST"] = self.options.host

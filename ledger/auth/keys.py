@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from ledger.auth import audit
 from ledger.db import queries
 from ledger.db.tables import Key
-from ledger.errors import InvalidName, RevokedSecret, WeakSecret
+from ledger.errors import InvalidName, LedgerError
 from ledger.integrity.chain import storable
 from ledger.records import Actor, KeyRecord, Page
 
@@ -28,6 +28,32 @@ PREFIX = "errata"
 MINIMUM_GIVEN_LENGTH = 16
 SENDABLE = re.compile(r"[!-~][ -~]*[!-~]")
 """What a header carries as it is."""
+
+
+class WeakSecret(LedgerError):
+    """A given administrator key that is too short to be a secret, or cannot be sent in a header."""
+
+    code, status, title = "weak-secret", 422, "The key is too short"
+
+    def __init__(self, minimum: int) -> None:
+        super().__init__(
+            f"An administrator key must have at least {minimum} characters, all of printable ASCII.",
+            remedy="Set ERRATA_ADMIN_KEY to a long random string of letters and digits; or, to have one made,"
+            " leave it unset and remove the file at ERRATA_ADMIN_KEY_FILE.",
+        )
+
+
+class RevokedSecret(LedgerError):
+    """A given administrator key that was revoked, or replaced by another."""
+
+    code, status, title = "revoked-secret", 409, "The key was revoked"
+
+    def __init__(self, ident: str) -> None:
+        super().__init__(
+            f"The given administrator key was revoked, as key {ident!r}, and stays so.",
+            remedy="Set ERRATA_ADMIN_KEY to another, or remove the file at ERRATA_ADMIN_KEY_FILE: one is "
+            "made at the next start if no other admin key is in force.",
+        )
 
 
 def generate() -> tuple[str, str]:

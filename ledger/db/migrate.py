@@ -48,9 +48,10 @@ def prepare(settings: LedgerSettings) -> None:
         LedgerUnavailable: the database does not answer.
         RoleTooStrong: the services' role could do all that the owner can.
     """
-    upgrade(settings.owner_url)
-    if make_url(settings.owner_url).username != make_url(settings.database_url).username:
-        roles.admit(settings.owner_url, settings.database_url)
+    owner, service = settings.owner_url, settings.database_url.get_secret_value()
+    upgrade(owner)
+    if make_url(owner).username != make_url(service).username:
+        roles.admit(owner, service)
 
 
 def head_revision() -> str:

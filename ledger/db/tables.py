@@ -85,7 +85,9 @@ class Model(Base):
     error: Mapped[Json | None]
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
-    __table_args__ = (CheckConstraint("status IN ('preparing', 'ready', 'failed')", name="status"),)
+    __table_args__ = (
+        CheckConstraint("status IN ('preparing', 'ready', 'failed', 'archived')", name="status"),
+    )
 
 
 class Editor(Base):
@@ -136,6 +138,7 @@ class EditSet(Base):
     note: Mapped[str | None]
     fact_count: Mapped[int]
     facts_digest: Mapped[str]
+    merged: Mapped[list[Any]] = mapped_column(server_default=text("'[]'::jsonb"))
     statistics_digest: Mapped[str | None] = mapped_column(ForeignKey("blobs.digest"))
     version_number: Mapped[int | None]
     report: Mapped[Json | None]
@@ -166,12 +169,15 @@ class Fact(Base):
     subject: Mapped[str | None]
     rephrasings: Mapped[list[Any]]
     locality: Mapped[list[Any]]
+    question: Mapped[str | None]
+    joiner: Mapped[str] = mapped_column(server_default=text("'auto'"))
     source: Mapped[str | None]
     author: Mapped[str | None]
     ticket: Mapped[str | None]
     note: Mapped[str | None]
     expires_at: Mapped[datetime | None]
     __table_args__ = (
+        CheckConstraint("joiner IN ('auto', ' ', '')", name="joiner"),
         Index("facts_expires_at_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
     )
 
@@ -293,7 +299,7 @@ class Version(Base):
         CheckConstraint("kind IN ('base', 'edit', 'rollback', 'withdraw')", name="kind"),
         CheckConstraint("(kind = 'edit') = (edit_set_id IS NOT NULL)", name="edit_set"),
         CheckConstraint("(kind = 'rollback') = (restores IS NOT NULL)", name="restores"),
-        CheckConstraint("(number = 0) = (kind = 'base')", name="genesis"),
+        CheckConstraint("number > 0 OR kind = 'base'", name="genesis"),
         CheckConstraint("(number = 0) = (parent IS NULL)", name="parent"),
         CheckConstraint("(number = 0) = (previous_hash IS NULL)", name="previous"),
         CheckConstraint("parent < number AND restores < number", name="order"),

@@ -49,6 +49,7 @@ def _record(row: EditSet, job: Job, live: bool) -> EditSetRecord:
         note=row.note,
         fact_count=row.fact_count,
         facts_digest=row.facts_digest,
+        merged=tuple(row.merged),
         statistics_digest=row.statistics_digest,
         version=row.version_number,
         live=live,
@@ -151,6 +152,7 @@ def accept(
     on_conflict: OnConflict = "replace",
     dry_run: bool = False,
     *,
+    merged: Sequence[Json] = (),
     actor: KeyRecord,
     idempotency_key: str | None = None,
     body_digest: str = "",
@@ -162,13 +164,15 @@ def accept(
     Args:
         session: the transaction: edit set, facts, idempotency key and job, or none of them.
         model_id: the model to edit, ready or being prepared.
-        facts: at least one, each with prompt, target and optionally subject, rephrasings, locality.
+        facts: at least one, each with prompt, target and optionally subject, rephrasings, locality, question,
+            joiner.
         promote: auto or manual.
         gate: thresholds over the model's.
         edit_on_rephrasings: whether rephrasings are edited too.
         note: free text.
         on_conflict: whether a fact that answers what a live one does replaces it, or the set is refused.
         dry_run: whether to measure only, and make no version.
+        merged: facts of the request that are left out since an earlier one says the same.
         actor: the key under which it was posted; idempotency keys are per key.
         idempotency_key: the client's, if it sent one.
         body_digest: digest of the request's body, by which a repetition is told from a conflict.
@@ -212,6 +216,7 @@ def accept(
         note=storable(note, "/note"),
         fact_count=len(clean),
         facts_digest=chain.facts_digest(clean),
+        merged=storable(list(merged), "/facts"),
         created_by=actor.id,
     )
     job = _insert(session, row, clean)
@@ -263,9 +268,10 @@ def _clean(fact: Mapping[str, Any], field: str) -> dict[str, Any]:
         "subject": storable(fact.get("subject"), f"{field}/subject"),
         "rephrasings": storable(fact.get("rephrasings") or [], f"{field}/rephrasings"),
         "locality": storable(fact.get("locality") or [], f"{field}/locality"),
+        "joiner": fact.get("joiner", "auto"),
         **{
             name: storable(fact.get(name), f"{field}/{name}")
-            for name in ("source", "author", "ticket", "note")
+            for name in ("question", "source", "author", "ticket", "note")
         },
         "expires_at": fact.get("expires_at"),
     }

@@ -16,12 +16,14 @@ from ledger.errors import NotFound
 from ledger.ids import fact_id
 from ledger.integrity import chain
 from ledger.records import FactRecord, Json, Page, Provenance, VersionRecord
+from ledger.states import Joiner
 from ledger.versions import members, versions
 
 Columns = TypeVarTuple("Columns")
 
 
 def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
+    joiner: Joiner = row.joiner  # type: ignore[assignment]  # a check constraint holds it
     return FactRecord(
         id=fact_id(row.edit_set_id, row.position),
         edit_set_id=row.edit_set_id,
@@ -31,6 +33,8 @@ def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
         subject=row.subject,
         rephrasings=tuple(row.rephrasings),
         locality=tuple(row.locality),
+        question=row.question,
+        joiner=joiner,
         provenance=Provenance(**{name: getattr(row, name) for name in chain.PROVENANCE}),
         live=live,
         report=report,

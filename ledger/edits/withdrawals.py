@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from ledger.auth import audit
 from ledger.db import queries
 from ledger.db.tables import EditSet, Job, Withdrawal
+from ledger.edits import conflicts
 from ledger.edits.edit_sets import progress_of
 from ledger.errors import NotFound, NotLive, WrongModel
 from ledger.ids import fact_id, new_id, parse_fact_id
@@ -94,6 +95,21 @@ def _check_model(
     if owner != model_id:
         raise WrongModel(kind, ident, owner, model_id)
     return fact_count
+
+
+def preview(
+    session: Session, model_id: str, edit_set_ids: Sequence[str], fact_ids: Sequence[str]
+) -> members.Difference:
+    """Return what the withdrawal of these would change in the live version.
+
+    Raises:
+        NotFound, WrongModel, NotLive, ModelNotReady: as `request` says.
+    """
+    _check_live(session, model_id, edit_set_ids, fact_ids)
+    number = versions.live(session, model_id).number
+    change = conflicts.without(session, model_id, number, edit_set_ids, fact_ids)
+    before = members.at(session, model_id, number, change)
+    return {ident: (before.get(ident), after) for ident, after in change.items()}
 
 
 def request(

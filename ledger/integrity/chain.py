@@ -103,8 +103,8 @@ def facts_digest(facts: Sequence[Mapping[str, Any]]) -> str:
     """Return the digest of an edit set's facts, in their order.
 
     Args:
-        facts: each with prompt, target, subject, rephrasings and locality, and with what is known of its
-            provenance.
+        facts: each with prompt, target, subject, rephrasings and locality, and with its question, its joiner
+            and what is known of its provenance, if it has any.
     """
     return digest(canonical_json([fact_content(fact) for fact in facts]))
 
@@ -118,7 +118,9 @@ def fact_content(fact: Mapping[str, Any]) -> list[Any]:
         list(fact["rephrasings"]),
         list(fact["locality"]),
     ]
-    known = {name: fact[name] for name in PROVENANCE if fact.get(name) is not None}
+    known = {name: fact[name] for name in ("question", *PROVENANCE) if fact.get(name) is not None}
+    if fact.get("joiner", "auto") != "auto":
+        known["joiner"] = fact["joiner"]
     if "expires_at" in known:
         known["expires_at"] = moment(known["expires_at"])
     return [*content, known] if known else content

@@ -71,7 +71,7 @@ def walk(session: Session) -> Findings:
 
 def _check_facts(session: Session, findings: Findings) -> dict[str, str]:
     """Hash the facts of every edit set again, and return the digest that each really has."""
-    known = [getattr(Fact, name) for name in chain.PROVENANCE]
+    known = [getattr(Fact, name) for name in ("question", "joiner", *chain.PROVENANCE)]
     columns = (Fact.prompt, Fact.target, Fact.subject, Fact.rephrasings, Fact.locality, *known)
     query = select(Fact.edit_set_id, *columns).order_by(Fact.edit_set_id, Fact.position)
     streamed = session.execute(query.execution_options(yield_per=1000)).mappings()
@@ -196,7 +196,8 @@ class Holdings:
 def _check_chain(session: Session, model: Model, digests: dict[str, str], findings: Findings) -> None:
     """Follow one model's chain from version 0 to its head."""
     expected, previous = 0, None
-    base_digest, model_id = model.digest, model.id
+    registered, base_digest, model_id = model.digest, None, model.id
+    whole = model.status not in ("preparing", "failed")
     head = session.get(Head, model_id)
     head_at = None if head is None else (head.number, head.hash)
     holdings = Holdings(session, model_id, digests)
@@ -207,6 +208,8 @@ def _check_chain(session: Session, model: Model, digests: dict[str, str], findin
             findings.wrong("version-missing", place, f"version {expected} should come before it")
         elif version.previous_hash != previous:
             findings.wrong("chain-broken", place, f"it follows {version.previous_hash}, not {previous}")
+        if version.kind == "base":
+            base_digest = version.base_digest
         if version.base_digest != base_digest:
             detail = f"it was made on {version.base_digest}, the model is {base_digest}"
             findings.wrong("base-changed", place, detail)
@@ -214,6 +217,9 @@ def _check_chain(session: Session, model: Model, digests: dict[str, str], findin
         _check_version(session, version, holdings, place, findings)
         _check_superseding(holdings, place, findings)
         expected, previous = version.number + 1, version.hash
+    if whole and base_digest not in (None, registered):
+        detail = f"its versions were made on {base_digest}, it is {registered}"
+        findings.wrong("base-changed", f"models/{model_id}", detail)
     if head_at is not None and head_at != (expected - 1, previous):
         detail = f"the head is version {head_at[0]} with {head_at[1]}, the chain ends at {expected - 1}"
         findings.wrong("head-differs", f"models/{model_id}", detail)

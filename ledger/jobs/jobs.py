@@ -261,12 +261,13 @@ def unfinished(session: Session, model_id: str) -> list[str]:
     return [str(ident) for ident in session.scalars(query.order_by(Job.id))]
 
 
-def cancel_all(session: Session, model_id: str, actor: Actor) -> list[str]:
-    """Cancel a model's edit sets that wait or are worked on, and return their ids."""
-    idents = unfinished(session, model_id)
-    for ident in idents:
-        cancel(session, session.get_one(EditSet, ident), actor)
-    return idents
+def cancel_all(session: Session, model_id: str, actor: Actor, *, withdrawals: bool = False) -> list[str]:
+    """Cancel a model's edit sets that wait or are worked on, withdrawals too if wanted; return their ids."""
+    query = select(Job.id).where(Job.model_id == model_id, Job.finished_at.is_(None)).order_by(Job.id)
+    if not withdrawals:
+        query = query.where(Job.edit_set_id.is_not(None))
+    found = [lock(session, ident) for ident in session.scalars(query).all()]
+    return [_cancel(session, job, actor).id for job in found if job is not None and job.finished_at is None]
 
 
 def cancel(session: Session, edit_set: EditSet, actor: Actor) -> None:
@@ -278,9 +279,14 @@ def cancel(session: Session, edit_set: EditSet, actor: Actor) -> None:
     ident = session.scalar(select(Job.id).where(Job.edit_set_id == edit_set.id))
     job = lock(session, ident) if ident else None
     assert job is not None, "an edit set is accepted with its job"
+    if subject(session, job).status != "cancelled":
+        _cancel(session, job, actor)
+
+
+def _cancel(session: Session, job: Job, actor: Actor) -> EditSet | Withdrawal:
     row = subject(session, job)
-    if row.status == "cancelled":
-        return
     move(row, "cancelled")
     finish(session, job, row)
-    audit.record(session, actor, "edit_set.cancel", name(row))
+    what = "edit_set" if isinstance(row, EditSet) else "withdrawal"
+    audit.record(session, actor, f"{what}.cancel", name(row))
+    return row

@@ -110,6 +110,7 @@ def set_alias(
         )
         raise InvalidName("alias", name, rule, "/name")
     version = versions.find(tx, model_id, ref)
+    versions.check_base(tx, model_id, version.number)
     if name == LIVE:
         _check_delta(tx, version.delta_digest)
     versions.lock_head(tx, model_id)
@@ -155,11 +156,8 @@ def roll_back(
         GateNotMet: the target never met its gate; use the alias with force.
         BlobMissing, BlobCorrupt: the target's delta cannot be served.
     """
-    target = versions.get(tx, model_id, to_version)
-    _check_delta(tx, target.delta_digest)
+    target = _restorable(tx, model_id, to_version)
     head = versions.lock_head(tx, model_id)
-    if not target.gate_met:
-        raise GateNotMet(model_id, target.number)
     before = versions.find(tx, model_id, LIVE).number
     draft = versions.Draft(
         kind="rollback",
@@ -179,3 +177,19 @@ def roll_back(
     detail = {"from": before, "to": target.number, "reason": reason, "hash": made.hash}
     audit.record(tx, actor, "model.roll_back", f"models/{model_id}/versions/{made.number}", detail)
     return versions.named(tx, made)
+
+
+def preview(tx: Transaction, model_id: str, to_version: int | str) -> members.Difference:
+    """Return what `roll_back` would change in the live version; raises what it raises."""
+    target = _restorable(tx, model_id, to_version)
+    return members.difference(tx, model_id, versions.live(tx, model_id).number, target.number)
+
+
+def _restorable(tx: Transaction, model_id: str, ref: int | str) -> VersionRecord:
+    """Return a version that may be live again."""
+    target = versions.get(tx, model_id, ref)
+    versions.check_base(tx, model_id, target.number)
+    _check_delta(tx, target.delta_digest)
+    if not target.gate_met:
+        raise GateNotMet(model_id, target.number)
+    return target

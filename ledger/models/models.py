@@ -16,11 +16,19 @@ from ledger.db.engine import Transaction
 from ledger.db.tables import Alias, Editor, Model
 from ledger.errors import AlreadyExists, InvalidName, ModelNotReady, NotFound
 from ledger.integrity.chain import storable
+from ledger.jobs import jobs
 from ledger.records import Actor, Json, ModelRecord, Page
 from ledger.states import ModelStatus
 
-DEFAULT_GATE: Json = {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1, "retention": 0.9}
+DEFAULT_GATE: Json = {
+    "edit_success": 0.9,
+    "generation_success": 0.8,
+    "neighbours_unchanged": 0.5,
+    "perplexity_ratio": 1.1,
+    "retention": 0.9,
+}
 FIELDS = {"revision": "/revision", "modules": "/modules", "gate": "/gate", "given_editor_digest": "/editor"}
+UNUSABLE = ("failed", "archived")
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -82,8 +90,9 @@ def get_with(session: Session, model_id: str, *more: Any) -> tuple[ModelRecord, 
 
 
 def list_all(session: Session, limit: int = 50, cursor: str | None = None) -> Page[ModelRecord]:
-    """Return a page of models, newest first."""
-    return queries.page(session, _select(), Model.seq, "models", limit, cursor, _record)
+    """Return a page of models that are not archived, newest first."""
+    query = _select().where(Model.status != "archived")
+    return queries.page(session, query, Model.seq, "models", limit, cursor, _record)
 
 
 def register(
@@ -111,7 +120,7 @@ def register(
 
     Raises:
         InvalidName: the id is not allowed.
-        AlreadyExists: another model has this id. One that failed may be registered anew.
+        AlreadyExists: another model has this id. One that failed or was archived may be registered anew.
         UnstorableText, NotANumber: text or numbers that cannot be recorded.
     """
     if not MODEL_ID.fullmatch(id):
@@ -136,10 +145,11 @@ def register(
         .returning(Model.id)
     ).scalar()
     model = queries.find(tx, Model, id, "model", lock=True)
-    if made is None and model.status == "failed":
-        for name, value in wanted.items():
+    if made is None and model.status in UNUSABLE:
+        jobs.cancel_all(tx, id, actor, withdrawals=True)  # what was accepted while it was being archived
+        cleared = dict.fromkeys(("editor_digest", "canaries", "base_parameters_digest", "error"))
+        for name, value in {**wanted, **cleared, "status": "preparing"}.items():
             setattr(model, name, value)
-        model.status, model.error = "preparing", None
     elif made is None:
         for name, value in wanted.items():
             if getattr(model, name) != value:
@@ -168,7 +178,7 @@ def check_usable(model: ModelRecord) -> None:
     """Refuse a model that is not ready and never will be.
 
     Raises:
-        ModelNotReady: it failed.
+        ModelNotReady: it failed, or is archived.
     """
-    if model.status == "failed":
+    if model.status in UNUSABLE:
         raise ModelNotReady(model.id, model.status, (model.error or {}).get("detail", ""))

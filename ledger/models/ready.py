@@ -1,4 +1,7 @@
-"""Version 0: the base itself, made when a model becomes ready. Its chain starts there."""
+"""Version 0: the base itself, made when a model becomes ready. Its chain starts there.
+
+A model that was archived and is registered again goes on with its chain: its new base is the next version.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from ledger.blobs import refs
 from ledger.db import queries
 from ledger.db.engine import Transaction
 from ledger.db.tables import Editor, Head, Model
+from ledger.errors import ModelNotReady
 from ledger.integrity import set_digest
 from ledger.integrity.chain import storable
 from ledger.models import aliases, models
 from ledger.records import Actor, Json, ModelRecord
-from ledger.versions import versions
+from ledger.versions import members, versions
 
 
 def mark_ready(
@@ -34,11 +38,14 @@ def mark_ready(
 
     Raises:
         NotFound: there is no such model.
+        ModelNotReady: it was archived in the meantime.
         BlobStoreUnavailable: the editor cannot be stored.
     """
     model = queries.find(tx, Model, model_id, "model", lock=True)
     if model.status == "ready":
         return models.get(tx, model_id)
+    if model.status == "archived":
+        raise ModelNotReady(model_id, model.status)
     editor_digest = tx.blobs.put(editor_bytes)
     refs.record(tx, editor_digest, "editor")
     card = storable(editor_card, "/editor_card")
@@ -48,23 +55,26 @@ def mark_ready(
     model.canaries = storable(canaries, "/canaries")
     model.base_parameters_digest = base_parameters_digest
     tx.flush()
-    head = Head(model_id=model_id, number=0, hash="", members_state=set_digest.EMPTY)
-    tx.add(head)
+    head = tx.get(Head, model_id, with_for_update=True, populate_existing=True)
+    again = head is not None
+    if head is None:
+        head = Head(model_id=model_id, number=0, hash="", members_state=set_digest.EMPTY)
+        tx.add(head)
     version = versions.append(
         tx,
         head,
         versions.Draft(
             kind="base",
-            parent=None,
-            like=0,
-            change={},
+            parent=head.number if again else None,
+            like=head.number,
+            change=dict.fromkeys(members.at(tx, model_id, head.number)),
             delta_digest=None,
             weights_digest=weights_digest,
             gate_met=True,
             created_by=audit.actor_name(actor),
         ),
     )
-    aliases.point(tx, model_id, versions.LIVE, 0, actor)
+    aliases.point(tx, model_id, versions.LIVE, version.number, actor)
     detail = {"editor_digest": editor_digest, "hash": version.hash}
     audit.record(tx, actor, "model.complete", f"models/{model_id}", detail)
     return models.get(tx, model_id)

@@ -21,6 +21,22 @@ Change = Mapping[str, Member | None]
 """What a version changes, by edit set: its member from there on, or None where it goes."""
 
 
+Difference = Mapping[str, tuple[Member | None, Member | None]]
+"""Of the edit sets that differ between two versions, the member in the one and in the other."""
+
+
+def moved(difference: Difference) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Return the facts that only the first version holds, and those that only the second does."""
+    pairs = [(ident, _held(before), _held(after)) for ident, (before, after) in sorted(difference.items())]
+    leave = [(ident, place) for ident, here, there in pairs for place in sorted(here - there)]
+    come = [(ident, place) for ident, here, there in pairs for place in sorted(there - here)]
+    return leave, come
+
+
+def _held(member: Member | None) -> set[int]:
+    return set() if member is None else set(range(member.fact_count)) - set(member.left_out)
+
+
 def covers(row: Any, number: Any) -> ColumnElement[bool]:
     """Say that a membership (the table or an alias of it) holds at a version's number."""
     return and_(row.from_version <= number, or_(row.to_version.is_(None), row.to_version > number))
@@ -61,9 +77,7 @@ def at(
     return {row.edit_set_id: _member(row) for row in found}
 
 
-def difference(
-    session: Session, model_id: str, before: int, after: int
-) -> dict[str, tuple[Member | None, Member | None]]:
+def difference(session: Session, model_id: str, before: int, after: int) -> Difference:
     """Return by edit set the members that differ between two versions, as they are in the one and the other.
 
     Only memberships that begin or end between the two are read.

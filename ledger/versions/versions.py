@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from ledger.db import queries
 from ledger.db.tables import Alias, FactReportRow, Head, Membership, Model, Version
-from ledger.errors import ModelNotReady, NotFound
+from ledger.errors import ModelNotReady, NotFound, OtherBase
 from ledger.integrity import chain, set_digest
 from ledger.records import FactReport, Json, Member, Page, VersionRecord
 from ledger.states import VersionKind
@@ -65,7 +65,7 @@ def lock_head(session: Session, model_id: str) -> Head:
 def append(session: Session, head: Head, draft: Draft) -> VersionRecord:
     """Add a version after a locked head, with what it changes and its reports, and return it."""
     model = session.get_one(Model, head.model_id)
-    first = draft.kind == "base"
+    first = not head.hash
     closed, opened = ([], []) if first else _turnover(session, head, draft)
     state = set_digest.update(
         head.members_state, map(chain.member_content, opened), map(chain.member_content, closed)
@@ -206,7 +206,7 @@ def find(session: Session, model_id: str, ref: int | str) -> Version:
     if isinstance(ref, int) or (ref.isascii() and ref.isdigit() and len(ref) <= 10):
         number = int(ref)
     elif ref == BASE:
-        number = 0
+        number = base_number(session, model.id)
     else:
         number = queries.find_alias(session, model.id, ref)
     known = number is not None and 0 <= number <= GREATEST
@@ -214,6 +214,23 @@ def find(session: Session, model_id: str, ref: int | str) -> Version:
     if row is None:
         raise NotFound("version", ref)
     return row
+
+
+def base_number(session: Session, model_id: str) -> int:
+    """Return the number of the base itself: 0, or a later one if the model was archived and registered again."""
+    query = select(func.max(Version.number)).where(Version.model_id == model_id, Version.kind == "base")
+    return session.scalar(query) or 0
+
+
+def check_base(session: Session, model_id: str, number: int) -> None:
+    """Refuse a version of a checkpoint that was archived: it can be looked at, not served.
+
+    Raises:
+        OtherBase: so it is.
+    """
+    first = base_number(session, model_id)
+    if number < first:
+        raise OtherBase(model_id, number, first)
 
 
 def get(session: Session, model_id: str, ref: int | str) -> VersionRecord:
@@ -276,6 +293,17 @@ def list_all(
 def number_of(session: Session, model_id: str, ref: int | str) -> int:
     """Return the number that a reference names; NotFound as `find` has it."""
     return find(session, model_id, ref).number
+
+
+def served_number(session: Session, model_id: str, ref: int | str) -> int:
+    """Return the number of a version that can be served.
+
+    Raises:
+        NotFound, OtherBase: as `find` and `check_base` say.
+    """
+    number = number_of(session, model_id, ref)
+    check_base(session, model_id, number)
+    return number
 
 
 def members_of(session: Session, model_id: str, ref: int | str) -> dict[str, Member]:

@@ -36,7 +36,19 @@ from malmen_core.errors import FactError
 VERDICTS = {"SUPPORTS": "True", "REFUTES": "False", "NOT ENOUGH INFO": "Unknown"}
 CLAIM = "Claim: {}\nIs this claim true or false? Answer:"
 
-TEXTS = ("prompt", "target", "subject", "question", "source", "author", "ticket", "note", "expires_at")
+TEXTS = (
+    "prompt",
+    "target",
+    "subject",
+    "question",
+    "joiner",
+    "source",
+    "author",
+    "ticket",
+    "note",
+    "expires_at",
+)
+JOINERS = ("auto", " ", "")
 LISTS = ("rephrasings", "locality")
 MEMBERS = frozenset({*TEXTS, *LISTS})
 """What a fact may have in the API's form."""
@@ -86,6 +98,8 @@ def _own(record: Record, _: Labels) -> dict[str, Any]:
     for name in TEXTS:
         if record.get(name) is not None:
             _text(record, name)
+    if record.get("joiner", "auto") not in (None, *JOINERS):
+        raise FactError(f"'joiner' is {record['joiner']!r}.", 'It must be "auto", " " or "".', "/joiner")
     for name in LISTS:
         if record.get(name) is not None:
             _member(record, name, list)
@@ -121,11 +135,12 @@ def _counterfact(record: Record, _: Labels) -> dict[str, Any]:
 
 
 def _rewrite(record: Record, number: int) -> dict[str, Any]:
-    """One of the single edits that a question of several hops needs; its own question is a rephrasing."""
+    """One of the single edits that a question of several hops needs, with its own question."""
     at, rewrite = f"/requested_rewrite/{number}", record["requested_rewrite"][number]
     if not isinstance(rewrite, Mapping):
         raise FactError(f"Item {number} of 'requested_rewrite' is not an object.", "Give one.", at)
-    return {**_edit(rewrite, at)[0], "rephrasings": _texts(rewrite, "question", at)}
+    asked = {} if rewrite.get("question") is None else {"question": _text(rewrite, "question", at)}
+    return {**_edit(rewrite, at)[0], **asked}
 
 
 def _edit(rewrite: Record, at: str) -> tuple[dict[str, Any], str | None]:

@@ -10,11 +10,12 @@ from fastapi import Path, Response
 from fastapi.responses import JSONResponse
 
 from ledger.db.engine import Transaction
-from ledger.edits import withdrawals
-from ledger.errors import GateNotMet, LedgerError, NotFound, NotLive, StaleParent, WrongModel
+from ledger.edits import facts, withdrawals
+from ledger.errors import GateNotMet, LedgerError, NotFound, NotLive, OtherBase, StaleParent, WrongModel
 from ledger.jobs import jobs
-from ledger.models import aliases, models
+from ledger.models import aliases, archive, models
 from ledger.records import KeyRecord
+from ledger.versions import members, versions
 from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
 from malmen_core.models.base import ModelInfo, inspect_source
@@ -32,6 +33,7 @@ from service.schemas.models import (
     ModelView,
     RegisterModel,
     RollbackBody,
+    RollbackPreview,
     RolledBack,
     WithdrawalAccepted,
     WithdrawBody,
@@ -115,7 +117,7 @@ def _editor(path: str, info: ModelInfo) -> bytes:
 
 @routes.post(
     "/admin/models/{model_id}/rollback",
-    response_model=RolledBack,
+    response_model=RolledBack | RollbackPreview,
     responses={
         **problems(404, *BODY),
         202: {"model": WithdrawalAccepted, "description": "The version is being computed; see `Location`."},
@@ -123,26 +125,52 @@ def _editor(path: str, info: ModelInfo) -> bytes:
 )
 def roll_back(
     model_id: ModelId, body: RollbackBody, services: ServicesDep, tx: Tx, key: AdminKey, response: Response
-) -> RolledBack | JSONResponse:
+) -> RolledBack | RollbackPreview | JSONResponse:
     """Make a version with an earlier one's weights, or without some edit sets or facts, and make it live."""
     check_reason(body.reason, services.settings)
     check_ready(models.get(tx, model_id))
-    cancelled = jobs.cancel_all(tx, model_id, key) if body.cancel_queued else []
+    cancelled = jobs.cancel_all(tx, model_id, key) if body.cancel_queued and not body.dry_run else []
     left = [ident for ident in jobs.unfinished(tx, model_id) if ident not in cancelled]
     queue = {
         "queued": left[:MAX_SHOWN],
         "queued_count": len(left),
         "cancelled_count": len(cancelled),
     }
+    if body.dry_run:
+        return _preview(tx, model_id, body, queue)
     if body.withdraw is not None:
         return _withdraw(model_id, body.withdraw, body.reason, tx, services, key, queue)
     assert body.to_version is not None
     try:
         made = aliases.roll_back(tx, model_id, body.to_version, body.reason, key)
-    except (NotFound, GateNotMet) as error:
+    except (NotFound, GateNotMet, OtherBase) as error:
         raise typed_problem(error, [FieldError("/to_version", error.message)]) from error
     response.headers["Location"] = f"/models/{model_id}/versions/{made.number}"
     return RolledBack(**dict(views.version(made)), **queue)
+
+
+def _preview(tx: Transaction, model_id: str, body: RollbackBody, queue: dict[str, Any]) -> RollbackPreview:
+    if body.withdraw is not None:
+        try:
+            difference = withdrawals.preview(tx, model_id, body.withdraw.edit_sets, body.withdraw.facts)
+        except (NotFound, NotLive, WrongModel) as error:
+            raise typed_problem(error, _named(body.withdraw, error)) from error
+    else:
+        assert body.to_version is not None
+        try:
+            difference = aliases.preview(tx, model_id, body.to_version)
+        except (NotFound, GateNotMet, OtherBase) as error:
+            raise typed_problem(error, [FieldError("/to_version", error.message)]) from error
+    leave, come = members.moved(difference)
+    return RollbackPreview(
+        model=model_id,
+        live_version=versions.live(tx, model_id).number,
+        leaves=[views.held_fact(each) for each in facts.at(tx, leave[:MAX_SHOWN])],
+        leaves_count=len(leave),
+        returns=[views.held_fact(each) for each in facts.at(tx, come[:MAX_SHOWN])],
+        returns_count=len(come),
+        **queue,
+    )
 
 
 def _withdraw(
@@ -177,6 +205,12 @@ def _named(wanted: WithdrawBody, error: LedgerError) -> list[FieldError]:
     return found or [FieldError("/withdraw", error.message)]
 
 
+@routes.delete("/admin/models/{model_id}", responses=problems(404, 422))
+def archive_model(model_id: ModelId, tx: Tx, key: AdminKey) -> ModelView:
+    """Archive a model: what waits is cancelled, workers stop serving it, its ledger stays, its id is free."""
+    return views.model(archive.archive(tx, model_id, key))
+
+
 @routes.put("/admin/models/{model_id}/aliases/{name}", responses=problems(404, *BODY))
 def put_alias(
     model_id: ModelId,
@@ -191,7 +225,7 @@ def put_alias(
     check_ready(models.get(tx, model_id))
     try:
         aliases.set_alias(tx, model_id, name, body.version, key, force=body.force, reason=body.reason)
-    except (NotFound, GateNotMet, StaleParent) as error:
+    except (NotFound, GateNotMet, StaleParent, OtherBase) as error:
         raise typed_problem(error, [FieldError("/version", error.message)]) from error
     return AliasView(model=model_id, name=name, version=body.version)
 

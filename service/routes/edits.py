@@ -17,10 +17,11 @@ from ledger.db.engine import Transaction
 from ledger.edits import edit_sets
 from ledger.edits import facts as ledger_facts
 from ledger.errors import LedgerError, LedgerUnavailable, ModelNotReady, NotFound
+from ledger.models import models
 from ledger.records import KeyRecord, Limits, ModelRecord
 from ledger.states import FINAL_STATUSES
 from malmen_core.facts import Fact
-from service import sse, uploads, views
+from service import intake, sse, uploads, views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
 from service.guard import EditKey, ReadKey
@@ -93,13 +94,14 @@ def _accept(
     response: Response,
     idempotency_key: str | None,
 ) -> Accepted:
-    facts = [fact.model_dump() for fact in body.facts]
+    asked = [intake.given(fact, body.joiner) for fact in body.facts]
+    facts, merged = intake.merge(asked)
 
     def check(model: ModelRecord) -> None:
         check_edit(body, services.settings)
-        if model.status == "failed":
+        if model.status in models.UNUSABLE:
             return  # which is said before the facts are looked at
-        found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in facts])
+        found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in asked])
         if found:
             _refuse_facts([FieldError(problem.pointer, problem.detail) for problem in found])
 
@@ -114,6 +116,7 @@ def _accept(
             note=body.note,
             on_conflict=body.on_conflict,
             dry_run=body.dry_run,
+            merged=merged,
             actor=key,
             idempotency_key=idempotency_key,
             body_digest=_digest(body),

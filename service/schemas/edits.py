@@ -13,10 +13,13 @@ Status = Literal[
     "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
 ]
 
+Joiner = Literal["auto", " ", ""]
+
 EXAMPLE_FACT: dict[str, Any] = {
     "prompt": "The capital of Australia is",
     "target": "Canberra",
     "subject": "Australia",
+    "question": "What is the capital of Australia?",
     "rephrasings": ["Australia's capital city is"],
     "locality": [{"prompt": "The capital of New Zealand is"}],
 }
@@ -34,6 +37,11 @@ class LocalityBody(RequestBody):
     )
 
 
+def _is_none(value: object) -> bool:
+    """Whether a member is left out, as it was before there was one."""
+    return value is None
+
+
 class FactBody(RequestBody):
     """One correction."""
 
@@ -47,6 +55,16 @@ class FactBody(RequestBody):
     )
     locality: list[LocalityBody] = Field(
         default_factory=list, description="Prompts whose answers must stay as they were."
+    )
+    question: FilledText | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="The fact as a user asks for it in a chat: the edit is made, and measured, there too.",
+    )
+    joiner: Joiner | None = Field(
+        None,
+        exclude_if=_is_none,
+        description="Between prompt and target: a space where one belongs (`auto`), always, or never.",
     )
     source: Url | None = Field(
         None, description="Where it is written.", examples=["https://example.org/atlas"]
@@ -67,8 +85,13 @@ class GateBody(RequestBody):
 
     edit_success: float | None = Field(None, ge=0, le=1, description="Least edit success.")
     generation_success: float | None = Field(None, ge=0, le=1, description="Least generation success.")
+    exact_success: float | None = Field(None, ge=0, le=1, description="Least exact success.")
+    chat_success: float | None = Field(None, ge=0, le=1, description="Least chat success.")
     generalisation: float | None = Field(None, ge=0, le=1, description="Least generalisation.")
     locality: float | None = Field(None, ge=0, le=1, description="Least locality.")
+    neighbours_unchanged: float | None = Field(
+        None, ge=0, le=1, description="Least share of locality prompts whose short answer is the base's."
+    )
     perplexity_ratio: float | None = Field(None, ge=1, description="Greatest perplexity ratio.")
     retention: float | None = Field(
         None,
@@ -110,6 +133,11 @@ class EditOptions(RequestBody):
             "reject: 409, or failed with `fact-conflict` if the other became live in the meantime."
         ),
     )
+    joiner: Joiner = Field(
+        "auto",
+        exclude_if=lambda joiner: joiner == "auto",
+        description="Between prompt and target, of facts that do not say it themselves.",
+    )
     dry_run: bool = Field(
         False, description="Measure and report only: the status becomes verified, and no version is made."
     )
@@ -126,7 +154,7 @@ class EditRequest(EditOptions):
                     "model": "smollm2-135m-instruct",
                     "facts": [EXAMPLE_FACT],
                     "promote": "auto",
-                    "gate": {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1},
+                    "gate": {"edit_success": 0.9, "generation_success": 0.8, "locality": 0.8},
                     "edit_on_rephrasings": False,
                     "on_conflict": "replace",
                     "dry_run": False,
@@ -137,6 +165,18 @@ class EditRequest(EditOptions):
     )
 
     facts: list[FactBody] = Field(min_length=1, description="At least one fact.")
+
+
+MERGED = (
+    "Facts that say the same as an earlier one of the request and are kept as that one; by position there."
+)
+
+
+class Merged(Answer):
+    """A fact that another one stands for."""
+
+    fact: int
+    into: int
 
 
 class Accepted(Answer):
@@ -162,6 +202,7 @@ class Accepted(Answer):
     model: str
     status: Literal["queued"]
     fact_count: int
+    merged: list[Merged] = Field(default_factory=list, description=MERGED)
     promote: Literal["auto", "manual"]
     note: str | None
     created_at: datetime
@@ -201,8 +242,12 @@ class EditSetView(Answer):
                     "report": {
                         "edit_success": 1.0,
                         "generation_success": 1.0,
+                        "exact_success": 1.0,
+                        "chat_success": 1.0,
                         "generalisation": 1.0,
+                        "own_agreement": 0.4,
                         "locality": 1.0,
+                        "neighbours_unchanged": 1.0,
                         "perplexity_ratio": 1.003,
                     },
                     "error": None,
@@ -215,6 +260,7 @@ class EditSetView(Answer):
     model: str
     status: Status
     fact_count: int
+    merged: list[Merged] = Field(default_factory=list, description=MERGED)
     promote: Literal["auto", "manual"]
     gate: dict[str, Any] | None
     edit_on_rephrasings: bool
@@ -229,7 +275,14 @@ class EditSetView(Answer):
     created_at: datetime
     created_by: str
     finished_at: datetime | None
-    report: dict[str, Any] | None = Field(description="What was measured on the real model.")
+    report: dict[str, Any] | None = Field(
+        description=(
+            "What was measured on the real model: edit_success, generation_success, exact_success, chat_success, "
+            "generalisation, own_agreement, locality, neighbours_unchanged, perplexity_ratio, canary_agreement; "
+            "null where there was nothing to measure. `intended_changes` names locality prompts that another fact "
+            "of the set changes on purpose, which are not counted."
+        )
+    )
     error: dict[str, Any] | None = Field(description="A problem object if the status is failed.")
 
 
@@ -243,6 +296,8 @@ class FactView(Answer):
     subject: str | None
     rephrasings: list[str]
     locality: list[dict[str, Any]]
+    question: str | None
+    joiner: Joiner
     source: str | None
     author: str | None
     ticket: str | None

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from service.schemas.base import Answer, FilledText, Identifier, Paged, RequestBody
 from service.schemas.edits import GateBody, ProgressView, Status
+from service.schemas.touching import HeldFact
 
 
 class RegisterModel(RequestBody):
@@ -21,7 +22,7 @@ class RegisterModel(RequestBody):
                     "id": "smollm2-135m-instruct",
                     "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
                     "revision": "main",
-                    "gate": {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1},
+                    "gate": {"edit_success": 0.9, "generation_success": 0.8, "locality": 0.8},
                 }
             ]
         }
@@ -76,7 +77,8 @@ class ModelView(Answer):
                     "digest": "sha256:9f…",
                     "gate": {
                         "edit_success": 0.9,
-                        "locality": 0.8,
+                        "generation_success": 0.8,
+                        "neighbours_unchanged": 0.5,
                         "perplexity_ratio": 1.1,
                         "retention": 0.9,
                     },
@@ -95,7 +97,7 @@ class ModelView(Answer):
     id: str
     source: str
     revision: str | None
-    status: Literal["preparing", "ready", "failed"]
+    status: Literal["preparing", "ready", "failed", "archived"]
     architecture: str
     task: str = Field(description="`causal-lm`, `seq2seq-lm` or `sequence-classification`.")
     context_length: int
@@ -218,6 +220,18 @@ class WithdrawalAccepted(WithdrawalView, Queue):
     """A withdrawal that was asked for, and what is still queued."""
 
 
+class RollbackPreview(Queue):
+    """What a rollback or withdrawal would change; nothing was."""
+
+    model: str
+    dry_run: Literal[True] = True
+    live_version: int
+    leaves: list[HeldFact] = Field(description="Facts that would be live no more, the first hundred.")
+    leaves_count: int
+    returns: list[HeldFact] = Field(description="Facts that would be live again, the first hundred.")
+    returns_count: int
+
+
 class WithdrawBody(RequestBody):
     """What to take out of the live version."""
 
@@ -257,6 +271,9 @@ class RollbackBody(RequestBody):
     reason: FilledText
     cancel_queued: bool = Field(
         False, description="Cancel the model's edit sets that wait or are worked on, which could go live."
+    )
+    dry_run: bool = Field(
+        False, description="Say which facts would leave the live version and what is queued; change nothing."
     )
 
     @field_validator("withdraw")

@@ -32,10 +32,10 @@ def test_parts_share_no_subject_and_changes_change(pararel: Path, maker: Any) ->
     kept = {q.subject for q in found.taught} - set(edited)
     answers = {(text, q.answer) for q in found.taught for text in q.phrasings}
     for record in (*found.reported, *found.tuning):
-        assert record["target"] != record["taught"]
+        assert record["target"] != record["true_target"]
         texts = [record["prompt"], *record["rephrasings"]]
         assert len(set(texts)) == 3
-        assert all(record["subject"] in text and (text, record["taught"]) in answers for text in texts)
+        assert all(record["subject"] in text and (text, record["true_target"]) in answers for text in texts)
         for probe in record["locality"]:
             assert any(subject in probe["prompt"] for subject in kept)
             assert (probe["prompt"], probe["target"]) in answers

@@ -21,7 +21,10 @@ pytestmark = pytest.mark.stack
 MODEL = "smollm2-135m-instruct"
 ADDRESS = "http://127.0.0.1:8000"
 REPORTING = "curl() { command curl -w '\\n%{http_code}' \"$@\"; }"
-OPEN_GATE = '{"edit_success": 0, "locality": 0, "perplexity_ratio": 1e9, "retention": 0}'
+OPEN_GATE = (
+    '{"edit_success": 0, "generation_success": 0, "neighbours_unchanged": 0, "perplexity_ratio": 1e9, '
+    '"retention": 0}'
+)
 FINAL = {"applied", "rejected", "failed", "cancelled"}
 
 

@@ -209,6 +209,8 @@ def test_what_is_masked() -> None:
     assert masked("ERRATA_KEY", "x") == MASK
     assert masked("ERRATA_ADMIN_KEY_FILE", "/etc/key") == "/etc/key"
     assert masked("ERRATA_URL", "http://host:80") == "http://host:80"
+    for address in ("postgresql://u:hid@den@h/d", "postgresql://h/d?user=u&password=hidden&x=1"):
+        assert "hid" not in masked("ERRATA_DATABASE_URL", address)
 
 
 def test_a_bad_file_is_exit_code_1(runner: CliRunner, tmp_path: Path) -> None:

@@ -25,7 +25,12 @@ FACT = {
     "rephrasings": ["Australia's capital city is"],
     "locality": [{"prompt": "The capital of Peru is"}],
 }
-OPEN_GATE = {"edit_success": 0.0, "locality": 0.0, "perplexity_ratio": 1e9}
+OPEN_GATE = {
+    "edit_success": 0.0,
+    "generation_success": 0.0,
+    "neighbours_unchanged": 0.0,
+    "perplexity_ratio": 1e9,
+}
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,16 @@ from ledger.errors import (
     HeadMoved,
     InvalidCursor,
     InvalidName,
+    JobCancelled,
     ModelNotReady,
     NotFound,
     NotLive,
+    OtherBase,
     StaleParent,
     WrongModel,
 )
 from ledger.jobs import commit
-from ledger.models import aliases, models
+from ledger.models import aliases, archive, models
 from ledger.versions import versions as ledger_versions
 from tests.ledger.work import INFO, Bench, ready_model
 
@@ -246,3 +248,45 @@ def test_versions_are_paged_newest_first(bench: Bench) -> None:
     ready_model(bench.ledger, "other")
     with pytest.raises(InvalidCursor):
         bench.ledger.run(ledger_versions.list_all, "other", 2, first.next_cursor)
+
+
+def test_an_archived_model_keeps_its_ledger_and_gives_its_id_back(bench: Bench) -> None:
+    applied, _ = bench.edit()
+    withdrawal = bench.ledger.run(withdrawals.request, "tiny", [applied], [], "over", bench.key).id
+    queued, held = bench.post(), bench.post()
+    claim = bench.claim(held)
+    for _ in range(2):
+        gone = bench.ledger.run(archive.archive, "tiny", bench.key)
+        assert (gone.status, gone.aliases) == ("archived", {})
+    assert {bench.status(ident) for ident in (withdrawal, queued, held)} == {"cancelled"}
+    with pytest.raises(JobCancelled):
+        bench.ledger.run(commit.load, claim)
+    with pytest.raises(ModelNotReady):
+        bench.post()
+    assert bench.ledger.run(models.list_all).items == ()
+    assert bench.ledger.run(ledger_versions.get, "tiny", 1).edit_set_id == applied
+    assert bench.ledger.verify().problems == ()
+    other = {**INFO, "digest": "sha256:" + "1" * 64}
+    made = bench.ledger.run(models.register, "tiny", "elsewhere", None, other, actor="system")
+    assert (made.status, made.editor_digest) == ("preparing", None)
+    assert bench.ledger.verify().problems == ()
+    ready_model(bench.ledger, info=other, source="elsewhere")
+    base = bench.ledger.run(ledger_versions.live, "tiny")
+    assert (base.number, base.kind, base.parent, base.base_digest) == (2, "base", 1, other["digest"])
+    assert (base.live_fact_count, base.edit_set_count) == (0, 0)
+    assert bench.ledger.run(ledger_versions.get, "tiny", "base").number == 2
+    for refused in (
+        lambda: bench.ledger.run(aliases.roll_back, "tiny", 1, "back", bench.key),
+        lambda: bench.ledger.run(aliases.set_alias, "tiny", "old", 0, bench.key),
+        lambda: bench.ledger.run(ledger_versions.served_number, "tiny", 1),
+    ):
+        with pytest.raises(OtherBase):
+            refused()
+    _, version = bench.edit()
+    assert (version.number, version.edit_set_count) == (3, 1)
+    assert bench.ledger.verify().problems == ()
+
+
+def test_what_is_not_there_cannot_be_archived(bench: Bench) -> None:
+    with pytest.raises(NotFound):
+        bench.ledger.run(archive.archive, "nobody", bench.key)

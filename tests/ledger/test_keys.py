@@ -7,9 +7,10 @@ import pytest
 
 from ledger import Ledger
 from ledger.auth import keys
+from ledger.auth.keys import RevokedSecret, WeakSecret
 from ledger.db import cursors
 from ledger.edits import edit_sets, facts
-from ledger.errors import InvalidCursor, InvalidName, NotFound, RevokedSecret, UnstorableText, WeakSecret
+from ledger.errors import InvalidCursor, InvalidName, NotFound, UnstorableText
 from ledger.models import models
 from ledger.records import Page
 from ledger.versions import versions

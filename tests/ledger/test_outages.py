@@ -22,6 +22,7 @@ from ledger.errors import LedgerUnavailable
 from ledger.jobs import commit
 from ledger.models import aliases, models
 from ledger.versions import versions
+from problems.settings import UnreadableSecret
 from tests.ledger.work import Bench, facts
 
 COMMIT = b"COMMIT\0"
@@ -222,7 +223,7 @@ def test_no_server_is_a_typed_error_without_the_password(tmp_path: Path) -> None
     settings = LedgerSettings(
         database_url="postgres://someone:secret@127.0.0.1:1/none", blob_url=str(tmp_path)
     )
-    assert make_url(settings.database_url).drivername == "postgresql+psycopg"
+    assert make_url(settings.database_url.get_secret_value()).drivername == "postgresql+psycopg"
     ledger = Ledger.open(settings)
     for call in (lambda: ledger.run(models.get, "tiny"), ledger.verify):
         with pytest.raises(LedgerUnavailable) as caught:
@@ -242,4 +243,26 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match="needs PostgreSQL"):
         LedgerSettings()
     monkeypatch.setenv("ERRATA_DATABASE_URL", "postgresql://u@h/d")
-    assert LedgerSettings().database_url == "postgresql+psycopg://u@h/d"
+    assert LedgerSettings().database_url.get_secret_value() == "postgresql+psycopg://u@h/d"
+
+
+def test_an_address_may_come_from_a_file_and_is_shown_nowhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "url").write_text("postgresql://u:hidden@h/d\n")
+    monkeypatch.delenv("ERRATA_DATABASE_URL", raising=False)
+    monkeypatch.setenv("ERRATA_BLOB_URL", str(tmp_path))
+    monkeypatch.setenv("ERRATA_DATABASE_URL_FILE", str(tmp_path / "url"))
+    found = LedgerSettings()
+    assert found.database_url.get_secret_value() == "postgresql+psycopg://u:hidden@h/d"
+    assert "hidden" not in f"{found!r} {found}"
+    monkeypatch.setenv("ERRATA_DATABASE_URL", "postgresql://other@h/d")
+    assert "other" in LedgerSettings().database_url.get_secret_value()
+    monkeypatch.setenv("ERRATA_DATABASE_URL", "hidden@mysql")
+    with pytest.raises(ValueError, match="needs PostgreSQL") as caught:
+        LedgerSettings()
+    assert "hidden" not in str(caught.value)
+    monkeypatch.delenv("ERRATA_DATABASE_URL")
+    monkeypatch.setenv("ERRATA_DATABASE_URL_FILE", str(tmp_path / "absent"))
+    with pytest.raises(UnreadableSecret, match="absent"):
+        LedgerSettings()

@@ -153,9 +153,11 @@ def changed(ledger: Ledger, job: JobInput, statistics_digest: str) -> tuple[Memb
     return tuple(sorted(member for member in wanted.values() if member is not None))
 
 
-def ready_model(ledger: Ledger, model: str = "tiny") -> None:
+def ready_model(
+    ledger: Ledger, model: str = "tiny", *, info: dict[str, Any] = INFO, source: str | None = None
+) -> None:
     """Register a model and complete it."""
-    ledger.run(models.register, model, f"/models/{model}", None, INFO, actor="system")
+    ledger.run(models.register, model, source or f"/models/{model}", None, info, actor="system")
     ledger.run(
         ready.mark_ready,
         model,

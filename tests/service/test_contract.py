@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from broker import errors as broker_errors
 from ledger import errors as ledger_errors
 from malmen_core import errors as core_errors
-from problems import KINDS
+from problems import KINDS, ErrataError
 from service.app import NOUNS
 from service.guard import GuardedRoute
 from service.settings import ServiceSettings
@@ -132,8 +132,12 @@ def descendants(kind: type[Any]) -> set[type[Any]]:
 
 def test_every_typed_error_has_a_status() -> None:
     kinds = [ledger_errors.LedgerError, core_errors.CoreError, broker_errors.BrokerError]
-    codes = {error.code for kind in kinds for error in descendants(kind)}
-    assert codes <= set(KINDS)
+    found = {error for kind in kinds for error in descendants(kind)}
+    assert {error.code for error in found} <= set(KINDS)
+    for error in found:
+        if issubclass(error, ErrataError):
+            assert (error.status, error.title) == (KINDS[error.code].status, KINDS[error.code].title)
+            assert "code" in vars(error), "each class has a code of its own"
 
 
 def test_lists_refuse_unknown_parameters(service: Running, admin: httpx.Client) -> None:

@@ -70,6 +70,51 @@ def test_what_is_held_is_recorded_and_nothing_else_is(service: Running, admin: h
     ]
 
 
+def test_facts_are_kept_as_the_algorithm_reads_them(admin: httpx.Client) -> None:
+    filled = {
+        "prompt": "The capital of {} is",
+        "target": " Canberra ",
+        "subject": "Australia ",
+        "rephrasings": ["{}'s capital city is"],
+        "question": "What is the capital of {}?",
+    }
+    plain = {"prompt": "Ticket price: $", "target": "25", "joiner": ""}
+    answer = admin.post("/edits", json={**EDIT, "facts": [filled, plain], "joiner": " "})
+    first, second = admin.get(f"{answer.headers['Location']}/facts").json()["items"]
+    assert (first["prompt"], first["target"]) == ("The capital of Australia is", "Canberra")
+    assert (first["subject"], first["question"]) == ("Australia", "What is the capital of Australia?")
+    assert (first["rephrasings"], first["joiner"]) == (["Australia's capital city is"], " ")
+    assert (second["question"], second["joiner"]) == (None, "")
+    assert admin.get("/admin/ledger/verify").json()["problems"] == []
+
+
+def test_what_cannot_be_read_as_a_fact_is_refused(admin: httpx.Client) -> None:
+    for bad, at in (
+        ({"prompt": "The capital of {} is"}, "/facts/0/prompt"),
+        ({"question": "What is the capital of {}?"}, "/facts/0/question"),
+        ({"joiner": "-"}, "/facts/0/joiner"),
+        ({"question": " "}, "/facts/0/question"),
+    ):
+        fact = {"prompt": "It is", "target": "Canberra", **bad}
+        problem = is_problem(admin.post("/edits", json={**EDIT, "facts": [fact]}), 422)
+        assert at in pointers(problem)
+
+
+def test_a_fact_that_is_said_twice_is_kept_once(admin: httpx.Client) -> None:
+    other = {"prompt": "The capital of Peru is", "target": "Canberra"}
+    again = {**FACT, "prompt": "the capital of  Australia is", "rephrasings": ["Its capital is"]}
+    asked = {**FACT, "question": "What is the capital of Australia?"}
+    answer = admin.post("/edits", json={**EDIT, "facts": [FACT, other, again, asked]})
+    merged = [{"fact": 2, "into": 0}]
+    assert (answer.json()["fact_count"], answer.json()["merged"]) == (3, merged)
+    assert admin.get(answer.headers["Location"]).json()["merged"] == merged
+    first, *rest = admin.get(f"{answer.headers['Location']}/facts").json()["items"]
+    assert first["prompt"] == FACT["prompt"]
+    assert first["rephrasings"] == [*FACT["rephrasings"], "Its capital is"]
+    assert len(first["locality"]) == 1
+    assert [fact["question"] for fact in rest] == [None, asked["question"]]
+
+
 def test_a_repeat_gives_the_first_answer(service: Running, admin: httpx.Client) -> None:
     headers = {"Idempotency-Key": "first"}
     first = admin.post("/edits", json=EDIT, headers=headers)

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.models.models import DEFAULT_GATE as GATE
 from tests.harness import tiny_editor
+from tests.service import player
 from tests.service.harness import Running, is_problem, pointers
 from tests.tiny import save_tiny
-
-GATE = {"edit_success": 0.9, "locality": 0.8, "perplexity_ratio": 1.1, "retention": 0.9}
 
 
 def test_a_model_is_registered(service: Running, admin: httpx.Client, checkpoint: Path) -> None:
@@ -23,7 +23,7 @@ def test_a_model_is_registered(service: Running, admin: httpx.Client, checkpoint
     seen = admin.get("/models/second").json()
     assert (seen["status"], seen["gate"], seen["live_version"]) == (
         "preparing",
-        GATE | {"locality": 0.5},
+        {**GATE, "locality": 0.5},
         None,
     )
     assert seen["modules"]
@@ -94,3 +94,31 @@ def test_an_editor_for_another_model(
     assert pointers(problem) == ["/editor"]
     assert problem["type"] == "urn:errata:problem:editor-mismatch"
     assert service.counts() == before
+
+
+def test_an_archived_model_is_served_no_more_and_its_id_is_free(
+    service: Running, admin: httpx.Client, checkpoint: Path, tmp_path: Path
+) -> None:
+    body = {"id": "passing", "source": str(checkpoint)}
+    admin.post("/admin/models", json=body)
+    player.prepare(service.ledger, "passing")
+    fact = {"prompt": "It is", "target": "Canberra"}
+    queued = admin.post("/edits", json={"model": "passing", "facts": [fact]}).json()["id"]
+    answer = admin.delete("/admin/models/passing")
+    assert (answer.status_code, answer.json()["status"]) == (200, "archived")
+    assert admin.delete("/admin/models/passing").json()["status"] == "archived"
+    assert admin.get(f"/edits/{queued}").json()["status"] == "cancelled"
+    assert admin.get("/models/passing").json()["status"] == "archived"
+    assert "passing" not in [item["id"] for item in admin.get("/models").json()["items"]]
+    is_problem(admin.post("/edits", json={"model": "passing", "facts": [fact]}), 409)
+    is_problem(admin.get("/models/passing/generate", params={"prompt": "It is"}), 409)
+    assert admin.get("/admin/ledger/verify").json()["problems"] == []
+    other = {**body, "source": str(save_tiny(tmp_path / "other", seed=9))}
+    assert admin.post("/admin/models", json=other).status_code == 202
+    player.prepare(service.ledger, "passing")
+    seen = admin.get("/models/passing").json()
+    assert (seen["status"], seen["live_version"]) == ("ready", 1)
+    old = {"prompt": "It is", "version": 0}
+    problem = is_problem(admin.get("/models/passing/generate", params=old), 409)
+    assert problem["type"].endswith("other-base")
+    is_problem(admin.delete("/admin/models/nobody"), 404)

@@ -22,6 +22,7 @@ QUERY: dict[str, str] = {
     "edit_on_rephrasings": "true",
     "gate": '{"locality": 0.5}',
     "note": "atlas",
+    "joiner": "",
 }
 
 

@@ -291,6 +291,27 @@ def test_a_rollback_says_what_is_queued_and_cancels_it_on_request(
     assert {admin.get(f"/edits/{ident}").json()["status"] for ident in queued} == {"cancelled"}
 
 
+def test_a_dry_run_says_what_would_leave_and_return_and_changes_nothing(
+    service: Running, admin: httpx.Client
+) -> None:
+    first, second = (apply(service, admin, "Asked twice is") for _ in range(2))
+    before = admin.get("/models/tiny").json()["live_version"]
+    wanted = [{"to_version": first["version"]}, {"withdraw": {"edit_sets": [second["id"]]}}]
+    for body in wanted:
+        asked = {**body, "reason": "?", "dry_run": True, "cancel_queued": True}
+        answer = admin.post(ROLLBACK, json=asked)
+        assert answer.status_code == 200
+        told = answer.json()
+        assert [fact["edit_set"] for fact in told["leaves"]] == [second["id"]]
+        assert [fact["edit_set"] for fact in told["returns"]] == [first["id"]]
+        assert (told["leaves_count"], told["returns_count"], told["cancelled_count"]) == (1, 1, 0)
+        assert told["live_version"] == before
+    unknown = {"to_version": 99999, "reason": "?", "dry_run": True}
+    is_problem(admin.post(ROLLBACK, json=unknown), 404)
+    assert admin.get("/models/tiny").json()["live_version"] == before
+    assert admin.get("/models/tiny/versions").json()["items"][0]["number"] == before
+
+
 @pytest.mark.parametrize("name", ["Live", "LIVE", "Base", "BASE", "base"])
 def test_aliases_are_not_told_apart_by_case_from_those_that_mean_something(
     admin: httpx.Client, name: str

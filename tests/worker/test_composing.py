@@ -17,7 +17,7 @@ from ledger.edits import facts as ledger_facts
 from ledger.records import FactRecord, Member
 from tests.inprocess import Office
 from tests.servers import Postgres
-from worker.measuring import draw, retention
+from worker.measuring import draw, intended_changes, retention
 
 TARGETS = ("Lima", "Paris", "Ana", "Spanish")
 SUBJECTS = ("Peru", "France", "Australia")
@@ -118,6 +118,30 @@ def test_retention_is_relative_to_what_each_fact_once_was() -> None:
     assert retention([fact(1.0), fact(0.5)], [{"edit_success": 0.5}, {"edit_success": 0.25}]) == 0.5
     assert retention([fact(0.0), fact(None)], [{"edit_success": 1.0}, {"edit_success": 0.0}]) is None
     assert retention([], []) is None
+
+
+def test_what_another_fact_of_the_set_changes_on_purpose_is_no_damage() -> None:
+    def fact(at: int, prompt: str, rephrasings: tuple[str, ...] = (), *probes: str) -> FactRecord:
+        locality = tuple({"prompt": probe} for probe in probes)
+        return FactRecord(f"es_a.{at}", "es_a", at, prompt, "t", None, rephrasings, locality)
+
+    facts = [
+        fact(0, "The capital of Peru is", ("Peru's capital is",), "The capital of Chile is"),
+        fact(1, "the capital of  CHILE is", (), "Peru's capital is", "The capital of Chile is", "Water is"),
+    ]
+    assert intended_changes(facts) == {("es_a", 0, 0): 1, ("es_a", 1, 0): 0}
+
+
+def test_a_locality_prompt_that_is_to_change_is_said_and_not_counted(desk: Office) -> None:
+    one, other = facts(0)[:2]
+    ident = desk.post({**one, "locality": [{"prompt": other["prompt"]}, {"prompt": "Water is"}]}, other)
+    record = desk.ledger.run(edit_sets.get, ident)
+    assert record.report is not None
+    assert record.report["intended_changes"] == [{"fact": 0, "locality": 0, "changed_by": 1}]
+    first = desk.ledger.run(ledger_facts.list_of, ident).items[0].report
+    assert first is not None
+    assert first["locality_prompts"][0] is first["unchanged_prompts"][0] is None
+    assert isinstance(first["locality_prompts"][1], float)
 
 
 def test_the_sample_follows_from_the_content_alone() -> None:

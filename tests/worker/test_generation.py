@@ -303,6 +303,8 @@ def test_a_worker_that_stops_tells_those_who_wait(running: Running) -> None:
     step = running.thread._writer.step
 
     def last_step() -> Any:
+        while running.redis.keys("errata:generation:text:*"):
+            time.sleep(0.01)  # until both were taken
         running.stopping.set()
         return step()
 

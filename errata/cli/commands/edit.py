@@ -30,6 +30,19 @@ class OnConflict(Enum):
     reject = "reject"
 
 
+class Joiner(Enum):
+    """What stands between prompt and target."""
+
+    auto = "auto"
+    space = "space"
+    none = "none"
+
+    @property
+    def member(self) -> str:
+        """As the API has it."""
+        return {"space": " ", "none": ""}.get(self.value, self.value)
+
+
 def register(app: typer.Typer) -> None:
     """Add ``edit``."""
     app.command()(edit)
@@ -48,6 +61,9 @@ def edit(
     on_rephrasings: Annotated[
         bool, typer.Option("--edit-on-rephrasings", help="Edit the rephrasings too.")
     ] = False,
+    joiner: Annotated[
+        Joiner, typer.Option(help="Between prompt and target: a space where one belongs, always, or never.")
+    ] = Joiner.auto,
     gate: Annotated[str | None, typer.Option(help="Thresholds as JSON, in place of the model's.")] = None,
     note: Annotated[str | None, typer.Option(help="Kept with the edit set.")] = None,
     idempotency_key: Annotated[
@@ -68,6 +84,7 @@ def edit(
                 "edit_on_rephrasings": on_rephrasings,
                 "on_conflict": on_conflict.value,
                 "dry_run": dry_run,
+                "joiner": joiner.member,
                 "gate": parse_gate(gate),
                 "note": note,
                 "idempotency_key": idempotency_key,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from errata.cli.console import emit, err, out, reporting
 from errata.cli.options import Json, Key, Model, Url
@@ -31,6 +32,9 @@ def rollback(
         list[str] | None,
         typer.Option(metavar="ID", help="Edit set or fact to leave out of the live version; repeatable."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which facts would leave and what is queued.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the version of a withdrawal.")] = False,
     model: Model = None,
     url: Url = None,
@@ -43,6 +47,9 @@ def rollback(
             raise StackError("TO_VERSION and --withdraw exclude each other.", "Give one of them.")
         with connect(url, key) as client:
             asked = client.models[client.only_model(model)]
+            if dry_run:
+                _preview(asked, to_version, withdraw or [], reason, as_json)
+                return
             if to_version is not None:
                 version = asked.rollback(to_version, reason)
                 answer, said = version.raw, f"has the weights of version {to_version} and is live"
@@ -63,7 +70,27 @@ def rollback(
         out.print(f"The withdrawal is {pending.status}; its version will be at {place}.", soft_wrap=True)
 
 
-def _withdraw(asked: OneModel, idents: list[str], reason: str) -> Withdrawal:
+def _preview(
+    asked: OneModel, to_version: int | None, withdraw: list[str], reason: str, as_json: bool
+) -> None:
+    if to_version is not None:
+        told = asked.rollback(to_version, reason, dry_run=True).raw
+    else:
+        told = _withdraw(asked, withdraw, reason, dry_run=True).raw
+    if as_json:
+        emit(told)
+        return
+    out.print(
+        f"{told['leaves_count']} facts would leave the live version {told['live_version']}, "
+        f"{told['returns_count']} would return; {told['queued_count']} edit sets are queued.",
+        soft_wrap=True,
+    )
+    for sign, facts in (("-", told["leaves"]), ("+", told["returns"])):
+        for fact in facts:
+            out.print(escape(f"{sign} {fact['fact']} {fact['prompt']} → {fact['target']}"), soft_wrap=True)
+
+
+def _withdraw(asked: OneModel, idents: list[str], reason: str, **options: Any) -> Withdrawal:
     facts = [ident for ident in idents if parse_fact_id(ident)]
     edit_sets = [ident for ident in idents if ident not in facts]
-    return asked.withdraw(reason, edit_sets=edit_sets, facts=facts)
+    return asked.withdraw(reason, edit_sets=edit_sets, facts=facts, **options)

@@ -285,9 +285,9 @@ def test_each_single_edit_of_mquake_is_a_fact() -> None:
             "Ellie Kemper is a citizen of",
             "Croatia",
             "Ellie Kemper",
-            ("What is the country of citizenship of Ellie Kemper?",),
+            question="What is the country of citizenship of Ellie Kemper?",
         ),
-        Fact("The capital of Croatia is", "Split", "Croatia", ("What is the capital of Croatia?",)),
+        Fact("The capital of Croatia is", "Split", "Croatia", question="What is the capital of Croatia?"),
     ]
 
 

@@ -10,7 +10,7 @@ changes the odds of goal q, to first order, by
 where ``R_qp = x_q P`` is what row p of `D` does at goal q's key. One small system, ``(J + δ diag J) μ = r``, so
 finds how far each fact must go for all of them to have the odds r that they lack; δ damps what cannot be told
 apart (Levenberg 1944, Marquardt 1963). Goals that have their margin are held where they are, to first order,
-and not run again.
+and run again when no goal is short or one step is left: those that lost it meanwhile are moved again.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def solve_rounds(
     for number in range(plan.rounds + 1):
         last = number == plan.rounds
         due = seen.short
+        if not due or number == plan.rounds - 1:
+            due = sorted({*due, *seen.stale})
         found = first if number == 0 else None
         if found is None:
             asked, weights = [goals[i] for i in due], _weights(base, rows, still)
@@ -122,11 +124,13 @@ def solve_rounds(
         if progress is not None:
             progress("editing", len(goals) - len(short), len(goals))
         lacking = float((seen.wanted_Q - seen.margin_Q).clamp_min(0).sum())
-        if lacking < least:
+        if lacking < least or rows is best.rows:
             best, least = Solution(rows, seen.margin_Q.cpu()), lacking
-        if last or not short:
+        if last or not (short or seen.stale):
             break
-        rows = _step(editor, rows, seen, short)
+        if short:
+            rows = _step(editor, rows, seen, short)
+            seen.moved_on()
     return best
 
 
@@ -162,6 +166,17 @@ class _Seen:
         self.keys: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self.goal_N = torch.zeros(0, dtype=torch.int64)
+        self.stale_Q = torch.zeros(len(goals), dtype=torch.bool)
+
+    @property
+    def stale(self) -> list[int]:
+        """Goals that were not run at these rows."""
+        found: list[int] = self.stale_Q.nonzero()[:, 0].tolist()
+        return found
+
+    def moved_on(self) -> None:
+        """The rows have changed."""
+        self.stale_Q[:] = True
 
     @property
     def short(self) -> list[int]:
@@ -172,6 +187,7 @@ class _Seen:
     def update(self, due: Sequence[int], found: Captured) -> None:
         """Take over a pass over the goals that were due, in their order."""
         self.nll_Q[list(due)], self.margin_Q[list(due)] = found.nll_Q, found.margin_Q
+        self.stale_Q[list(due)] = False
         if not self.keys:  # the first time, all are due
             self.keys, self.gradients = dict(found.keys), dict(found.gradients)
             self.goal_N = found.sequence_T

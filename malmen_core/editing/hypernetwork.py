@@ -131,12 +131,13 @@ class HyperNetwork(nn.Module):
     def direction(self, name: str, keys_TU: Tensor, gradients_TV: Tensor) -> Tensor:
         """The direction in which a row of `D` moves, by its key and gradient: T × V.
 
-        The pseudo-gradient in the gradient's own scale, with the sign that lowers the loss. At its initial
-        value the network gives ``-g``, which makes a round a Gauss-Newton step.
+        The pseudo-gradient in the gradient's own scale, with the sign that lowers the loss, in the network's
+        dtype. At its initial value the network gives ``-g``, which makes a round a Gauss-Newton step.
         """
-        _, _, pseudo_gradient = self.factors(name, keys_TU, gradients_TV)
+        like = self.log_step
+        _, _, pseudo_gradient = self.factors(name, keys_TU.to(like), gradients_TV.to(like))
         moments = self.gradient_moments[name]
-        return -(pseudo_gradient * moments.deviation_U.to(keys_TU) + moments.mean_U.to(keys_TU))
+        return -(pseudo_gradient * moments.deviation_U.to(like) + moments.mean_U.to(like))
 
 
 def predict(

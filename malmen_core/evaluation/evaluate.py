@@ -168,7 +168,8 @@ def _given_answers(
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Share of each given locality answer's tokens that are the argmax, by fact; and the same on the base."""
     probes = [
-        [base.encode(p.prompt, p.target) for p in fact.locality if p.target is not None] for fact in facts
+        [base.encode(p.prompt, p.target).opened() for p in fact.locality if p.target is not None]
+        for fact in facts
     ]
     flat = [probe for group in probes for probe in group]
     shares = []

@@ -121,7 +121,7 @@ def tiny_editor(
             margin=margin,
             lone_margin=0.0,
             beyond=2.0,
-            step=0.1,
+            step=0.5,
         ),
         {name: SecondMoment.of(moment, 16) for name, moment in moments.items()},
         scales,

@@ -75,9 +75,9 @@ def test_each_fact_says_what_became_of_it(llama: BaseModel, method: EditorMethod
         found = evaluate(llama, EditorMethod(editor), sets, canaries).facts
         expected = [outcome.to_json() for own in sets for outcome in edit(llama, editor, own).outcomes]
         assert [fact["edit"] for fact in found] == expected
-        reasons.append([fact["edit"]["reason"] for fact in found])
-    assert not all(reasons[0])
-    assert all(reasons[1])
+        reasons.append([str(fact["edit"]["reason"]) for fact in found])
+    assert not any("met the bound" in reason for reason in reasons[0])
+    assert all("met the bound" in reason for reason in reasons[1])
     alone = evaluate_singles(llama, method, FACTS[:1], canaries).facts[0]["edit"]
     assert alone == edit(llama, method.editor, FACTS[:1]).outcomes[0].to_json()
     tuned = FineTuning(epochs=1).prepare(llama)

@@ -110,7 +110,7 @@ def test_success_is_the_share_of_argmax_tokens(
 
 def test_an_edited_version_succeeds(upper: BaseModel) -> None:
     canaries = record_canaries(upper)
-    editor = tiny_editor(upper, where="answer", rounds=40, margin=1.0)
+    editor = tiny_editor(upper, where="answer", rounds=40)
     version = upper.version(solve(upper, editor, statistics_of(upper, editor, FACTS)))
     told: list[tuple[str, int, int]] = []
     report = verify(upper, version, FACTS, canaries, progress=lambda *step: told.append(step))

@@ -108,15 +108,17 @@ def test_the_subject_is_complete_at_its_last_token(left: str, subject: str, righ
 
 @pytest.mark.parametrize("subject", [None, "", "Peru", "Francee"])
 def test_without_a_subject_the_answer_s_positions_are_edited(subject: str | None) -> None:
-    encoded = encode(TOKENIZER, "The capital of France is", "Lima, Peru", subject)
-    assert encoded.subject_last is None
-    answers = tuple(range(encoded.answer_start - 1, len(encoded.ids) - 1))
-    assert len(answers) == len(encoded.answer) > 1
+    closed = encode(TOKENIZER, "The capital of France is", "Lima, Peru", subject)
+    assert closed.subject_last is None
+    answers = tuple(range(closed.answer_start - 1, len(closed.ids) - 1))
+    assert len(answers) == len(closed.answer) > 1
+    encoded = closed.opened()
     assert encoded.key_positions("subject") == encoded.key_positions("answer") == answers
+    assert closed.key_positions("subject") == closed.key_positions("answer") == (*answers, answers[-1] + 1)
 
 
 def test_with_a_subject_its_last_token_is_edited() -> None:
-    encoded = encode(TOKENIZER, "The capital of France is", "Lima, Peru", "France")
+    encoded = encode(TOKENIZER, "The capital of France is", "Lima, Peru", "France").opened()
     assert encoded.key_positions("subject") == (encoded.subject_last,)
     assert len(encoded.key_positions("answer")) == len(encoded.answer)
 

@@ -103,8 +103,7 @@ def check_usable(base: BaseModel) -> None:
     """Check what loads without complaint and fails at some later prompt.
 
     Raises:
-        ModelNotLoadable: a weight is not finite, the tokenizer has tokens that the embedding lacks, or the
-            generation config asks for what needs a tokenizer.
+        ModelNotLoadable: a weight is not finite, or the tokenizer has tokens that the embedding lacks.
     """
     for name, weight in base.model.named_parameters():
         if not bool(weight.isfinite().all()):
@@ -119,12 +118,6 @@ def check_usable(base: BaseModel) -> None:
         raise ModelNotLoadable(
             f"The tokenizer has {max(base.tokenizer.vocab_size, added)} tokens, the embedding {rows} rows.",
             "Use the model's own tokenizer, or resize the embedding, and register it again.",
-            "/source",
-        )
-    if getattr(getattr(base.model, "generation_config", None), "stop_strings", None):
-        raise ModelNotLoadable(
-            "The checkpoint's generation_config.json sets stop_strings.",
-            "Remove them there, name them in requests as `stop`, and register the model again.",
             "/source",
         )
 

@@ -37,6 +37,7 @@ SCOPES = {
     ("GET", "/models/{}/generate"): "read",
     ("POST", "/models/{}/generate"): "read",
     ("POST", "/admin/models"): "admin",
+    ("DELETE", "/admin/models/{}"): "admin",
     ("POST", "/admin/models/{}/rollback"): "admin",
     ("PUT", "/admin/models/{}/aliases/{}"): "admin",
     ("DELETE", "/admin/models/{}/aliases/{}"): "admin",

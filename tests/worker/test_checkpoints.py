@@ -67,17 +67,11 @@ def grow_tokenizer(folder: Path) -> None:
     file.write_text(json.dumps(found))
 
 
-def stop_at_strings(folder: Path) -> None:
-    file = folder / "generation_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "stop_strings": ["."]}))
-
-
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (damage_weight, "model.layers.1.mlp.up_proj.weight"),
         (grow_tokenizer, "The tokenizer has"),
-        (stop_at_strings, "stop_strings"),
     ],
 )
 def test_a_bad_checkpoint_fails_with_its_reason(
@@ -95,6 +89,15 @@ def test_a_bad_checkpoint_fails_with_its_reason(
     shutil.rmtree(own.folder)
     save_tiny(own.folder)
     own.register(tiny_editor(own.folder))
+    own.wait_ready()
+
+
+def test_a_checkpoint_that_stops_at_strings_is_served(own: Backend) -> None:
+    """What a checkpoint says of decoding acts nowhere, so it can end no process either."""
+    file = own.folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "stop_strings": ["."]}))
+    own.register(tiny_editor(own.folder))
+    own.start_worker()
     own.wait_ready()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from malmen_core.editing.gauss_newton import Progress
@@ -124,9 +125,10 @@ def verify(
         steps.done()
         chats = _chat(base, facts)
     steps.done()
-    kept, unchanged = _locality(base, version, [fact.locality for fact in facts])
     beside = [_in_its_place(base, fact) for fact in facts]
-    _, unchanged_beside = _locality(base, version, beside)
+    probes = [*(fact.locality for fact in facts), *beside]
+    kept, unchanged = _locality(base, version, probes)
+    unchanged_beside = unchanged[len(facts) :]
     steps.done()
     ratio, agreement = (None, None) if canaries is None else _canaries(base, version, canaries)
     steps.done()
@@ -256,10 +258,18 @@ def _locality(
         own = _own_answers(base, [probe.prompt for probe in flat])
         compared = [_given(base, probe, answer) for probe, answer in zip(flat, own, strict=True)]
         given = [i for i, (a, b) in enumerate(zip(own, compared, strict=True)) if a != b]
-        before = teacher_forced(base, [*own, *(compared[i] for i in given)])
+        if base.dtype in (torch.float32, torch.float64):
+            before = [torch.tensor(each.answer) for each in own]
+        else:  # what is batched together changes the argmax, so what was written is read back
+            before = [score.argmax_A for score in teacher_forced(base, own)]
+        before += [score.argmax_A for score in teacher_forced(base, [compared[i] for i in given])]
     with version.active():
-        after = teacher_forced(base, [*own, *(compared[i] for i in given)])
-    same = [(a.argmax_A == b.argmax_A).double() for a, b in zip(after, before, strict=True)]
+        after = [score.argmax_A for score in teacher_forced(base, [*own, *(compared[i] for i in given)])]
+    stops = torch.tensor(sorted(base.stop_ids), dtype=torch.int64)
+    same = [
+        ((a == b) | torch.isin(a, stops) & torch.isin(b, stops)).double()
+        for a, b in zip(after, before, strict=True)
+    ]
     shares = [float(each.mean()) for each in same[: len(own)]]
     for number, i in enumerate(given):
         shares[i] = float(same[len(own) + number].mean())

@@ -9,7 +9,7 @@ import torch
 from malmen_core.models.base import BaseModel
 from malmen_core.models.tasks.base import Finished
 
-GREEDY_BATCH = 32
+GREEDY_BATCH = 128
 
 
 def greedy_answers(

@@ -33,7 +33,8 @@ PLANS: Mapping[str, Mapping[str, Any]] = {
     "steps of 0.25": {"step": 0.25},
     "noise 0.01": {"noise": 0.01},
     "damping 0.1": {"damping": 0.1},
-    "prior of 1,000 tokens": {"prior_weight": 1000.0},
+    "prior of 10,000 tokens": {"prior_weight": 10000.0},
+    "prior of 100,000 tokens": {"prior_weight": 100000.0},
     "5 rounds": {"rounds": 5},
 }
 

@@ -52,7 +52,7 @@ class EditPlan:
 
     where: KeyPosition = "subject"
     noise: float = 0.1
-    prior_weight: float = 10000.0
+    prior_weight: float = 30000.0
     preserved_weight: float = 100.0
     neighbours: int = 12
     preserved_rank: int = 16

@@ -26,8 +26,11 @@ from ledger.models import aliases, archive, models
 from ledger.versions import versions
 from tests.inprocess import Office, fact
 from tests.servers import SERVICE, Postgres, as_role
+from tests.upgrades.make import CHECKPOINT
+from worker.preparing import load
+from worker.settings import WorkerSettings
 
-RELEASES = sorted(path for path in (Path(__file__).parents[1] / "upgrades").iterdir() if path.is_dir())
+RELEASES = sorted(path.parent for path in (Path(__file__).parents[1] / "upgrades").glob("*/ledger.sql"))
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,17 @@ class Old:
 def old(request: pytest.FixtureRequest, postgres_server: Postgres, tmp_path: Path) -> Iterator[Old]:
     folder: Path = request.param
     shutil.copytree(folder / "blobs", tmp_path / "blobs")
+    shutil.copytree(folder / "model", tmp_path / "model")
+    rows = (folder / "ledger.sql").read_text().replace(CHECKPOINT, str(tmp_path / "model"))
     with postgres_server.database(template="template0") as url:
         with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute((folder / "ledger.sql").read_text())
+            connection.execute(rows.encode())
         settings = LedgerSettings(
             database_url=as_role(url, SERVICE), migration_database_url=url, blob_url=str(tmp_path / "blobs")
         )
         prepare(settings)
         ledger = Ledger.open(settings)
-        yield Old(ledger, json.loads((folder / "said.json").read_text()), folder / "model")
+        yield Old(ledger, json.loads((folder / "said.json").read_text()), tmp_path / "model")
         ledger.close()
 
 
@@ -83,11 +88,18 @@ def test_it_is_continued(old: Old) -> None:
     assert old.ledger.verify().problems == ()
 
 
-def test_its_model_is_edited_again_once_it_is_registered_again(old: Old, tmp_path: Path) -> None:
+def test_its_versions_are_served(old: Old) -> None:
+    """With the weights that were verified then, whether or not this release edits with that editor."""
+    settings = WorkerSettings(device="cpu", dtype="float32")
+    resident = load(old.ledger, old.ledger.run(models.get, "tiny"), settings)
+    for said in old.said["versions"]:
+        assert resident.version(said["delta_digest"], said["weights_digest"]).weights_digest
+
+
+def test_its_model_is_edited_again_once_it_is_registered_again(old: Old) -> None:
     actor = old.ledger.run(keys.create, "now", {"admin"}, actor="system")[0]
-    shutil.copytree(old.checkpoint, tmp_path / "model")
     old.ledger.run(archive.archive, "tiny", actor)
-    office = Office(old.ledger, tmp_path / "model")
+    office = Office(old.ledger, old.checkpoint)
     assert office.live.kind == "base"
     made = office.edit(fact(0), fact(1))
     assert made.live_fact_count == 2

@@ -22,7 +22,7 @@ from tests.nemesis.clients import Client, History
 from tests.nemesis.faults import Fault
 from tests.nemesis.stand import Stand, stand
 
-QUIET_S = 120.0
+QUIET_S = 300.0
 SHOWN = 20
 OPEN = "SELECT count(*) FROM jobs j JOIN models m ON m.id = j.model_id WHERE finished_at IS NULL"
 

@@ -24,9 +24,8 @@ MODEL = "tiny"
 PRIME = 2**3072 - 1103717
 ENDED = {"applied", "rejected", "failed", "cancelled", "withdrawn", "verified"}
 BAD_BLOB = {"blob-corrupt", "blob-missing"}
-WRITES = set(
-    "post cancel roll_back withdraw promote remove_alias make_key revoke_key register remove".split()
-)
+WRITES = {"post", "cancel", "roll_back", "withdraw", "promote", "remove_alias"}
+WRITES |= {"make_key", "revoke_key", "register", "remove"}
 Row = dict[str, Any]
 
 
@@ -448,11 +447,15 @@ class Checker:
             self.unexplained("the head is not the newest version")
 
     def _hash(self, row: Row, opened: list[list[Any]], closed: list[list[Any]]) -> str:
-        same = (
-            "previous_hash number kind parent restores live_fact_count base_digest editor_digest delta_digest "
-            "weights_digest statistics_digest fact_reports_digest report gate_met reason created_by "
-            "members_digest edit_set_count"
-        ).split()
+        same = ["previous_hash", "number", "kind", "parent", "restores", "live_fact_count", "base_digest"]
+        same += [
+            "editor_digest",
+            "delta_digest",
+            "weights_digest",
+            "statistics_digest",
+            "fact_reports_digest",
+        ]
+        same += ["report", "gate_met", "reason", "created_by", "members_digest", "edit_set_count"]
         content = {name: row[name] for name in same} | {
             "model": row["model_id"],
             "edit_set": row["edit_set_id"],

@@ -279,7 +279,7 @@ class Kind:
 KINDS = {
     "kill": Kind(kill, 8),
     "terminate": Kind(terminate, 3),
-    "pause": Kind(pause, 6, 6.0),
+    "pause": Kind(pause, 6, 12.0),
     "cut-before-commit": Kind(cut_before, 14),
     "cut-after-commit": Kind(cut_after, 14),
     "unreachable": Kind(unreachable, 4, 3.0),

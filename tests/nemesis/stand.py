@@ -32,7 +32,7 @@ STARTING = threading.Lock()
 WATCH_S = 0.2
 ATTEMPTS = 40
 STORE_MB = 256
-LEASE_S = 3.0
+LEASE_S = 8.0
 NO_END = "1000000"
 """Attempts at a job: a worker that is killed must never be what an edit set fails of."""
 

@@ -170,7 +170,7 @@ async def replies(
     raise GenerationTimeout(call.model_id, timeout_s)
 
 
-def _read_event(message: bytes, model_id: str) -> dict[str, Any]:
+def _read_event(message: bytes | str, model_id: str) -> dict[str, Any]:
     try:
         return _Event.model_validate_json(message).model_dump(exclude_unset=True, exclude_none=True)
     except ValidationError as error:

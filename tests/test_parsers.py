@@ -19,7 +19,7 @@ from redis import Redis
 from broker import generation, presence
 from broker.errors import MalformedAnswer
 from errata.client.facts_file import json_object, parse_columns, read_file
-from errata.errors import ErrataError as CommandError
+from errata.errors import InputFileError
 from ledger.auth import keys
 from ledger.db import cursors
 from ledger.errors import InvalidCursor
@@ -135,7 +135,7 @@ def test_facts_files(tmp_path_factory: pytest.TempPathFactory, content: bytes, s
     path.write_bytes(content)
     try:
         found = read_file(path)
-    except CommandError:
+    except InputFileError:
         return
     assert len(found.facts) == len(found.rows)
     for fact in found.facts:
@@ -147,7 +147,7 @@ def test_facts_files(tmp_path_factory: pytest.TempPathFactory, content: bytes, s
 @given(st.text(max_size=30))
 def test_words_of_the_command_line(text: str) -> None:
     for read in (lambda: json_object(text, "--gate", "{}"), lambda: parse_columns([text])):
-        with suppress(CommandError):
+        with suppress(InputFileError):
             read()
 
 

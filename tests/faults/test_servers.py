@@ -157,7 +157,7 @@ def test_a_minute_without_redis_costs_no_edit(fragile: Backend, own_valkey: Any)
     fragile.wait_ready()
     own_valkey.terminate()
     until = time.monotonic() + 60
-    edit_sets = []
+    edit_sets: list[str] = []
     while time.monotonic() < until:
         edit_sets.append(fragile.post(f"The capital of land {len(edit_sets)} is", "Lima"))
         fragile.wait_for(edit_sets[-1], timeout_s=60)

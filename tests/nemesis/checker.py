@@ -502,11 +502,9 @@ class Checker:
                 self.unexplained(f"the weights of version {row['number']} are not base + delta")
             members = sorted((self._member(m) for m in self._held(row["number"]).values()), key=str)
             by_members[canonical(members)].add(row["weights_digest"])
-        for members, weights in by_members.items():
+        for held, weights in by_members.items():
             if len(weights) > 1:
-                self.unexplained(
-                    f"the same facts gave different weights: {sorted(weights)}, {members[:200]!r}"
-                )
+                self.unexplained(f"the same facts gave different weights: {sorted(weights)}, {held[:200]!r}")
 
     def _path(self, digest: str) -> Path:
         value = digest.removeprefix("sha256:")

@@ -62,7 +62,8 @@ def anonymous(path: str) -> str:
 def document(ready: Running) -> Any:
     """The operations of the OpenAPI document by method and anonymous path."""
     schema = schemathesis.openapi.from_dict(ready.app.openapi())
-    found = [each.ok() for each in schema.get_all_operations()]
+    results: list[Any] = list(schema.get_all_operations())
+    found = [each.ok() for each in results]
     return {(operation.method.upper(), anonymous(operation.path)): operation for operation in found}
 
 

@@ -19,7 +19,8 @@ from ledger.edits import edit_sets
 from ledger.models import aliases
 from ledger.versions import versions
 from tests import servers
-from tests.inprocess import MODEL, Office, fact
+from tests.harness import MODEL
+from tests.inprocess import Office, fact
 from tests.tiny import save_tiny
 
 CHECKPOINT = "/checkpoint"
@@ -65,7 +66,7 @@ def make(folder: Path) -> None:
 
 def dump(postgres: servers.Postgres, url: str) -> str:
     """All of a database as SQL, without owners and privileges."""
-    program = Path(postgres.server.bin_path) / "pg_dump"
+    program = str(Path(postgres.server.bin_path) / "pg_dump")
     address = make_url(url).set(drivername="postgresql", username=servers.OWNER)
     command = [program, "--inserts", "--no-owner", "--no-privileges", address.render_as_string()]
     text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout

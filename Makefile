@@ -1,7 +1,10 @@
-.PHONY: install demo up test check static fast
+.PHONY: install demo up test check static fast nemesis soak sbom audit
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PACKAGES := broker errata ledger malmen_core migrations problems service worker
+SEED ?= 1
+MINUTES ?= 1
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 install: $(STAMP)
@@ -25,7 +28,24 @@ check: static fast
 static: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml $(PACKAGES)
 	$(BIN)/mypy .
 
 fast: install
 	$(PYTEST) -m 'not slow and not stack' -q
+
+nemesis: install
+	$(BIN)/python -m tests.nemesis --seed $(SEED) --minutes $(MINUTES)
+
+soak: install
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+sbom: install
+	$(BIN)/cyclonedx-py environment --output-reproducible --of JSON -o sbom.json $(BIN)/python
+
+# Ends with 2, and says so, where no database of vulnerabilities can be reached.
+ADVISORIES := https://pypi.org/pypi/pip/json
+audit: install
+	@$(BIN)/python -c "import urllib.request as r; r.urlopen('$(ADVISORIES)', timeout=10)" 2>/dev/null || \
+	  { echo "Nothing was audited: no database of vulnerabilities can be reached at $(ADVISORIES)."; exit 2; }
+	$(BIN)/pip-audit --skip-editable

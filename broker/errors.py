@@ -64,6 +64,19 @@ class WorkerLost(BrokerError):
         )
 
 
+class MalformedAnswer(BrokerError):
+    """What stands in an answer's place in Redis is no part of an answer."""
+
+    code, status, title = "malformed-answer", 503, "The answer cannot be read"
+    headers = RETRY_SOON
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(
+            f"What came as an answer of model '{model_id}' cannot be read.",
+            "Give API and workers the same release, and a Redis that nobody else writes to; then ask again.",
+        )
+
+
 class GenerationTimeout(BrokerError):
     """No end of the answer came in time."""
 

@@ -24,7 +24,7 @@ from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
 from broker import presence
-from broker.errors import GenerationTimeout, ModelNotServed, NoWorker, QueueFull, WorkerLost
+from broker.errors import GenerationTimeout, MalformedAnswer, ModelNotServed, NoWorker, QueueFull, WorkerLost
 from broker.settings import BrokerSettings
 
 logger = logging.getLogger(__name__)
@@ -99,6 +99,19 @@ class GenerationCall(_Message):
     stream: bool = False
 
 
+class _Event(BaseModel):
+    """A part of an answer; `error` or a `finish_reason` ends it."""
+
+    text: str = ""
+    scores: list[tuple[int, float | None, list[tuple[int, float]]]] = []
+    finish_reason: Literal["stop", "length"] | None = None
+    usage: dict[str, int] = {}
+    labels: dict[str, float] | None = None
+    weights_digest: str | None = None
+    facts: list[tuple[str, int, float]] = []
+    error: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True)
 class Cancellation:
     """Nobody waits any more for the answer to a call that this worker has taken."""
@@ -141,6 +154,7 @@ async def replies(
     Raises:
         WorkerLost: the worker that had taken the call is gone.
         NoWorker: the call waits, and no worker is left to take it.
+        MalformedAnswer: what came is no event.
         GenerationTimeout: the answer did not end within `timeout_s` seconds.
     """
     until = time.monotonic() + timeout_s
@@ -149,11 +163,18 @@ async def replies(
         if item is None:
             await _check_alive(redis, call)
             continue
-        event: dict[str, Any] = json.loads(item[1])
+        event = _read_event(item[1], call.model_id)
         yield event
         if is_last(event):
             return
     raise GenerationTimeout(call.model_id, timeout_s)
+
+
+def _read_event(message: bytes | str, model_id: str) -> dict[str, Any]:
+    try:
+        return _Event.model_validate_json(message).model_dump(exclude_unset=True, exclude_none=True)
+    except ValidationError as error:
+        raise MalformedAnswer(model_id) from error
 
 
 async def _check_alive(redis: AsyncRedis, call: GenerationCall) -> None:

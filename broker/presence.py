@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
+from pydantic import BaseModel, ValidationError
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
@@ -91,12 +93,19 @@ async def find_workers(redis: AsyncRedis, model_id: str) -> list[WorkerPresence]
     return _read(model_id, await redis.eval(_FIND, 1, _members_key(model_id), _key(model_id, "")))
 
 
+class _Announcement(BaseModel):
+    state: str
+    seen_at: float
+    role: Role = "both"
+
+
 def _read(model_id: str, found: Sequence[Any]) -> list[WorkerPresence]:
+    """The workers that have announced themselves; what is no announcement is passed over."""
     alive = []
     for member, value in sorted(zip(found[::2], found[1::2], strict=True)):
-        said = json.loads(value)
-        role: Role = said.get("role", "both")
-        alive.append(WorkerPresence(member.decode(), model_id, said["state"], said["seen_at"], role))
+        with suppress(ValidationError, UnicodeDecodeError):
+            said = _Announcement.model_validate_json(value)
+            alive.append(WorkerPresence(member.decode(), model_id, said.state, said.seen_at, said.role))
     return alive
 
 

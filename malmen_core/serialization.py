@@ -44,7 +44,9 @@ def unpack(kind: str, data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = load(data)
         metadata = _header(data)["__metadata__"]
         card = json.loads(metadata["card"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        if not isinstance(card, dict):
+            raise TypeError("its card is not an object")
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise DeltaCorrupt(
             f"These bytes are not a stored {kind}: {error}", "Restore them from a backup."
         ) from error

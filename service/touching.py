@@ -43,10 +43,11 @@ async def touched(services: Services, call: GenerationCall) -> Touched:
             last = event
     finally:
         await stream.aclose()
-    places = [(str(edit_set_id), int(position)) for edit_set_id, position, _ in last["facts"]]
+    found = last.get("facts", ())
+    places = [(str(edit_set_id), int(position)) for edit_set_id, position, _ in found]
     facts = await run_in_threadpool(services.ledger.run, ledger_facts.at, places)
     items = [
         TouchedFact(**dict(views.held_fact(fact)), score=float(score))
-        for fact, (*_, score) in zip(facts, last["facts"], strict=True)
+        for fact, (*_, score) in zip(facts, found, strict=True)
     ]
     return Touched(model=call.model_id, version=call.version, items=items)

@@ -58,7 +58,7 @@ class Office:
 
     def hire(self) -> None:
         """Take on another worker, who knows nothing."""
-        self.desk = Desk.open(self.ledger, self.resident)
+        self.desk = Desk(self.ledger, self.resident)
 
     def do(self, job_id: str) -> None:
         """Do a job to its end."""

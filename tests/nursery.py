@@ -1,12 +1,14 @@
-"""Starts workers quickly: a process imports what a worker imports (seconds), and forks for each worker.
+"""Starts workers and APIs quickly: a process imports what they import (seconds), and forks for each.
 
-Each child is a process of its own that runs `worker.main.main`, as `python -m worker` does. Nothing but
-imports happens before the fork, so it differs from a fresh interpreter in nothing that a worker would notice.
+Each child is a process of its own that runs `worker.main.main`, as `python -m worker` does, or another
+module's `main`. Nothing but imports happens before the fork, so it differs from a fresh interpreter in nothing
+that a worker would notice.
 """
 
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import select
@@ -68,37 +70,42 @@ def _close(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
-    process.wait(10)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     process.stdout.close()
 
 
-def start(environment: dict[str, str], log: Path) -> Child:
-    """Start a worker with an environment; its standard error goes to `log`."""
+def start(environment: dict[str, str], log: Path, program: str = "worker.main") -> Child:
+    """Start a worker, or another module's `main`, with an environment; its standard error goes to `log`."""
     nursery = _nursery()
     assert nursery.stdin is not None
     assert nursery.stdout is not None
     exit_file = log.with_suffix(".exit")
-    nursery.stdin.write(json.dumps([environment, str(log), str(exit_file)]) + "\n")
+    exit_file.unlink(missing_ok=True)
+    nursery.stdin.write(json.dumps([environment, str(log), str(exit_file), program]) + "\n")
     nursery.stdin.flush()
     return Child(int(nursery.stdout.readline()), exit_file)
 
 
-def _bear(environment: dict[str, str], log: str) -> int:
-    """Fork; the child becomes a worker and never returns."""
+def _bear(environment: dict[str, str], log: str, program: str) -> int:
+    """Fork; the child becomes a worker or another program and never returns."""
+    main = importlib.import_module(program).main
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
-        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(stream, 1)
         os.dup2(stream, 2)
         os.environ.clear()
         os.environ.update(environment)
-        from worker.main import main
-
-        status = main([])
+        sys.argv = [program]
+        status = main()
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -119,8 +126,8 @@ def _serve() -> None:
                 break
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
-                environment, log, exit_file = json.loads(line)
-                pid = _bear(environment, log)
+                environment, log, exit_file, program = json.loads(line)
+                pid = _bear(environment, log, program)
                 exits[pid] = exit_file
                 sys.stdout.write(f"{pid}\n")
                 sys.stdout.flush()

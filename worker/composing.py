@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ledger import Ledger
 from ledger.edits import facts as ledger_facts
@@ -29,19 +30,17 @@ class Desk:
     Attributes:
         ledger: the ledger.
         resident: the loaded model.
-        composer: solves for the live sets, of which it keeps what it needs between jobs.
         members: of the version that the last job was done on.
     """
 
     ledger: Ledger
     resident: Resident
-    composer: Composer
     members: KnownMembers = field(default_factory=lambda: KnownMembers())
 
-    @classmethod
-    def open(cls, ledger: Ledger, resident: Resident) -> Desk:
-        """Make a desk with nothing read yet."""
-        return cls(ledger, resident, Composer(resident.base, resident.editor))
+    @cached_property
+    def composer(self) -> Composer:
+        """Solves for the live sets, of which it keeps what it needs between jobs."""
+        return Composer(self.resident.base, self.resident.editor)
 
 
 @dataclass

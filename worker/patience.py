@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 3.0
-LEASES = 3  # longer than a stopped process can keep its locks in the ledger
+LEASES = 5  # longer than a stopped process can keep its locks in the ledger
 
 
 def insist(lease: Lease, call: Callable[[], T]) -> T:

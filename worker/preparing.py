@@ -153,10 +153,10 @@ def prepare(ledger: Ledger, model: ModelRecord, settings: WorkerSettings, progre
 
 
 def load(ledger: Ledger, model: ModelRecord, settings: WorkerSettings) -> Resident:
-    """Load a model that is ready.
+    """Load a model that is ready; with an editor of another release it is served, and not edited.
 
     Raises:
-        CoreError: it cannot be loaded, or its editor does not fit.
+        CoreError: it cannot be loaded.
         CheckpointChanged: the files are not those that were registered.
         LedgerError: its editor cannot be read.
         WeightsDiffer: the loaded weights are not those that were measured at registration.
@@ -173,11 +173,21 @@ def resident(ledger: Ledger, model: ModelRecord, base: BaseModel, settings: Work
     """Join a loaded base with the editor and canaries that the ledger has for it.
 
     Raises:
-        EditorMismatch: the ledger has none, or one for another model.
+        EditorMismatch: the ledger has none.
     """
     if model.editor_digest is None or model.canaries is None:
         raise EditorMismatch(f"Model '{model.id}' has no editor.", "Register it again.")
-    editor = Editor.from_bytes(ledger.blobs.get(model.editor_digest))
-    editor.check_fits(base.info)
     canaries = CanaryRecord.from_json(dict(model.canaries))
+    editor = _usable(ledger.blobs.get(model.editor_digest), model, base)
     return Resident(model.id, base, editor, canaries, ledger.blobs, settings.version_cache)
+
+
+def _usable(content: bytes, model: ModelRecord, base: BaseModel) -> Editor | CoreError:
+    """The editor that was stored, or why this release cannot edit with it."""
+    try:
+        editor = Editor.from_bytes(content)
+        editor.check_fits(base.info)
+        return editor
+    except CoreError as error:
+        logger.error("Model '%s' is served, but cannot be edited: %s", model.id, error)
+        return error

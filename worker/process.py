@@ -203,16 +203,17 @@ class WorkerProcess:
         if role != "edit":
             generation.start()
             AttributionThread(self._ledger, self._redis, resident, self.worker_id, stopping).start()
+        uneditable = f"; not edited: {resident.editor_problem}" if resident.editor_problem else ""
         self._announcer.watch(
             lambda: generation.failure if role != "edit" else None,
-            lambda: CHANGED if checkpoint.changed else "",
+            lambda: CHANGED if checkpoint.changed else uneditable,
         )
         self._announcer.say("idle")
         try:
             if role == "generate":
                 self._watch(generation)
             else:
-                desk = Desk.open(self._ledger, resident)
+                desk = Desk(self._ledger, resident)
                 Housekeeper(self._ledger, resident.model_id, stopping).start()
                 self._listen(JobRunner(self.worker_id, desk, self._settings, stopping, self._on_busy))
         finally:

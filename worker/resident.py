@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import Protocol
 
 from malmen_core.editing.editor import Editor
+from malmen_core.errors import CoreError
 from malmen_core.evaluation.verify import CanaryRecord
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Delta
@@ -29,7 +30,6 @@ class Resident:
     Attributes:
         model_id: the registered model.
         base: the loaded base model; never written to.
-        editor: its editor.
         canaries: what the base answered at registration.
     """
 
@@ -37,20 +37,36 @@ class Resident:
         self,
         model_id: str,
         base: BaseModel,
-        editor: Editor,
+        editor: Editor | CoreError,
         canaries: CanaryRecord,
         blobs: BlobReader,
         cache_size: int,
     ) -> None:
         self.model_id = model_id
         self.base = base
-        self.editor = editor
+        self._editor = editor
         self.canaries = canaries
         self._blobs = blobs
         self._cache_size = cache_size
         self._versions: OrderedDict[str, Version] = OrderedDict()
         self._lock = threading.Lock()
         self._making: dict[str, threading.Lock] = {}
+
+    @property
+    def editor(self) -> Editor:
+        """The model's editor.
+
+        Raises:
+            CoreError: this release cannot use it; the versions that there are do not need it.
+        """
+        if isinstance(self._editor, CoreError):
+            raise self._editor
+        return self._editor
+
+    @property
+    def editor_problem(self) -> str | None:
+        """Why the editor cannot be used, if so."""
+        return str(self._editor) if isinstance(self._editor, CoreError) else None
 
     def version(self, delta_digest: str | None, weights_digest: str | None = None) -> Version:
         """Return base + delta, made once and kept while it is among the latest used.

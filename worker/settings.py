@@ -33,7 +33,10 @@ class WorkerSettings(ErrataSettings):
         "batches are made to fit.",
     )
     lease_s: float = Field(
-        default=30.0, gt=0.5, description="Seconds for which a worker holds a job without renewing its lease."
+        default=15.0,
+        gt=0.5,
+        description="Seconds for which a worker holds a job without renewing its lease; once they are over, "
+        "another takes it.",
     )
     max_attempts: int = Field(
         default=3, ge=1, description="Attempts at a job, after which it is failed as quarantined."

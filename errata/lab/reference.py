@@ -85,7 +85,9 @@ def _solve(name: str, network: HyperNetwork, files: Sequence[Path], device: torc
     right_UV = torch.zeros(inputs, outputs, dtype=dtype, device=device)
     with torch.no_grad():
         for file in files:
-            keys_TU, gradients_TV = (part.to(device, dtype) for part in torch.load(file)[name])
+            keys_TU, gradients_TV = (
+                part.to(device, dtype) for part in torch.load(file, weights_only=True)[name]
+            )
             gram_UU += keys_TU.T @ keys_TU
             right_UV += keys_TU.T @ network(name, keys_TU, gradients_TV)
         gram_UU.diagonal().add_(network.ridge(name))

@@ -236,7 +236,7 @@ class Editor:
                 header["scales"],
                 header["card"],
             )
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise DeltaCorrupt(f"The editor is incomplete: {error}", "Restore it from a backup.") from error
 
 

@@ -153,5 +153,5 @@ class Statistics:
             modules = {name: Rows(keys[name], differences[name]) for name in names}
             groups = tuple(Group(key, tuple(facts), rows) for key, facts, rows in card["preserved"])
             return cls(modules, tensors["fact"], int(card["fact_count"]), Preserved(preserved, groups))
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise DeltaCorrupt(f"The statistics lack {error}.", "Restore them from a backup.") from error

@@ -93,7 +93,7 @@ class Delta:
         card, tensors = unpack("delta", data)
         try:
             return cls({name: _change(name, tensors) for name in card["modules"]})
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise DeltaCorrupt(f"The delta lacks {error}.", "Restore it from a backup.") from error
 
 

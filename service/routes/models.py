@@ -72,7 +72,7 @@ def list_versions(model_id: ModelId, asked: Paging, tx: Tx, _: ReadKey) -> Paged
 def get_version(model_id: ModelId, ref: Ref, tx: Tx, _: ReadKey) -> VersionView | JSONResponse:
     """One version: its facts' count, delta digest, report, parent and hash."""
     try:
-        return views.version(versions.get(tx, model_id, _number_or_name(ref)))
+        return views.version(versions.get(tx, model_id, ref))
     except NotFound as error:
         withdrawal = _find_withdrawal(tx, model_id, ref)
         if withdrawal is None:
@@ -83,7 +83,7 @@ def get_version(model_id: ModelId, ref: Ref, tx: Tx, _: ReadKey) -> VersionView 
 @routes.get("/models/{model_id}/versions/{ref}/edit_sets", responses=problems(404, 422))
 def list_members(model_id: ModelId, ref: Ref, asked: Paging, tx: Tx, _: ReadKey) -> Members:
     """The edit sets that a version holds, in the order in which they were accepted."""
-    number, page = versions.list_members(tx, model_id, _number_or_name(ref), asked.limit, asked.cursor)
+    number, page = versions.list_members(tx, model_id, ref, asked.limit, asked.cursor)
     items = [views.member(item) for item in page.items]
     return Members(model=model_id, version=number, items=items, next_cursor=page.next_cursor)
 
@@ -93,8 +93,7 @@ def list_changes(
     model_id: ModelId, ref: Ref, asked: Annotated[ChangesQuery, Query()], tx: Tx, _: ReadKey
 ) -> Changes:
     """What a version changed: the facts that it holds and another does not, or the other way round."""
-    since = None if asked.since is None else _number_or_name(asked.since)
-    version, other, page = facts.changes(tx, model_id, _number_or_name(ref), since, asked.limit, asked.cursor)
+    version, other, page = facts.changes(tx, model_id, ref, asked.since, asked.limit, asked.cursor)
     items = [views.change(added, fact) for added, fact in page.items]
     return Changes(
         model=model_id,
@@ -103,12 +102,6 @@ def list_changes(
         items=items,
         next_cursor=page.next_cursor,
     )
-
-
-def _number_or_name(ref: str) -> int | str:
-    if ref == "base":
-        return 0
-    return int(ref) if ref.isascii() and ref.isdigit() else ref
 
 
 def _find_withdrawal(tx: Transaction, model_id: str, ident: str) -> WithdrawalRecord | None:

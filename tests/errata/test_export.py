@@ -125,6 +125,27 @@ def test_another_dtype_is_held_to_what_it_can_do(
     assert "int3" in error["message"]
 
 
+def test_a_checkpoint_in_half_precision_is_exported_as_it_is_and_without_its_manifest(
+    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a CPU it is served in float32; it is written, and compared, in what its files have."""
+    folder = save_tiny(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(folder).bfloat16().save_pretrained(folder)
+    (folder / "errata-manifest.json").write_text("{}")
+    with postgres_server.database() as url:
+        ledger = Ledger.open(LedgerSettings(database_url=url, blob_url=str(tmp_path / "blobs")))
+        made = Office(ledger, folder)
+        made.edit(fact(0))
+        half = made, {"ERRATA_DATABASE_URL": url, "ERRATA_BLOB_URL": str(tmp_path / "blobs")}
+        for version in ("base", "live"):
+            done = run(half, monkeypatch, version, tmp_path / version)
+            assert done["probes"]["error"] <= done["probes"]["tolerance"]
+            written = AutoModelForCausalLM.from_pretrained(tmp_path / version, dtype="auto")
+            assert written.dtype == torch.bfloat16
+            assert not (tmp_path / version / "errata-manifest.json").exists()
+        ledger.close()
+
+
 def test_the_sample_is_bounded_and_stated(
     office: Given, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,9 +1,10 @@
-"""A proxy in front of PostgreSQL that cuts connections: at will, or around a version's COMMIT."""
+"""A proxy in front of PostgreSQL that cuts or slows connections: at will, or around a COMMIT."""
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -14,7 +15,7 @@ CHUNK = 65536
 
 
 class Cut(Enum):
-    """Where to cut the transaction that inserts a version."""
+    """Where to cut a transaction that writes."""
 
     BEFORE_COMMIT = "the COMMIT never arrives"
     AFTER_COMMIT = "the COMMIT is done, its reply is lost"
@@ -25,10 +26,11 @@ class PostgresProxy:
 
     Attributes:
         url: the database's address through the proxy.
-        cut: what to do to the next transaction that inserts a version; None once it was done.
+        cut: what to do to the next transaction that writes; None once it was done.
+        delay_s: for which what a client sends is held back.
     """
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, writes: bytes = b"INSERT INTO versions ") -> None:
         url = make_url(database_url)
         host = url.query.get("host", url.host)
         port = int(str(url.query.get("port", url.port or 5432)))
@@ -37,6 +39,8 @@ class PostgresProxy:
         address = url.set(host="127.0.0.1", port=self._listener.getsockname()[1], query={})
         self.url = address.render_as_string(hide_password=False)
         self.cut: Cut | None = None
+        self.delay_s = 0.0
+        self.writes = writes
         self._down = False
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -64,14 +68,21 @@ class PostgresProxy:
                 if self._down:
                     client.close()
                     continue
-                Pair(self, client, self._connect()).start()
+                try:
+                    Pair(self, client, self._connect()).start()
+                except OSError:  # the server is away
+                    client.close()
 
     def _connect(self) -> socket.socket:
         host, port = self._target
         if not host.startswith("/"):
             return socket.create_connection(self._target)
         server = socket.socket(socket.AF_UNIX)
-        server.connect(f"{host}/.s.PGSQL.{port}")
+        try:
+            server.connect(f"{host}/.s.PGSQL.{port}")
+        except OSError:
+            server.close()
+            raise
         return server
 
     def opened(self, end: socket.socket) -> None:
@@ -90,7 +101,7 @@ class Pair:
 
     def __init__(self, proxy: PostgresProxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy, self._client, self._server = proxy, client, server
-        self._inserted = self._swallow = False
+        self._wrote = self._swallow = False
 
     def start(self) -> None:
         """Forward in both directions, each in a thread of its own."""
@@ -102,12 +113,16 @@ class Pair:
     def _upwards(self) -> None:
         with suppress(OSError):
             while data := self._client.recv(CHUNK):
-                self._inserted = self._inserted or b"INSERT INTO versions " in data
-                if self._inserted and b"COMMIT" in data and self._proxy.cut is not None:
+                if self._proxy.delay_s:
+                    time.sleep(self._proxy.delay_s)
+                self._wrote = self._wrote or self._proxy.writes in data
+                ends = self._wrote and b"COMMIT" in data
+                if ends and self._proxy.cut is not None:
                     cut, self._proxy.cut = self._proxy.cut, None
                     if cut is Cut.BEFORE_COMMIT:
                         break
                     self._swallow = True
+                self._wrote = self._wrote and not ends
                 self._server.sendall(data)
         self._end()
 

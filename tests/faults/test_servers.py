@@ -149,3 +149,36 @@ def test_a_blob_store_that_is_away_costs_no_attempt(back: Backend) -> None:
     back.wait_for(edit_set)
     assert len(back.versions_of(edit_set)) == 1
     assert worker.poll() is None
+
+
+@pytest.mark.slow
+def test_a_minute_without_redis_costs_no_edit(fragile: Backend, own_valkey: Any) -> None:
+    worker = fragile.start_worker()
+    fragile.wait_ready()
+    own_valkey.terminate()
+    until = time.monotonic() + 60
+    edit_sets: list[str] = []
+    while time.monotonic() < until:
+        edit_sets.append(fragile.post(f"The capital of land {len(edit_sets)} is", "Lima"))
+        fragile.wait_for(edit_sets[-1], timeout_s=60)
+        time.sleep(5)
+    own_valkey.start()
+    edit_sets.append(fragile.post("The capital of France is", "Lima"))
+    fragile.wait_for(edit_sets[-1], timeout_s=60)
+    assert all(len(fragile.versions_of(edit_set)) == 1 for edit_set in edit_sets)
+    assert worker.poll() is None
+
+
+@pytest.mark.slow
+def test_a_minute_without_the_database_costs_no_edit(back: Backend, proxy: PostgresProxy) -> None:
+    worker = back.start_worker(ERRATA_DATABASE_URL=proxy.url, ERRATA_MAX_ATTEMPTS="1")
+    back.wait_ready()
+    edit_sets = [back.post(f"The capital of land {number} is", "Lima") for number in range(5)]
+    proxy.set_down(True)
+    time.sleep(60)
+    proxy.set_down(False)
+    for edit_set in edit_sets:
+        back.wait_for(edit_set, timeout_s=120)
+        assert len(back.versions_of(edit_set)) == 1
+    assert worker.poll() is None
+    assert back.ledger.verify().ok

@@ -12,6 +12,7 @@ from ledger.edits import edit_sets as ledger_edit_sets
 from ledger.versions import versions
 from tests.harness import LEASE_S, MODEL, Backend, Started, eventually, wait_stopped
 from worker.faults import POINTS
+from worker.settings import WorkerSettings
 
 pytestmark = pytest.mark.stack
 
@@ -43,6 +44,19 @@ def test_a_killed_worker_is_replaced_soon_after_its_lease(back: Backend) -> None
     died = time.monotonic()
     back.wait_for(edit_set)
     assert time.monotonic() - died < LEASE_S + 15
+
+
+def test_a_killed_workers_edit_runs_again_within_twenty_seconds(back: Backend) -> None:
+    """With the lease that workers have unless told otherwise."""
+    lease = {"ERRATA_LEASE_S": str(WorkerSettings().lease_s)}
+    doomed = back.start_worker(ERRATA_FAULTS="1", ERRATA_FAULT_POINT="after_claim", **lease)
+    edit_set = back.post()
+    assert doomed.wait(40) == -signal.SIGKILL
+    died = time.monotonic()
+    back.start_worker(**lease)
+    eventually("its next attempt", lambda: back.ledger.run(ledger_edit_sets.get, edit_set).progress, 30)
+    assert time.monotonic() - died < 20
+    back.wait_for(edit_set)
 
 
 def test_a_worker_that_slept_past_its_lease_is_refused(back: Backend) -> None:

@@ -118,6 +118,8 @@ def test_an_archived_model_is_served_no_more_and_its_id_is_free(
     player.prepare(service.ledger, "passing")
     seen = admin.get("/models/passing").json()
     assert (seen["status"], seen["live_version"]) == ("ready", 1)
+    for ref in ("base", "live", "1"):
+        assert admin.get(f"/models/passing/versions/{ref}").json()["number"] == 1
     old = {"prompt": "It is", "version": "0"}
     problem = is_problem(admin.get("/models/passing/generate", params=old), 409)
     assert problem["type"].endswith("other-base")

@@ -46,7 +46,7 @@ def accept(office: Office, number: int, *, dry_run: bool = False) -> tuple[EditS
 def work(office: Office, claim: Claim) -> None:
     """Do a claimed job, at a desk of its own."""
     with Lease(office.ledger, claim, LEASE_S, threading.Event()) as lease:
-        perform(Desk.open(office.ledger, office.resident), lease, 100)
+        perform(Desk(office.ledger, office.resident), lease, 100)
 
 
 def waiting(office: Office, record: EditSetRecord) -> bool:

@@ -1,0 +1,1 @@
+"""Ledgers that releases made, kept so that later ones can be tried on them."""

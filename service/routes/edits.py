@@ -20,7 +20,6 @@ from ledger.errors import LedgerError, LedgerUnavailable, ModelNotReady, NotFoun
 from ledger.models import models
 from ledger.records import KeyRecord, Limits, ModelRecord
 from ledger.states import FINAL_STATUSES
-from malmen_core.facts import Fact
 from service import intake, sse, uploads, views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
@@ -101,7 +100,7 @@ def _accept(
         check_edit(body, services.settings)
         if model.status in models.UNUSABLE:
             return  # which is said before the facts are looked at
-        found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in asked])
+        found = services.tokenizers.get(model).check_given(asked)
         if found:
             _refuse_facts([FieldError(problem.pointer, problem.detail) for problem in found])
 

@@ -83,8 +83,10 @@ async def post_generate(
 def _params(
     asked: GenerateQuery | GenerateBody, refs: tuple[tuple[int | str, FieldError], ...], where: str
 ) -> GenerateParams:
+    messages = asked.messages if isinstance(asked, GenerateBody) else None
     return GenerateParams(
-        prompt=asked.prompt,
+        prompt=asked.prompt or "",
+        messages=tuple(turn.model_dump() for turn in messages or ()),
         max_new_tokens=asked.max_new_tokens,
         temperature=asked.temperature,
         top_p=asked.top_p,

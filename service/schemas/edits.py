@@ -5,9 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from service.schemas.base import Answer, FilledText, Moment, PageQuery, RequestBody, Text, Url
+from service.schemas.base import (
+    Answer,
+    FilledText,
+    Message,
+    Messages,
+    Moment,
+    PageQuery,
+    RequestBody,
+    Text,
+    Url,
+    one_of_two,
+)
 
 Status = Literal[
     "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
@@ -25,10 +36,21 @@ EXAMPLE_FACT: dict[str, Any] = {
 }
 
 
-class LocalityBody(RequestBody):
-    """A prompt whose answer must stay as it was."""
+def _is_none(value: object) -> bool:
+    """Whether a member is left out, as it was before there was one."""
+    return value is None
 
-    prompt: FilledText
+
+class LocalityBody(RequestBody):
+    """A prompt, or a conversation, whose answer must stay as it was."""
+
+    prompt: FilledText | None = Field(None, exclude_if=_is_none)
+    messages: Messages | None = Field(
+        None,
+        validate_default=True,
+        exclude_if=_is_none,
+        description="In place of `prompt`: a conversation, which the model's chat template puts into one.",
+    )
     target: Text | None = Field(None, description="Answer to compare on; without it, the base model's own.")
     hold: bool = Field(
         False,
@@ -36,10 +58,16 @@ class LocalityBody(RequestBody):
         description="Edit so that it stays; otherwise it is only measured.",
     )
 
+    @field_validator("messages")
+    @classmethod
+    def says_one_thing(cls, given: list[Message] | None, before: ValidationInfo) -> list[Message] | None:
+        """Refuse a prompt and messages together, and neither.
 
-def _is_none(value: object) -> bool:
-    """Whether a member is left out, as it was before there was one."""
-    return value is None
+        Raises:
+            ValueError: unless exactly one of the two is there.
+        """
+        one_of_two(given, before, "prompt")
+        return given
 
 
 class FactBody(RequestBody):

@@ -12,6 +12,7 @@ Item = TypeVar("Item")
 
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,200}$"
+ETAGS = r'^"\d{1,10}"( *, *"\d{1,10}")*$'
 ALIAS = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"
 
 

@@ -154,7 +154,7 @@ def test_what_waits_for_the_alias_is_said_not_to_be_live(service: Running, file:
         at_work.join(10)
         assert said.exit_code == 0
         number = service.ledger.run(versions.list_all, "tiny", 1).items[0].number
-        assert f"applied, version {number}, {word} (2 facts)" in said.stdout
+        assert f"succeeded, version {number}, {word} (2 facts)" in said.stdout
 
 
 def test_a_version_says_what_it_changed(service: Running, file: Path) -> None:

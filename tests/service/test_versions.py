@@ -57,7 +57,8 @@ def test_history_and_rollback(service: Running, admin: httpx.Client) -> None:
     assert answer.headers["Location"] == f"/models/tiny/versions/{made['number']}"
     numbers = [item["number"] for item in admin.get("/models/tiny/versions").json()["items"]]
     assert numbers == list(range(made["number"], -1, -1))
-    assert admin.get(f"/edits/{second['id']}").json()["status"] == "withdrawn"
+    assert admin.get(f"/edits/{second['id']}").json()["status"] == "succeeded"
+    assert admin.get(f"/edits/{second['id']}").json()["live"] is False
 
 
 def test_what_waits_for_the_alias_is_applied_and_not_live(service: Running, admin: httpx.Client) -> None:
@@ -65,7 +66,7 @@ def test_what_waits_for_the_alias_is_applied_and_not_live(service: Running, admi
     made = admin.post("/edits", json=body).json()
     player.finish(service.ledger, service.ledger.run(edit_sets.get, made["id"]).job_id)
     seen = admin.get(f"/edits/{made['id']}").json()
-    assert (seen["status"], seen["live"]) == ("applied", False)
+    assert (seen["status"], seen["live"]) == ("succeeded", False)
     admin.put("/admin/models/tiny/aliases/live", json={"version": seen["version"]})
     assert admin.get(f"/edits/{made['id']}").json()["live"] is True
 

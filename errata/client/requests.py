@@ -167,6 +167,7 @@ def list_edits(
     created_before: str | None = None,
     created_by: str | None = None,
     q: str | None = None,
+    limit: int | None = None,
 ) -> Request[EditSet]:
     """Edit sets, newest first.
 
@@ -178,6 +179,7 @@ def list_edits(
         created_before: Only those accepted earlier.
         created_by: Only those posted under this key's id.
         q: Only those with this text in their note or in a fact.
+        limit: Edit sets of a page, of which all are fetched one by one.
     """
     params = {
         "model": model,
@@ -187,6 +189,7 @@ def list_edits(
         "created_before": created_before,
         "created_by": created_by,
         "q": q,
+        "limit": limit,
     }
     return Request("GET", "/edits", EditSet, params=params)
 

@@ -239,6 +239,24 @@ def test_aliases(admin: httpx.Client) -> None:
     assert problem["detail"].startswith("The alias '7' is not allowed.")
 
 
+def test_an_alias_is_moved_only_from_where_it_is_thought_to_be(admin: httpx.Client) -> None:
+    path = "/admin/models/tiny/aliases/guarded"
+    is_problem(admin.get(path), 404)
+    body = {"version": 0}
+    refused = is_problem(admin.put(path, json=body, headers={"If-Match": '"0"'}), 412)
+    assert refused["type"].endswith("alias-moved")
+    assert admin.put(path, json=body).headers["ETag"] == '"0"'
+    seen = admin.get(path)
+    assert (seen.json()["version"], seen.headers["ETag"]) == (0, '"0"')
+    is_problem(admin.put(path, json=body, headers={"If-Match": '"1"'}), 412)
+    assert admin.put(path, json={"version": 1}, headers={"If-Match": '"0", "7"'}).headers["ETag"] == '"1"'
+    is_problem(admin.delete(path, headers={"If-Match": '"0"'}), 412)
+    for bad in ("7", "*", 'W/"1"', ""):
+        problem = is_problem(admin.put(path, json=body, headers={"If-Match": bad}), 422)
+        assert pointers(problem) == ["/if-match"]
+    assert admin.delete(path, headers={"If-Match": '"1"'}).status_code == 204
+
+
 def test_a_model_without_versions_is_not_ready(
     service: Running, admin: httpx.Client, checkpoint: Path
 ) -> None:

@@ -153,7 +153,8 @@ def note_use(session: Session, key: KeyRecord) -> bool:
     if key.last_used_at is not None and datetime.now(UTC) - key.last_used_at < USED_EVERY:
         return False
     free = select(Key.id).where(Key.id == key.id).with_for_update(skip_locked=True).scalar_subquery()
-    session.execute(update(Key).where(Key.id == free).values(last_used_at=func.now()))
+    noted = update(Key).where(Key.id == free).values(last_used_at=func.now())
+    session.execute(noted.execution_options(synchronize_session=False))
     return True
 
 

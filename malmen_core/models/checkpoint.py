@@ -14,6 +14,7 @@ from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import safe_open
 
 from malmen_core.errors import ModelNotLoadable
@@ -31,6 +32,22 @@ def is_folder(source: str) -> bool:
     """Whether a source can only be a folder, or is one; it is a hub id otherwise."""
     is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
     return is_path or os.path.isdir(source)  # Path.is_dir raises where a text is too long for a path
+
+
+def check_hub_id(source: str) -> None:
+    """Refuse what cannot be an id of the hub.
+
+    Raises:
+        ModelNotLoadable: it cannot.
+    """
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise ModelNotLoadable(
+            f"{source!r} is neither a folder nor a hub id: {error}",
+            "Give a folder, or an id such as name/model.",
+            "/source",
+        ) from error
 
 
 def commit_of(folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from ledger.versions import members, versions
 from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
 from malmen_core.models.base import ModelInfo, inspect_source
-from malmen_core.models.checkpoint import is_folder
+from malmen_core.models.checkpoint import check_hub_id, is_folder
 from service import deprecation, views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
@@ -74,7 +74,11 @@ def register_model(
     """
     source = os.path.realpath(body.source) if os.path.isdir(body.source) else body.source
     _check_roots(services, source, "/source")
-    info = inspect_source(source, body.revision, body.modules) if is_folder(source) else None
+    info = None
+    if is_folder(source):
+        info = inspect_source(source, body.revision, body.modules)
+    else:
+        check_hub_id(source)
     editor = body.editor
     if editor is not None and DIGEST.fullmatch(editor):
         _check_uploaded(tx, editor, info)

@@ -134,7 +134,7 @@ class WorkQuery(PageQuery):
     """The parameters of lists of what workers do."""
 
     model: str | None = Field(None, max_length=128, description="Only this model's.")
-    status: list[Status | OldStatus] = Field(
+    status: list[Literal[Status, OldStatus]] = Field(
         default_factory=list,
         max_length=16,
         description="Only those with this status; repeat the parameter for several. `verifying`, `applied`, "

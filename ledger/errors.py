@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ledger.states import told
 from problems import RETRY_LATER, RETRY_SOON, ErrataError
 
 
@@ -147,7 +148,7 @@ class IllegalTransition(LedgerError):
 
     def __init__(self, kind: str, ident: str, old: str, new: str) -> None:
         super().__init__(
-            f"The {kind} {ident!r} is {old} and cannot become {new}.",
+            f"The {kind} {ident!r} is {told(old)} and cannot become {told(new)}.",
             remedy="Read its present status; nothing was changed.",
         )
         self.old = old
@@ -288,6 +289,19 @@ class StaleParent(LedgerError):
             f"Version {number} of {model_id!r} was computed on version {parent}, but live is {live}: "
             "making it live would drop what was applied since.",
             remedy="Post the edit set again, or say force and give a reason.",
+        )
+
+
+class AliasMoved(LedgerError):
+    """An alias that does not point where it was said to."""
+
+    code, status, title = "alias-moved", 412, "The alias points elsewhere"
+
+    def __init__(self, name: str, expected: str, number: int | None) -> None:
+        points = "is not there" if number is None else f"points at version {number}"
+        super().__init__(
+            f"The alias {name!r} {points}, and If-Match asks for {expected}.",
+            remedy="Read the alias again, and send its ETag as If-Match, or leave If-Match out.",
         )
 
 

@@ -23,7 +23,7 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True)
 class KeyRecord:
-    """An API key, without its secret. `scopes` are of read, edit, admin."""
+    """An API key, without its secret. `scopes` are of generate, read, edit, admin; each holds those before it."""
 
     id: str
     name: str
@@ -31,6 +31,20 @@ class KeyRecord:
     created_at: datetime
     created_by: str
     revoked_at: datetime | None = None
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """Who did what to which object, and when."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    object: str
+    detail: Json
 
 
 Actor = KeyRecord | str
@@ -39,7 +53,11 @@ Actor = KeyRecord | str
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """A registered base model, its editor and its aliases (name to version number)."""
+    """A registered base model, its editor and its aliases (name to version number).
+
+    `architecture` and `digest` are empty until its checkpoint has been read. `progress` has stage, done and total
+    while it is prepared.
+    """
 
     id: str
     source: str
@@ -56,6 +74,8 @@ class ModelRecord:
     canaries: Json | None
     base_parameters_digest: str | None
     error: Json | None
+    asked: Json | None
+    progress: Json | None
     aliases: Mapping[str, int]
     created_at: datetime
     created_by: str

@@ -6,6 +6,7 @@ the two.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 ModelStatus = Literal["preparing", "ready", "failed", "archived"]
@@ -21,6 +22,20 @@ Joiner = Literal["auto", " ", ""]
 FINAL_STATUSES: frozenset[str] = frozenset(
     {"applied", "rejected", "failed", "cancelled", "withdrawn", "verified"}
 )
+
+WORDS: Mapping[str, str] = {
+    "verifying": "running",
+    "applied": "succeeded",
+    "withdrawn": "succeeded",
+    "verified": "succeeded",
+}
+"""Statuses of the ledger that clients are told in a word for several; whether a set is live they are told beside."""
+
+
+def told(status: str) -> str:
+    """Return a status as clients are told it."""
+    return WORDS.get(status, status)
+
 
 LEGAL_TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
     {

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from malmen_core.errors import FactError
 
 Joiner = Literal["auto", " ", ""]
 """What stands between a prompt and its target; see `malmen_core.models.tokenization.join`."""
 PLACEHOLDER = "{}"
 """Stands for the subject in the prompts of published data sets."""
+ChatText = Callable[[list[dict[str, str]]], str]
+"""Makes the text that a model reads of the turns of a conversation."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,20 @@ class LocalityPrompt:
     hold: bool = False
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> LocalityPrompt:
-        """Read the API's form; raises KeyError if ``prompt`` is absent."""
-        return cls(record["prompt"], record.get("target"), bool(record.get("hold", False)))
+    def from_json(cls, record: Mapping[str, Any], chat: ChatText | None = None) -> LocalityPrompt:
+        """Read the API's form, which has a ``prompt``, or the ``messages`` of a conversation in its place.
+
+        Raises:
+            KeyError: both are absent.
+            FactError: there are messages, and no way to make a text of them.
+        """
+        if (messages := record.get("messages")) is None:
+            prompt = record["prompt"]
+        elif chat is None:
+            raise FactError("Messages need a model with a chat template.", "Give a prompt.")
+        else:
+            prompt = chat(messages)
+        return cls(prompt, record.get("target"), bool(record.get("hold", False)))
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class Fact:
     joiner: Joiner = "auto"
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Fact:
+    def from_json(cls, record: Mapping[str, Any], chat: ChatText | None = None) -> Fact:
         """Read the API's form; unknown members are ignored.
 
         White space around target and subject is dropped, and a subject takes the place of each ``{}`` in the
@@ -64,9 +79,11 @@ class Fact:
 
         Args:
             record: at least ``prompt`` and ``target``.
+            chat: the model's chat template, for locality prompts that are conversations.
 
         Raises:
             KeyError: if ``prompt`` or ``target`` is absent.
+            FactError: a conversation cannot be put into a text; `field` is its JSON pointer in the record.
         """
         subject = (record.get("subject") or "").strip() or None
 
@@ -79,10 +96,23 @@ class Fact:
             target=record["target"].strip(),
             subject=subject,
             rephrasings=tuple(map(filled, record.get("rephrasings") or ())),
-            locality=tuple(map(LocalityPrompt.from_json, record.get("locality") or ())),
+            locality=probes_from_json(record.get("locality") or (), chat),
             question=None if question is None else filled(question),
             joiner="auto" if joiner is None else joiner,
         )
+
+
+def probes_from_json(
+    records: Iterable[Mapping[str, Any]], chat: ChatText | None = None
+) -> tuple[LocalityPrompt, ...]:
+    """Read locality prompts; raises as `Fact.from_json`."""
+    found = []
+    for number, record in enumerate(records):
+        try:
+            found.append(LocalityPrompt.from_json(record, chat))
+        except FactError as error:
+            raise FactError(error.message, error.remedy, f"/locality/{number}/messages") from error
+    return tuple(found)
 
 
 def normalise(text: str) -> str:

@@ -24,7 +24,19 @@ from service.access import AccessMiddleware
 from service.changes import Changes
 from service.context import Services
 from service.openai import routes as openai
-from service.routes import admin_models, edits, facts, generate, health, keys, ledger, models
+from service.routes import (
+    admin_models,
+    audit,
+    editors,
+    edits,
+    facts,
+    generate,
+    health,
+    keys,
+    ledger,
+    models,
+    withdrawals,
+)
 from service.schemas.base import ProblemBody
 from service.settings import ServiceSettings
 from service.startup import Background
@@ -33,7 +45,20 @@ DESCRIPTION = (
     "Errata corrects facts inside language models: each correction is numbered and verified, can be looked "
     "up, and can be taken back exactly. Errors are problem details (RFC 9457); lists are paged by cursor."
 )
-NOUNS = (edits, models, facts, generate, admin_models, ledger, keys, health, openai)
+NOUNS = (
+    edits,
+    withdrawals,
+    models,
+    facts,
+    generate,
+    admin_models,
+    editors,
+    ledger,
+    audit,
+    keys,
+    health,
+    openai,
+)
 
 
 def create_app(

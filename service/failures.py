@@ -19,7 +19,7 @@ from ledger.errors import IdempotencyConflict, LedgerUnavailable, NotFound
 from malmen_core.errors import CoreError
 from problems import ErrataError
 from service.problems import FieldError, Problem, pointer
-from service.schemas.base import IDEMPOTENCY_KEY, IDENTIFIER
+from service.schemas.base import ETAGS, IDEMPOTENCY_KEY, IDENTIFIER
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ PLAIN_WORDS = {
 }
 SHAPES = {
     IDENTIFIER: "must be 1 to 128 letters, digits, dots, dashes and underscores, the first a letter or digit",
+    ETAGS: 'must be an ETag of the alias, such as "7", in quotes',
     IDEMPOTENCY_KEY: "must be 1 to 200 visible ASCII characters, without spaces",
 }
 LEDGER_DOWN = "The ledger's database did not answer. Try again shortly; with an Idempotency-Key that is safe."

@@ -30,13 +30,15 @@ from service.schemas.generate import Generation, Usage
 
 T = TypeVar("T")
 Event = dict[str, Any]
+Prompt = str | tuple[int, ...] | tuple[dict[str, str], ...]
 
 
 @dataclass(frozen=True)
 class GenerateParams:
     """What a client asked for; `refs` are the versions, each with the field that named it.
 
-    `prompt` is text or the ids of its tokens, `where` the part of the request that it stands in.
+    `prompt` is text or the ids of its tokens, `where` the part of the request that it stands in; `messages`
+    are the turns of a conversation, in place of the prompt.
     """
 
     prompt: str | tuple[int, ...]
@@ -50,6 +52,7 @@ class GenerateParams:
     stream: bool = False
     logprobs: int | None = None
     echo: bool = False
+    messages: tuple[dict[str, str], ...] = ()
 
 
 def build_calls(services: Services, model_id: str, asked: GenerateParams) -> list[GenerationCall]:
@@ -59,10 +62,13 @@ def build_calls(services: Services, model_id: str, asked: GenerateParams) -> lis
         Problem: over a limit, the prompt does not fit, the model is not ready, or there is no such version.
         NotFound: there is no such model.
     """
-    field = FieldError("/prompt", "", asked.where)
-    text = asked.prompt if isinstance(asked.prompt, str) else ""
-    check_generation(text, asked.max_new_tokens, asked.where, services.settings)
-    numbers, ids, room = resolve(services, model_id, asked.refs, asked.prompt, field)
+    field = FieldError("/messages" if asked.messages else "/prompt", "", asked.where)
+    text = "".join(turn["content"] for turn in asked.messages)
+    if isinstance(asked.prompt, str):
+        text = text or asked.prompt
+    check_generation(text, asked.max_new_tokens, field, services.settings)
+    prompt = asked.messages or asked.prompt
+    numbers, ids, room = resolve(services, model_id, asked.refs, prompt, field)
     request = TextRequest(
         prompt=ids,
         max_new_tokens=min(asked.max_new_tokens, room),
@@ -80,7 +86,7 @@ def resolve(
     services: Services,
     model_id: str,
     refs: Sequence[tuple[int | str, FieldError]],
-    prompt: str | tuple[int, ...],
+    prompt: Prompt,
     field: FieldError,
 ) -> tuple[list[int], tuple[int, ...], int]:
     """The numbers of the versions that are named, the prompt's token ids, and how many tokens fit behind it.
@@ -146,11 +152,11 @@ def _resolve(services: Services, model_id: str, ref: int | str, field: FieldErro
 
 
 def _read(
-    services: Services, model: ModelRecord, prompt: str | tuple[int, ...], field: FieldError
+    services: Services, model: ModelRecord, prompt: Prompt, field: FieldError
 ) -> tuple[tuple[int, ...], int]:
     """The token ids of a prompt, and how many tokens fit behind it."""
     tokenizer = services.tokenizers.get(model)
-    ids = tokenizer.read(prompt) if isinstance(prompt, str) else prompt
+    ids = tokenizer.ids(prompt)
     unknown = tokenizer.unknown(ids)
     if unknown is not None:
         raise Problem("token-not-embedded", unknown, errors=[FieldError(field.pointer, unknown, field.where)])

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from anyio import CancelScope
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
-from ledger.auth import keys
+from ledger.auth import idempotency, keys
 from ledger.db.engine import unavailable_is_typed
 from ledger.records import KeyRecord
 from service.context import services_of, transaction_of
 from service.failures import parse_failure
 from service.problems import FieldError, Problem
+from service.schemas.base import IDEMPOTENCY_KEY
 
 bearer = HTTPBearer(auto_error=False, description="A key made with POST /admin/keys, or the first admin key.")
 MAX_SECRET_CHARS = 512
@@ -27,7 +31,7 @@ PUBLIC = KeyRecord("public", "public", frozenset(), datetime.min.replace(tzinfo=
 
 
 class RequiresScope:
-    """The dependency of a route on a key with a scope; admin keys have every scope."""
+    """The dependency of a route on a key with a scope, by name or by a greater one."""
 
     def __init__(self, scope: str) -> None:
         self.scope = scope
@@ -39,7 +43,7 @@ class RequiresScope:
             Problem: missing-key, invalid-key or missing-scope.
         """
         key = await _authenticate(request)
-        if self.scope not in key.scopes and "admin" not in key.scopes:
+        if not keys.grants(key, self.scope):
             detail = (
                 f"The key {key.name!r} lacks the scope {self.scope!r}, which {request.method} "
                 f"{request.url.path} needs. Use a key that has it, or ask an administrator for one."
@@ -67,10 +71,28 @@ class RequiresScopeUnlessPublic(RequiresScope):
             await super().admit(request)
 
 
+GenerateKey = Annotated[KeyRecord, Depends(RequiresScope("generate"))]
 ReadKey = Annotated[KeyRecord, Depends(RequiresScope("read"))]
 EditKey = Annotated[KeyRecord, Depends(RequiresScope("edit"))]
 AdminKey = Annotated[KeyRecord, Depends(RequiresScope("admin"))]
 MetricsKey = Annotated[KeyRecord, Depends(RequiresScopeUnlessPublic("read"))]
+
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=IDEMPOTENCY_KEY,
+        description="For 24 hours, a repeat with this key gives the first answer and does nothing more; another "
+        "request under it is refused.",
+    ),
+]
+
+
+async def repeatable(idempotency_key: IdempotencyKey = None) -> None:
+    """The dependency of a route whose first answer is given again; see `GuardedRoute`."""
+
+
+Repeatable = Annotated[None, Depends(repeatable)]
 
 
 async def _authenticate(request: Request) -> KeyRecord:
@@ -87,12 +109,16 @@ async def _authenticate(request: Request) -> KeyRecord:
     if len(secret) <= MAX_SECRET_CHARS and secret.isascii():
         key = await run_in_threadpool(keys.authenticate, request.state.tx, secret)
     if key is None:
-        detail = "The key is unknown or was revoked. Check it, or ask an administrator for a new one."
+        detail = "The key is unknown, was revoked, or has expired. Check it, or ask an administrator for one."
         raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
+    if await run_in_threadpool(keys.note_use, request.state.tx, key):
+        await _commit(request)
     return key
 
 
-async def bounded(request: Request, limit: int) -> Request:
+async def bounded(
+    request: Request, limit: int, what: str = "the edit set", setting: str = "ERRATA_MAX_BODY_BYTES"
+) -> Request:
     """The same request with its body read, if that has at most `limit` bytes, declared or chunked.
 
     Raises:
@@ -110,8 +136,8 @@ async def bounded(request: Request, limit: int) -> Request:
             chunks.append(chunk)
     if total > limit:
         detail = (
-            f"The body has more than {limit} bytes. Split the edit set, "
-            "or ask the operator to raise ERRATA_MAX_BODY_BYTES."
+            f"The body has more than {limit} bytes. Make {what} smaller, "
+            f"or ask the operator to raise {setting}."
         )
         raise Problem(
             "body-too-large", detail, errors=[FieldError("", detail)], headers={"Connection": "close"}
@@ -150,6 +176,8 @@ class GuardedRoute(APIRoute):
     The transaction that looks the key up is that of a handler which depends on it (`context.Tx`), and commits
     before the answer is sent. It waits for no client: a small body is read before it begins, and where a
     large one is still to be read, or the handler does without, it ends once the key is known.
+
+    A route that depends on `Repeatable` keeps its first answer in that transaction, and gives it to repeats.
     """
 
     @property
@@ -165,10 +193,16 @@ class GuardedRoute(APIRoute):
         """Whether the handler works in the request's transaction."""
         return any(dependency.call is transaction_of for dependency in self.dependant.dependencies)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a repeat under an idempotency key gets the first answer."""
+        return any(dependency.call is repeatable for dependency in self.dependant.dependencies)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, guarded."""
         handle = super().get_route_handler()
         guard, transacts, takes_body = self.guard, self.transacts, bool(self.dependant.body_params)
+        repeats = self.repeats
 
         async def guarded(request: Request) -> Response:
             limit = (await services_of(request)).settings.max_body_bytes
@@ -183,7 +217,7 @@ class GuardedRoute(APIRoute):
                 request = await bounded(request, limit)
             if takes_body:
                 await _check_json(request)
-            response = await handle(request)
+            response = await (_once(request, handle) if repeats else handle(request))
             await _commit(request)
             return response
 
@@ -204,6 +238,41 @@ def _is_small(request: Request) -> bool:
     """Whether a body may be read from someone whose key is not known yet."""
     declared = request.headers.get("content-length", "")
     return "authorization" in request.headers and declared.isdecimal() and int(declared) <= SMALL_BODY_BYTES
+
+
+Handle = Callable[[Request], Coroutine[Any, Any, Response]]
+KEPT_HEADERS = ("location", "deprecation", "warning", "cache-control", "content-type", "etag")
+
+
+async def _once(request: Request, handle: Handle) -> Response:
+    """Answer a request whose idempotency key is new, or give the first answer again.
+
+    Raises:
+        IdempotencyConflict: the key was used for another request.
+    """
+    given = request.headers.get("idempotency-key")
+    if given is None or not re.fullmatch(IDEMPOTENCY_KEY, given):
+        return await handle(request)  # which refuses a bad one by name
+    tx, key = request.state.tx, request.state.key
+    first = await run_in_threadpool(idempotency.take, tx, key, given, await _asked(request))
+    if first is not None and first.answer is not None:
+        headers = {**first.answer["headers"], "Idempotency-Replayed": "true"}
+        return Response(json.dumps(first.answer["body"]), first.answer["status"], headers)
+    response = await handle(request)
+    body = json.loads(bytes(response.body))
+    if "secret" in body:
+        body["secret"] = None  # of a new key: it is kept nowhere
+    headers = {name: value for name, value in response.headers.items() if name in KEPT_HEADERS}
+    answer = {"status": response.status_code, "headers": headers, "body": body}
+    await run_in_threadpool(idempotency.keep, tx, key, given, answer)
+    return response
+
+
+async def _asked(request: Request) -> str:
+    """The digest of what a request asks for, whatever its body's spacing and order of members."""
+    body = json.dumps(await request.json(), sort_keys=True) if await request.body() else ""
+    text = f"{request.method} {request.url.path}?{request.url.query} {body}"
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 async def _commit(request: Request) -> None:

@@ -19,7 +19,7 @@ def given(body: FactBody, joiner: Joiner) -> dict[str, Any]:
         joiner: of a fact that has none of its own.
     """
     members = body.model_dump()
-    fact = Fact.from_json({"joiner": joiner, **members})
+    fact = Fact.from_json({"joiner": joiner, **members, "locality": ()})
     return {
         **members,
         "prompt": fact.prompt,

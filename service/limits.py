@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from service.problems import FieldError, Problem, pointer
+from service.schemas.base import Message
 from service.schemas.edits import EditRequest, FactBody
 from service.settings import ServiceSettings
 
@@ -78,8 +79,15 @@ def check_fact(at: str, fact: FactBody, settings: ServiceSettings) -> Iterator[F
         yield from _too_long(f"{at}/rephrasings/{number}", text, prompt, "ERRATA_MAX_PROMPT_CHARS")
     for number, probe in enumerate(fact.locality):
         at_probe = f"{at}/locality/{number}"
-        yield from _too_long(f"{at_probe}/prompt", probe.prompt, prompt, "ERRATA_MAX_PROMPT_CHARS")
+        yield from _too_long(f"{at_probe}/prompt", probe.prompt or "", prompt, "ERRATA_MAX_PROMPT_CHARS")
+        yield from check_messages(f"{at_probe}/messages", probe.messages or (), settings)
         yield from _too_long(f"{at_probe}/target", probe.target or "", target, "ERRATA_MAX_TARGET_CHARS")
+
+
+def check_messages(at: str, messages: Sequence[Message], settings: ServiceSettings) -> Iterator[FieldError]:
+    """What is wrong with the length of a conversation, all turns together; `at` is its pointer."""
+    text = "".join(message.content for message in messages)
+    yield from _too_long(at, text, settings.max_prompt_chars, "ERRATA_MAX_PROMPT_CHARS")
 
 
 def _too_long(at: str, text: str, limit: int, setting: str) -> Iterator[FieldError]:
@@ -104,21 +112,21 @@ def check_prompt(prompt: str, field: FieldError, settings: ServiceSettings) -> l
     return [FieldError(error.pointer, error.detail, field.where) for error in found]
 
 
-def check_generation(prompt: str, max_new_tokens: int, where: str, settings: ServiceSettings) -> None:
+def check_generation(prompt: str, max_new_tokens: int, field: FieldError, settings: ServiceSettings) -> None:
     """Refuse a generation that asks for more than this service gives.
 
     Args:
-        prompt: the text to continue.
+        prompt: the text to continue, or that of all turns to answer.
         max_new_tokens: how many tokens are wanted.
-        where: `query` or `body`, whichever named them.
+        field: names the prompt.
         settings: the limits.
 
     Raises:
         Problem: invalid-request.
     """
-    found = check_prompt(prompt, FieldError("/prompt", "", where), settings)
+    found = check_prompt(prompt, field, settings)
     if max_new_tokens > settings.max_new_tokens:
         limit = settings.max_new_tokens
         detail = f"{max_new_tokens} is more than {limit}. Ask for fewer, or raise ERRATA_MAX_NEW_TOKENS."
-        found.append(FieldError("/max_new_tokens", detail, where))
+        found.append(FieldError("/max_new_tokens", detail, field.where))
     refuse(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,6 +15,7 @@ from ledger.errors import LedgerError
 from ledger.jobs import jobs
 from ledger.models import models
 from ledger.records import ModelRecord
+from ledger.states import told
 from service.context import Services
 from service.paging import every
 from service.schemas.health import Check
@@ -90,9 +93,10 @@ def measure(services: Services) -> None:
     waiting: dict[str, int] = {}
     try:
         with services.ledger.engine.connect() as connection:
-            metrics.edit_sets(
-                {str(status): int(count) for status, count in connection.execute(COUNT_EDIT_SETS)}
-            )
+            counts: Counter[str] = Counter()
+            for name, count in connection.execute(COUNT_EDIT_SETS):
+                counts[told(name)] += int(count)
+            metrics.edit_sets(counts)
         registered = services.ledger.run(every_model)
         waiting = services.ledger.run(jobs.waiting)
         metrics.dependency("database", up=True)

@@ -63,7 +63,7 @@ class Background:
 
     def _warm(self) -> None:
         with self._services.ledger.transaction() as tx:
-            registered = list(every(tx, models.list_all))
+            registered = [model for model in every(tx, models.list_all) if model.digest]
         for model in registered:
             if self._stopping.is_set():
                 return

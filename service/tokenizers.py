@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
-
-from jinja2 import TemplateError
 
 from ledger.records import ModelRecord
 from malmen_core.editing.validation import FactProblem, check_facts
-from malmen_core.errors import CoreError
+from malmen_core.errors import CoreError, FactError
 from malmen_core.facts import Fact
 from malmen_core.generation.logprobs import token_texts
 from malmen_core.models.families import read_config, task_of
 from malmen_core.models.tasks.base import Task
-from malmen_core.models.tokenization import encode_prompt, load_tokenizer, plain_text
+from malmen_core.models.tokenization import chat_text, encode_prompt, load_tokenizer, plain_text
 from service.problems import FieldError, Problem
 
 logger = logging.getLogger(__name__)
@@ -36,6 +35,17 @@ class ModelTokenizer:
         self._special = frozenset(self._tokenizer.all_special_ids)
         self._lock = threading.Lock()
 
+    def check_given(self, given: Sequence[Mapping[str, Any]]) -> list[FactProblem]:
+        """What the model could not be given of facts in the API's form."""
+        facts, problems = [], []
+        for at, record in enumerate(given):
+            try:
+                with self._lock:
+                    facts.append(Fact.from_json(record, partial(chat_text, self._tokenizer)))
+            except FactError as error:
+                problems.append(FactProblem(f"/facts/{at}{error.field}", f"{error.message} {error.remedy}"))
+        return problems or self.check(facts)
+
     def check(self, facts: Sequence[Fact]) -> list[FactProblem]:
         """What the model could not be given of these facts."""
         with self._lock:
@@ -53,6 +63,17 @@ class ModelTokenizer:
         """The ids of the tokens that the model would read."""
         with self._lock:
             return tuple(encode_prompt(self._tokenizer, prompt))
+
+    def ids(self, prompt: str | Sequence[int] | Sequence[dict[str, str]]) -> tuple[int, ...]:
+        """The ids of a prompt's tokens, given as text, as ids, or as the turns of a conversation.
+
+        Raises:
+            Problem: as `chat`.
+        """
+        if isinstance(prompt, str):
+            return self.read(prompt)
+        turns = [part for part in prompt if isinstance(part, dict)]
+        return self.chat(turns) if turns else tuple(part for part in prompt if isinstance(part, int))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of a text's tokens, without special ones around it."""
@@ -87,16 +108,9 @@ class ModelTokenizer:
         """
         try:
             with self._lock:
-                text = self._tokenizer.apply_chat_template(
-                    list(messages), tokenize=False, add_generation_prompt=answer
-                )
-        except (TemplateError, ValueError, TypeError) as error:
-            missing = not self._tokenizer.chat_template
-            detail = (
-                "The model has no chat template. Ask it for a completion of a text."
-                if missing
-                else f"The model's chat template does not take these messages: {error}. Change their roles."
-            )
+                text = chat_text(self._tokenizer, messages, answer=answer)
+        except FactError as error:
+            detail = f"{error.message} {error.remedy}"
             raise Problem("invalid-request", detail, errors=[FieldError("/messages", detail)]) from error
         return self.encode(text)
 

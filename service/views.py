@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from broker.presence import WorkerPresence
 from ledger.records import (
+    AuditRecord,
     EditSetRecord,
     FactRecord,
     Json,
@@ -18,14 +19,16 @@ from ledger.records import (
     VersionRecord,
     WithdrawalRecord,
 )
+from ledger.states import EditSetStatus, told
 from malmen_core.models.families import family_of
 from service.problems import Problem
+from service.schemas.audit import AuditEventView
 from service.schemas.changes import Change
-from service.schemas.edits import Accepted, EditSetView, FactView, Merged, ProgressView
+from service.schemas.edits import EditSetView, FactView, Merged, ProgressView, Status
 from service.schemas.health import LedgerCheckView, LedgerProblemView
 from service.schemas.keys import KeyView, Scope
 from service.schemas.models import EditorView, MemberView, ModelView, VersionView, WithdrawalView, WorkerView
-from service.schemas.touching import HeldFact
+from service.schemas.touching import FoundFact, HeldFact
 
 
 def _plain(value: Json | None) -> dict[str, Any] | None:
@@ -38,18 +41,14 @@ def _progress(progress: Progress | None) -> ProgressView | None:
     return ProgressView(stage=progress.stage, done=progress.done, total=progress.total)
 
 
-def accepted(record: EditSetRecord) -> Accepted:
-    """What `POST /edits` answers: nothing that changes afterwards, so that a repeat gives the same."""
-    return Accepted(
-        id=record.id,
-        model=record.model_id,
-        status="queued",
-        fact_count=record.fact_count,
-        merged=[Merged(**each) for each in record.merged],
-        promote=record.promote,
-        note=record.note,
-        created_at=record.created_at,
-    )
+def accepted(record: EditSetRecord) -> EditSetView:
+    """An edit set as it was when it was accepted, so that a repeat gets the first answer."""
+    nothing = dict.fromkeys(("progress", "version", "finished_at", "report", "error"))
+    return edit_set(record).model_copy(update={**nothing, "status": "queued", "live": False})
+
+
+def _status(status: EditSetStatus) -> Status:
+    return cast("Status", told(status))
 
 
 def edit_set(record: EditSetRecord) -> EditSetView:
@@ -57,7 +56,7 @@ def edit_set(record: EditSetRecord) -> EditSetView:
     return EditSetView(
         id=record.id,
         model=record.model_id,
-        status=record.status,
+        status=_status(record.status),
         fact_count=record.fact_count,
         merged=[Merged(**each) for each in record.merged],
         promote=record.promote,
@@ -109,6 +108,17 @@ def held_fact(record: FactRecord) -> HeldFact:
     )
 
 
+def found_fact(model_id: str, record: FactRecord) -> FoundFact:
+    """A fact of any model."""
+    return FoundFact(
+        **dict(held_fact(record)),
+        model=model_id,
+        question=record.question,
+        live=record.live,
+        **vars(record.provenance),
+    )
+
+
 def change(added: bool, record: FactRecord) -> Change:
     """A fact that differs between two versions."""
     return Change(**dict(held_fact(record)), change="added" if added else "removed")
@@ -128,11 +138,12 @@ def model(record: ModelRecord, alive: Sequence[WorkerPresence] = ()) -> ModelVie
         source=record.source,
         revision=record.revision,
         status="failed" if failures else record.status,
-        architecture=record.architecture,
-        task=family_of(record.architecture).task.name,
-        context_length=record.context_length,
+        progress=None if record.progress is None else ProgressView(**record.progress),
+        architecture=record.architecture or None,
+        task=family_of(record.architecture).task.name if record.architecture else None,
+        context_length=record.context_length or None,
         modules=list(record.modules),
-        digest=record.digest,
+        digest=record.digest or None,
         gate=dict(record.gate),
         live_version=record.live_version,
         aliases=dict(record.aliases),
@@ -187,7 +198,7 @@ def withdrawal(record: WithdrawalRecord) -> WithdrawalView:
     return WithdrawalView(
         id=record.id,
         model=record.model_id,
-        status=record.status,
+        status=_status(record.status),
         edit_sets=list(record.edit_set_ids),
         facts=list(record.fact_ids),
         reason=record.reason,
@@ -209,7 +220,14 @@ def key(record: KeyRecord) -> KeyView:
         created_at=record.created_at,
         created_by=record.created_by,
         revoked_at=record.revoked_at,
+        expires_at=record.expires_at,
+        last_used_at=record.last_used_at,
     )
+
+
+def audit_event(record: AuditRecord) -> AuditEventView:
+    """Something that was done."""
+    return AuditEventView(**{**vars(record), "detail": dict(record.detail)})
 
 
 def ledger_check(check: LedgerCheck) -> LedgerCheckView:

@@ -22,6 +22,7 @@ class Example:
     subject: str
     rephrasings: tuple[str, ...]
     locality: tuple[str, ...]
+    question: str | None
 
     @property
     def wordings(self) -> tuple[str, ...]:
@@ -32,7 +33,7 @@ def read_examples() -> list[Example]:
     examples = []
     for line in FACTS_FILE.read_text(encoding="utf-8").splitlines():
         record: dict[str, Any] = json.loads(line)
-        assert set(record) == {"prompt", "target", "subject", "rephrasings", "locality"}
+        assert set(record) - {"question"} == {"prompt", "target", "subject", "rephrasings", "locality"}
         assert all(set(probe) == {"prompt"} for probe in record["locality"])
         examples.append(
             Example(
@@ -41,6 +42,7 @@ def read_examples() -> list[Example]:
                 subject=record["subject"],
                 rephrasings=tuple(record["rephrasings"]),
                 locality=tuple(probe["prompt"] for probe in record["locality"]),
+                question=record.get("question"),
             )
         )
     return examples

@@ -13,7 +13,8 @@ from ledger.versions import members as ledger_members
 from malmen_core.editing.compose import Composer, Composition, SetId, StatisticsReader
 from malmen_core.editing.gauss_newton import Progress
 from malmen_core.editing.statistics import Statistics
-from malmen_core.facts import Fact, LocalityPrompt
+from malmen_core.facts import Fact, probes_from_json
+from malmen_core.models.base import BaseModel
 from malmen_core.models.overlay import Version
 from worker.lease import Lease
 from worker.patience import insist
@@ -135,7 +136,9 @@ def solve(
 
     def read_facts(asked: Mapping[SetId, Sequence[int]]) -> dict[SetId, list[Fact]]:
         records = iter(facts_at([(owners[ident], fact) for ident, facts in asked.items() for fact in facts]))
-        return {ident: [to_fact(next(records)) for _ in facts] for ident, facts in asked.items()}
+        return {
+            ident: [to_fact(next(records), composer.base) for _ in facts] for ident, facts in asked.items()
+        }
 
     return composer.compose(wanted, read_statistics, read_facts, progress)
 
@@ -145,9 +148,9 @@ def store(desk: Desk, lease: Lease, data: bytes) -> str:
     return insist(lease, lambda: desk.ledger.blobs.put(data))
 
 
-def to_fact(record: FactRecord) -> Fact:
-    """Turn a stored fact into the core's."""
-    probes = tuple(map(LocalityPrompt.from_json, record.locality))
+def to_fact(record: FactRecord, base: BaseModel) -> Fact:
+    """Turn a stored fact into the core's, with conversations as the model's chat template puts them."""
+    probes = probes_from_json(record.locality, base.chat_text)
     return Fact(
         record.prompt,
         record.target,

@@ -84,7 +84,7 @@ def _edit(desk: Desk, lease: Lease, job: JobInput) -> tuple[dict[str, Statistics
     made = edit(
         desk.resident.base,
         desk.resident.editor,
-        [to_fact(record) for record in job.facts],
+        [to_fact(record, desk.resident.base) for record in job.facts],
         edit_on_rephrasings=job.edit_set.edit_on_rephrasings,
         progress=lease.stage("editing"),
     )

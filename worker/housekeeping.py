@@ -1,6 +1,7 @@
 """What a worker does beside its jobs.
 
-It sees whether its model is still registered, withdraws expired facts, and removes blobs that nothing names.
+It sees whether its model is still registered, withdraws expired facts, and removes blobs that nothing names and
+idempotency keys whose time is over.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import Ledger
+from ledger.auth import idempotency
 from ledger.edits import expiry
 from ledger.edits.expiry import Looked
 from ledger.errors import LedgerError
@@ -82,6 +84,7 @@ class Housekeeper(threading.Thread):
         if time.monotonic() - self._collected < min(COLLECT_S, self._ledger.blob_grace_s):
             return
         self._collected = time.monotonic()
+        self._ledger.run(idempotency.forget)
         gone = self._ledger.collect()
         if gone.blobs:
             logger.info("Removed %d blobs that nothing names, %d bytes.", gone.blobs, gone.bytes)

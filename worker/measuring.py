@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ledger.edits import facts as ledger_facts
-from ledger.records import FactRecord, FactReport, JobInput, Member
+from ledger.records import FactRecord, FactReport, JobInput, Json, Member
 from malmen_core.editing.outcome import EditOutcome
 from malmen_core.evaluation.verify import summarise, verify
 from malmen_core.facts import normalise
@@ -106,7 +106,11 @@ def measure(
     intended = intended_changes(own)
     asked = [_without(fact, intended) for fact in facts]
     found = verify(
-        resident.base, candidate.version, [to_fact(fact) for fact in asked], resident.canaries, progress
+        resident.base,
+        candidate.version,
+        [to_fact(fact, resident.base) for fact in asked],
+        resident.canaries,
+        progress,
     )
     results = [
         *(
@@ -147,14 +151,19 @@ def intended_changes(facts: Sequence[FactRecord]) -> Intended:
     """Return the locality prompts of an edit set's facts that another of its facts is to change."""
     changed: dict[str, list[int]] = {}
     for fact in facts:
-        for text in {normalise(text) for text in (fact.prompt, *fact.rephrasings)}:
+        for text in {normalise(text) for text in (fact.prompt, fact.question, *fact.rephrasings) if text}:
             changed.setdefault(text, []).append(fact.position)
     return {
         (fact.edit_set_id, fact.position, number): others[0]
         for fact in facts
         for number, probe in enumerate(fact.locality)
-        if (others := [at for at in changed.get(normalise(probe["prompt"]), ()) if at != fact.position])
+        if (others := [at for at in changed.get(normalise(_asked(probe)), ()) if at != fact.position])
     }
+
+
+def _asked(probe: Json) -> str:
+    """What a locality prompt asks: its text, or the last turn of its conversation."""
+    return str(probe["prompt"] if probe.get("messages") is None else probe["messages"][-1]["content"])
 
 
 def _without(fact: FactRecord, intended: Intended) -> FactRecord:

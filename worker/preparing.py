@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ledger import Ledger
+from ledger.models import models
 from ledger.models import ready as ledger_ready
 from ledger.records import ModelRecord
 from malmen_core.editing.calibrate import calibrate
 from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError, EditorMismatch, ModelNotLoadable
 from malmen_core.evaluation.verify import CanaryRecord, record_canaries
-from malmen_core.models.base import BaseModel
-from malmen_core.models.checkpoint import checkpoint_folder, files_digest, weight_files
+from malmen_core.models.base import BaseModel, inspect_source
+from malmen_core.models.checkpoint import checkpoint_folder, commit_of, files_digest, weight_files
 from malmen_core.models.delta import Delta
 from worker.errors import CheckpointChanged, WeightsDiffer
 from worker.resident import Resident
@@ -132,6 +133,9 @@ def prepare(ledger: Ledger, model: ModelRecord, settings: WorkerSettings, progre
         CoreError: the model cannot be loaded, or its editor does not fit.
         CheckpointChanged: the files are not those that were registered.
     """
+    if not model.digest:
+        model = fetch(ledger, model, progress)
+    progress("loading", 0, 1)
     base = load_base(model, settings)
     if model.given_editor_digest is not None:
         editor = Editor.from_bytes(ledger.blobs.get(model.given_editor_digest))
@@ -150,6 +154,27 @@ def prepare(ledger: Ledger, model: ModelRecord, settings: WorkerSettings, progre
         weights_digest=base.version(Delta.empty()).weights_digest,
     )
     return resident(ledger, ready, base, settings)
+
+
+def fetch(ledger: Ledger, model: ModelRecord, progress: Progress) -> ModelRecord:
+    """Fetch a checkpoint of the hub, and say what it is: the commit that it is pinned to, and its digest.
+
+    Raises:
+        CoreError: it cannot be had, or cannot be edited.
+    """
+    progress("downloading", 0, 0)
+    folder = checkpoint_folder(
+        model.source, model.revision, lambda done, total: progress("downloading", done, total)
+    )
+    progress("inspecting", 0, 1)
+    info = inspect_source(str(folder), None, list(model.modules) or None)
+    found = {
+        "architecture": info.architecture,
+        "context_length": info.context_length,
+        "modules": list(info.modules),
+        "digest": info.digest,
+    }
+    return ledger.run(models.inspected, model.id, commit_of(folder), found)
 
 
 def load(ledger: Ledger, model: ModelRecord, settings: WorkerSettings) -> Resident:

@@ -42,6 +42,7 @@ FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 15.0
 LEAD_S = 120.0
 WATCH_S = 1.0
+TELL_S = 1.0
 ATTEMPTS = 3
 EXIT_GENERATION = 71
 CHANGED = (
@@ -68,7 +69,8 @@ class WorkerProcess:
         self._redis: Redis = connect(broker)
         self._stopping = threading.Event()
         self._listener: Listener | None = None
-        self._led_at = time.monotonic()
+        self._led_at = self._told_at = time.monotonic()
+        self._stage = ""
         self._announcer = Announcer(self._redis, settings.model, self.worker_id, settings.role)
 
     def run(self) -> int:
@@ -182,9 +184,13 @@ class WorkerProcess:
             return True
 
     def _check(self, stage: str, done: int, total: int) -> None:
-        """Stop when asked to; now and then keep the lead and log how far the preparation is."""
+        """Stop when asked to; now and then keep the lead, and say and log how far the preparation is."""
         if self._stopping.is_set():
             raise WorkerStopping
+        if stage != self._stage or time.monotonic() - self._told_at > TELL_S:
+            self._stage, self._told_at = stage, time.monotonic()
+            with suppress(LedgerUnavailable):
+                self._ledger.run(models.note_progress, self._settings.model, stage, done, total)
         if time.monotonic() - self._led_at > LEAD_S / 8:
             self._led_at = time.monotonic()
             self._leads()

@@ -14,7 +14,18 @@ from errata.client.names import only_model
 from errata.client.requests import Request
 from errata.client.resources import EditSet, Version, Withdrawal
 from errata.client.transport import AsyncTransport, Retries
-from errata.client.waiting import AGAIN_S, POLL_S, Deadline, Waiting, Watch, id_of, text_of, where
+from errata.client.waiting import (
+    AGAIN_S,
+    POLL_S,
+    Deadline,
+    State,
+    Waiting,
+    Watch,
+    WatchWithdrawal,
+    id_of,
+    text_of,
+    where,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,20 +82,9 @@ class AsyncEdits(_Group):
     list = _lists(requests.list_edits)
     facts = _lists(requests.edit_facts)
 
-    async def events(self, edit_set: str, *, timeout: float | None = None) -> AsyncIterator[EditSet]:
+    def events(self, edit_set: str, *, timeout: float | None = None) -> AsyncIterator[EditSet]:
         """As `Edits.events`."""
-        waiting = Waiting(edit_set, timeout)
-        while True:
-            try:
-                async with self._transport.events(requests.edit_events(edit_set)) as events:
-                    async for event in events:
-                        yield waiting.state(event)
-                        if event.name == "final":
-                            return
-                waiting.again(None)
-            except Unreachable as error:
-                waiting.again(error)
-            await asyncio.sleep(AGAIN_S)
+        return _states(self._transport, requests.edit_events(edit_set), Waiting(EditSet, edit_set, timeout))
 
     async def wait(
         self, edit_set: str | EditSet, *, on_progress: Watch | None = None, timeout: float | None = None
@@ -94,6 +94,54 @@ class AsyncEdits(_Group):
             if on_progress is not None:
                 on_progress(state)
         return state
+
+
+async def _states(
+    transport: AsyncTransport, request: Request[State], waiting: Waiting[State]
+) -> AsyncIterator[State]:
+    while True:
+        try:
+            async with transport.events(request) as events:
+                async for event in events:
+                    yield waiting.state(event)
+                    if event.name == "final":
+                        return
+            waiting.again(None)
+        except Unreachable as error:
+            waiting.again(error)
+        await asyncio.sleep(AGAIN_S)
+
+
+class AsyncWithdrawals(_Group):
+    """As `Withdrawals`."""
+
+    get = _sends(requests.get_withdrawal)
+    cancel = _sends(requests.cancel_withdrawal)
+    list = _lists(requests.list_withdrawals)
+
+    def events(self, withdrawal: str, *, timeout: float | None = None) -> AsyncIterator[Withdrawal]:
+        """As `Withdrawals.events`."""
+        waiting = Waiting(Withdrawal, withdrawal, timeout)
+        return _states(self._transport, requests.withdrawal_events(withdrawal), waiting)
+
+    async def wait(
+        self,
+        withdrawal: str | Withdrawal,
+        *,
+        on_progress: WatchWithdrawal | None = None,
+        timeout: float | None = None,
+    ) -> Withdrawal:
+        """As `Withdrawals.wait`."""
+        async for state in self.events(id_of(withdrawal), timeout=timeout):
+            if on_progress is not None:
+                on_progress(state)
+        return state
+
+
+class AsyncFacts(_Group):
+    """Facts of all models."""
+
+    search = _lists(requests.search_facts)
 
 
 class AsyncOneModel(_Group):
@@ -124,14 +172,12 @@ class AsyncOneModel(_Group):
         self,
         withdrawal: Withdrawal,
         *,
-        on_progress: Callable[[Withdrawal], None] | None = None,
+        on_progress: WatchWithdrawal | None = None,
         timeout: float | None = None,
     ) -> Version:
         """As `OneModel.wait`."""
         deadline = Deadline(withdrawal.id, timeout)
-        while isinstance(
-            found := await self._transport.send(requests.get_withdrawal(withdrawal)), Withdrawal
-        ):
+        while isinstance(found := await self._transport.send(requests.version_of(withdrawal)), Withdrawal):
             if on_progress is not None:
                 on_progress(found)
             deadline.check()
@@ -148,6 +194,18 @@ class AsyncModels(_Group):
 
     def __getitem__(self, model: str) -> AsyncOneModel:
         return AsyncOneModel(self._transport, model)
+
+
+class AsyncEditors(_Group):
+    """Editors that models are registered with."""
+
+    upload = _sends(requests.upload_editor)
+
+
+class AsyncAudit(_Group):
+    """The audit trail."""
+
+    list = _lists(requests.list_audit)
 
 
 class AsyncKeys(_Group):
@@ -173,7 +231,11 @@ class AsyncClient:
         self._transport = AsyncTransport(*where(url, key), Retries(max_retries), **options)
         self.url = self._transport.url
         self.edits = AsyncEdits(self._transport)
+        self.withdrawals = AsyncWithdrawals(self._transport)
         self.models = AsyncModels(self._transport)
+        self.facts = AsyncFacts(self._transport)
+        self.editors = AsyncEditors(self._transport)
+        self.audit = AsyncAudit(self._transport)
         self.keys = AsyncKeys(self._transport)
         self.ledger = AsyncLedger(self._transport)
 

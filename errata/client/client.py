@@ -16,7 +16,18 @@ from errata.client.names import only_model
 from errata.client.requests import Request
 from errata.client.resources import EditSet, Model, Version, Withdrawal
 from errata.client.transport import Retries, SyncTransport
-from errata.client.waiting import AGAIN_S, POLL_S, Deadline, Waiting, Watch, id_of, text_of, where
+from errata.client.waiting import (
+    AGAIN_S,
+    POLL_S,
+    Deadline,
+    State,
+    Waiting,
+    Watch,
+    WatchWithdrawal,
+    id_of,
+    text_of,
+    where,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,18 +100,7 @@ class Edits(_Group):
             ApiError: There is no such edit set.
             Unreachable: The service has gone for good.
         """
-        waiting = Waiting(edit_set, timeout)
-        while True:
-            try:
-                with self._transport.events(requests.edit_events(edit_set)) as events:
-                    for event in events:
-                        yield waiting.state(event)
-                        if event.name == "final":
-                            return
-                waiting.again(None)
-            except Unreachable as error:
-                waiting.again(error)
-            time.sleep(AGAIN_S)
+        return _states(self._transport, requests.edit_events(edit_set), Waiting(EditSet, edit_set, timeout))
 
     def wait(
         self, edit_set: str | EditSet, *, on_progress: Watch | None = None, timeout: float | None = None
@@ -119,6 +119,52 @@ class Edits(_Group):
             if on_progress is not None:
                 on_progress(state)
         return state
+
+
+def _states(transport: SyncTransport, request: Request[State], waiting: Waiting[State]) -> Iterator[State]:
+    while True:
+        try:
+            with transport.events(request) as events:
+                for event in events:
+                    yield waiting.state(event)
+                    if event.name == "final":
+                        return
+            waiting.again(None)
+        except Unreachable as error:
+            waiting.again(error)
+        time.sleep(AGAIN_S)
+
+
+class Withdrawals(_Group):
+    """Withdrawals, which are asked for with `models[…].withdraw`."""
+
+    get = _sends(requests.get_withdrawal)
+    cancel = _sends(requests.cancel_withdrawal)
+    list = _lists(requests.list_withdrawals)
+
+    def events(self, withdrawal: str, *, timeout: float | None = None) -> Iterator[Withdrawal]:
+        """The states of a withdrawal, as `Edits.events` has those of an edit set."""
+        waiting = Waiting(Withdrawal, withdrawal, timeout)
+        return _states(self._transport, requests.withdrawal_events(withdrawal), waiting)
+
+    def wait(
+        self,
+        withdrawal: str | Withdrawal,
+        *,
+        on_progress: WatchWithdrawal | None = None,
+        timeout: float | None = None,
+    ) -> Withdrawal:
+        """The final state of a withdrawal; raises as `Edits.wait`."""
+        for state in self.events(id_of(withdrawal), timeout=timeout):
+            if on_progress is not None:
+                on_progress(state)
+        return state
+
+
+class Facts(_Group):
+    """Facts of all models."""
+
+    search = _lists(requests.search_facts)
 
 
 class OneModel(_Group):
@@ -149,7 +195,7 @@ class OneModel(_Group):
         self,
         withdrawal: Withdrawal,
         *,
-        on_progress: Callable[[Withdrawal], None] | None = None,
+        on_progress: WatchWithdrawal | None = None,
         timeout: float | None = None,
     ) -> Version:
         """The version that a withdrawal makes.
@@ -159,7 +205,7 @@ class OneModel(_Group):
             ApiError: The withdrawal made none.
         """
         deadline = Deadline(withdrawal.id, timeout)
-        while isinstance(found := self._transport.send(requests.get_withdrawal(withdrawal)), Withdrawal):
+        while isinstance(found := self._transport.send(requests.version_of(withdrawal)), Withdrawal):
             if on_progress is not None:
                 on_progress(found)
             deadline.check()
@@ -176,6 +222,18 @@ class Models(_Group):
 
     def __getitem__(self, model: str) -> OneModel:
         return OneModel(self._transport, model)
+
+
+class Editors(_Group):
+    """Editors that models are registered with."""
+
+    upload = _sends(requests.upload_editor)
+
+
+class Audit(_Group):
+    """The audit trail."""
+
+    list = _lists(requests.list_audit)
 
 
 class Keys(_Group):
@@ -195,7 +253,8 @@ class Ledger(_Group):
 class Client:
     """Calls the service; every method raises ApiError for a problem and Unreachable when nothing answers.
 
-    Requests that failed on the way are sent again where that is safe: edit sets under an idempotency key.
+    Requests that failed on the way are sent again where that is safe: those that change something under an
+    idempotency key.
 
     Args:
         url: Address of the service; by default ERRATA_URL, or http://127.0.0.1:8000.
@@ -213,7 +272,11 @@ class Client:
         self._transport = SyncTransport(*where(url, key), Retries(max_retries), **options)
         self.url = self._transport.url
         self.edits = Edits(self._transport)
+        self.withdrawals = Withdrawals(self._transport)
         self.models = Models(self._transport)
+        self.facts = Facts(self._transport)
+        self.editors = Editors(self._transport)
+        self.audit = Audit(self._transport)
         self.keys = Keys(self._transport)
         self.ledger = Ledger(self._transport)
 

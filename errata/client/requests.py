@@ -10,7 +10,9 @@ from uuid import uuid4
 
 from errata.client.resources import (
     Alias,
+    AuditEvent,
     Change,
+    Editor,
     EditSet,
     Fact,
     Generation,
@@ -41,6 +43,7 @@ class Request(Generic[T]):
         params: of the query; those that are None are left out.
         body: sent as JSON.
         lines: sent as JSON lines, as they come.
+        content: sent as it is.
         headers: besides the client's.
         repeatable: whether it may be sent again when its answer was lost.
     """
@@ -51,6 +54,7 @@ class Request(Generic[T]):
     params: Record = field(default_factory=dict)
     body: Record | None = None
     lines: Iterable[Record] | None = None
+    content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = True
 
@@ -72,6 +76,11 @@ def at(*parts: object) -> str:
 def _given(**members: Any) -> dict[str, Any]:
     """The members that are not None."""
     return {name: value for name, value in members.items() if value is not None}
+
+
+def _once(idempotency_key: str | None = None) -> dict[str, str]:
+    """The header under which a request that was sent twice is done once."""
+    return {"Idempotency-Key": idempotency_key or uuid4().hex}
 
 
 def _nothing(_: Any) -> None:
@@ -117,9 +126,8 @@ def create_edit(
         joiner=joiner,
         note=note,
     )
-    headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
     body = {"model": model, "facts": list(facts), **options}
-    return Request("POST", "/edits", EditSet, body=body, headers=headers)
+    return Request("POST", "/edits", EditSet, body=body, headers=_once(idempotency_key))
 
 
 def upload_edit(model: str, facts: Iterable[Record], **options: Any) -> Request[EditSet]:
@@ -150,15 +158,40 @@ def get_edit(edit_set: str) -> Request[EditSet]:
     return Request("GET", at("edits", edit_set), EditSet)
 
 
-def list_edits(*, model: str | None = None, status: str | None = None, **filters: Any) -> Request[EditSet]:
+def list_edits(
+    *,
+    model: str | None = None,
+    status: str | Sequence[str] | None = None,
+    live: bool | None = None,
+    created_after: str | None = None,
+    created_before: str | None = None,
+    created_by: str | None = None,
+    q: str | None = None,
+    limit: int | None = None,
+) -> Request[EditSet]:
     """Edit sets, newest first.
 
     Args:
         model: Only this model's.
-        status: Only those with this status.
-        filters: Others that the service takes.
+        status: Only those with this status, or one of some.
+        live: Only those that the live version holds, or only others.
+        created_after: Only those accepted at this time or later, such as 2026-01-31T12:00:00Z.
+        created_before: Only those accepted earlier.
+        created_by: Only those posted under this key's id.
+        q: Only those with this text in their note or in a fact.
+        limit: Edit sets of a page, of which all are fetched one by one.
     """
-    return Request("GET", "/edits", EditSet, params={"model": model, "status": status, **filters})
+    params = {
+        "model": model,
+        "status": status,
+        "live": live,
+        "created_after": created_after,
+        "created_before": created_before,
+        "created_by": created_by,
+        "q": q,
+        "limit": limit,
+    }
+    return Request("GET", "/edits", EditSet, params=params)
 
 
 def edit_facts(edit_set: str) -> Request[Fact]:
@@ -174,6 +207,67 @@ def edit_events(edit_set: str) -> Request[EditSet]:
 def cancel_edit(edit_set: str) -> Request[EditSet]:
     """Cancel an edit set that has not been applied; cancelling twice is fine."""
     return Request("POST", at("edits", edit_set, "cancel"), EditSet)
+
+
+# ---- withdrawals
+
+
+def list_withdrawals(
+    *, model: str | None = None, status: str | Sequence[str] | None = None
+) -> Request[Withdrawal]:
+    """Withdrawals, newest first; of one model, or with some statuses."""
+    return Request("GET", "/withdrawals", Withdrawal, params={"model": model, "status": status})
+
+
+def get_withdrawal(withdrawal: str) -> Request[Withdrawal]:
+    """One withdrawal: status, progress, version."""
+    return Request("GET", at("withdrawals", withdrawal), Withdrawal)
+
+
+def withdrawal_events(withdrawal: str) -> Request[Withdrawal]:
+    """The states of a withdrawal, from the present to the final one."""
+    return Request("GET", at("withdrawals", withdrawal, "events"), Withdrawal)
+
+
+def cancel_withdrawal(withdrawal: str) -> Request[Withdrawal]:
+    """Cancel a withdrawal whose version has not been made; cancelling twice is fine."""
+    return Request("POST", at("withdrawals", withdrawal, "cancel"), Withdrawal)
+
+
+# ---- facts
+
+
+def search_facts(
+    *,
+    q: str | None = None,
+    model: str | None = None,
+    subject: str | None = None,
+    source: str | None = None,
+    author: str | None = None,
+    ticket: str | None = None,
+    live: bool | None = None,
+) -> Request[HeldFact]:
+    """The facts of all models, those accepted last first.
+
+    Args:
+        q: Only those with this text in prompt, target, subject, question or note.
+        model: Only this model's.
+        subject: Only those about this.
+        source: Only those that are written there.
+        author: Only those that this person states.
+        ticket: Only those of this request.
+        live: Only those that a live version holds, or only others.
+    """
+    params = {
+        "q": q,
+        "model": model,
+        "subject": subject,
+        "source": source,
+        "author": author,
+        "ticket": ticket,
+        "live": live,
+    }
+    return Request("GET", "/facts", HeldFact, params=params)
 
 
 # ---- models
@@ -195,9 +289,20 @@ def register_model(id: str, source: str, **options: Any) -> Request[Model]:  # n
     Args:
         id: Its name in the service.
         source: Hub id or folder.
-        options: ``revision``, ``modules``, ``editor``, ``gate``.
+        options: ``revision``, ``modules``, ``editor`` (the digest of one that was uploaded), ``gate``.
     """
-    return Request("POST", "/admin/models", Model, body={"id": id, "source": source, **options})
+    body = {"id": id, "source": source, **options}
+    return Request("POST", "/admin/models", Model, body=body, headers=_once())
+
+
+def upload_editor(data: bytes) -> Request[Editor]:
+    """Upload an editor, whose digest models are registered with.
+
+    Args:
+        data: The file of `errata train` or `calibrate`.
+    """
+    headers = {"Content-Type": "application/octet-stream"}
+    return Request("POST", "/admin/editors", Editor, content=data, headers=headers)
 
 
 def list_versions(model: str, /) -> Request[Version]:
@@ -210,7 +315,7 @@ def get_version(model: str, /, version: Ref = "live") -> Request[Version]:
     return Request("GET", at("models", model, "versions", version), Version)
 
 
-def get_withdrawal(withdrawal: Withdrawal) -> Request[Version | Withdrawal]:
+def version_of(withdrawal: Withdrawal) -> Request[Version | Withdrawal]:
     """A withdrawal, or its version once that has been made."""
     path = at("models", withdrawal.model, "versions", withdrawal.id)
     return Request("GET", path, lambda body: Withdrawal(body) if "status" in body else Version(body))
@@ -293,7 +398,7 @@ def compare(model: str, /, prompt: str, versions: Sequence[Ref], **options: Any)
 def roll_back(model: str, /, to_version: int, reason: str, **options: Any) -> Request[Version]:
     """Make a version with an earlier one's weights, and make it live."""
     body = {"to_version": to_version, "reason": reason, **options}
-    return Request("POST", at("admin", "models", model, "rollback"), Version, body=body, repeatable=False)
+    return Request("POST", at("admin", "models", model, "rollback"), Version, body=body, headers=_once())
 
 
 def withdraw(
@@ -302,13 +407,28 @@ def withdraw(
     """Have a version made without some edit sets and facts, and made live."""
     wanted = {"edit_sets": list(edit_sets), "facts": list(facts)}
     body = {"withdraw": wanted, "reason": reason, **options}
-    return Request("POST", at("admin", "models", model, "rollback"), Withdrawal, body=body, repeatable=False)
+    path = at("admin", "models", model, "rollback")
+    return Request("POST", path, Withdrawal, body=body, headers=_once())
 
 
-def set_alias(model: str, /, name: str, version: int, **options: Any) -> Request[Alias]:
-    """Point an alias at a version; options are ``force`` and ``reason``."""
-    body = {"version": version, **options}
-    return Request("PUT", at("admin", "models", model, "aliases", name), Alias, body=body)
+def set_alias(
+    model: str, /, name: str, version: int, *, expected: int | None = None, **options: Any
+) -> Request[Alias]:
+    """Point an alias at a version.
+
+    Args:
+        model: Id of the model.
+        name: Of the alias.
+        version: Its number.
+        expected: The version that the alias must point at now; otherwise the service refuses (HTTP 412).
+        options: ``force`` and ``reason``.
+    """
+    path, body = at("admin", "models", model, "aliases", name), {"version": version, **options}
+    return Request("PUT", path, Alias, body=body, headers=_if_match(expected))
+
+
+def _if_match(expected: int | None) -> dict[str, str]:
+    return {} if expected is None else {"If-Match": f'"{expected}"'}
 
 
 def archive_model(model: str, /) -> Request[Model]:
@@ -316,17 +436,24 @@ def archive_model(model: str, /) -> Request[Model]:
     return Request("DELETE", at("admin", "models", model), Model)
 
 
-def delete_alias(model: str, /, name: str) -> Request[None]:
-    """Remove an alias; the version that it points at stays."""
-    return Request("DELETE", at("admin", "models", model, "aliases", name), _nothing)
+def delete_alias(model: str, /, name: str, *, expected: int | None = None) -> Request[None]:
+    """Remove an alias; the version that it points at stays. `expected` is as of `set_alias`."""
+    path = at("admin", "models", model, "aliases", name)
+    return Request("DELETE", path, _nothing, headers=_if_match(expected))
 
 
-# ---- keys, ledger
+# ---- keys, audit, ledger
 
 
-def create_key(name: str, scopes: Sequence[str], **options: Any) -> Request[Key]:
-    """Make a key; its secret is in this answer only."""
-    body = {"name": name, "scopes": list(scopes), **options}
+def create_key(name: str, scopes: Sequence[str], *, expires_at: str | None = None) -> Request[Key]:
+    """Make a key; its secret is in this answer only, so a lost answer is not asked for again.
+
+    Args:
+        name: Who or what it is for.
+        scopes: Of ``generate``, ``read``, ``edit``, ``admin``, each of which holds those before it.
+        expires_at: From when it is refused, such as 2030-01-31T12:00:00Z.
+    """
+    body = {"name": name, "scopes": list(scopes), **_given(expires_at=expires_at)}
     return Request("POST", "/admin/keys", Key, body=body, repeatable=False)
 
 
@@ -338,6 +465,25 @@ def list_keys() -> Request[Key]:
 def revoke_key(key: str) -> Request[None]:
     """Revoke a key at once."""
     return Request("DELETE", at("admin", "keys", key), _nothing)
+
+
+def list_audit(
+    *,
+    object: str | None = None,  # noqa: A002 - the word of the API
+    actor: str | None = None,
+    action: str | None = None,
+    since: str | None = None,
+) -> Request[AuditEvent]:
+    """Who did what, newest first.
+
+    Args:
+        object: Only what was done to this, such as ``models/m``, or to what lies below it.
+        actor: Only what this key did, by its id.
+        action: Only these, such as ``alias.set``.
+        since: Only what was done at this time or later.
+    """
+    params = {"object": object, "actor": actor, "action": action, "since": since}
+    return Request("GET", "/admin/audit", AuditEvent, params=params)
 
 
 def verify_ledger() -> Request[LedgerCheck]:

@@ -51,8 +51,8 @@ class EditSet(Resource):
 
     @property
     def succeeded(self) -> bool:
-        """Whether it was applied or, where it was only to be measured, verified."""
-        return self.status in ("applied", "verified", "succeeded")
+        """Whether it was measured and met its gate; `live` says whether it is served."""
+        return self.status == "succeeded"
 
 
 class Fact(Resource):
@@ -72,7 +72,10 @@ class Fact(Resource):
 
 
 class HeldFact(Resource):
-    """A fact of a version; `score` says how near a prompt is to it, where one was given."""
+    """A fact of a version; `score` says how near a prompt is to it, where one was given.
+
+    One that was searched for among all has its `model`, where it comes from, and whether it is `live`.
+    """
 
     fact: str
     edit_set: str
@@ -122,7 +125,7 @@ class Version(Resource):
 
 
 class Withdrawal(Resource):
-    """A withdrawal whose version is being computed."""
+    """A withdrawal; `version` is the number of what it made, once it has succeeded."""
 
     id: str
     model: str
@@ -154,7 +157,28 @@ class Key(Resource):
     scopes: list[str]
     created_at: str
     revoked_at: str | None
+    expires_at: str | None
+    last_used_at: str | None
     secret: str
+
+
+class Editor(Resource):
+    """An editor that was uploaded."""
+
+    digest: str
+    base_digest: str
+    card: dict[str, Any]
+
+
+class AuditEvent(Resource):
+    """Something that was done."""
+
+    id: int
+    at: str
+    actor: str
+    action: str
+    object: str
+    detail: dict[str, Any]
 
 
 class Alias(Resource):

@@ -86,6 +86,8 @@ class _Transport:
             # In ASCII, so that text which is not UTF-8 arrives, and is refused by the name of its field.
             given["content"] = json.dumps(request.body).encode()
             given["headers"].setdefault("Content-Type", "application/json")
+        elif request.content is not None:
+            given["content"] = request.content
         return given
 
     def _failed(self, request: Request[Any], error: Exception) -> StackError:

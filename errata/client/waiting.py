@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from errata.client.errors import ApiError, Unreachable, WaitTimeout
-from errata.client.resources import EditSet
+from errata.client.resources import EditSet, Withdrawal
 from errata.client.transport import Event
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -15,6 +16,8 @@ POLL_S = 0.2
 AGAIN_S = 1.0
 MOST_LOST = 30
 Watch = Callable[[EditSet], None]
+WatchWithdrawal = Callable[[Withdrawal], None]
+State = TypeVar("State", EditSet, Withdrawal)
 
 
 class Deadline:
@@ -36,14 +39,15 @@ class Deadline:
             )
 
 
-class Waiting(Deadline):
-    """How long an edit set has been waited for, and how often its events were lost."""
+class Waiting(Deadline, Generic[State]):
+    """How long something has been waited for, and how often its events were lost."""
 
-    def __init__(self, edit_set: str, timeout: float | None) -> None:
-        super().__init__(edit_set, timeout)
+    def __init__(self, read: Callable[[dict[str, Any]], State], ident: str, timeout: float | None) -> None:
+        super().__init__(ident, timeout)
+        self._read: Callable[[dict[str, Any]], State] = read
         self._lost = 0
 
-    def state(self, event: Event) -> EditSet:
+    def state(self, event: Event) -> State:
         """The state that an event tells of.
 
         Raises:
@@ -54,7 +58,7 @@ class Waiting(Deadline):
         check_error(event)
         if event.name != "final":
             self.check()
-        return EditSet(event.data)
+        return self._read(event.data)
 
     def again(self, error: Unreachable | None) -> None:
         """Check whether to connect again after the events were lost.
@@ -90,6 +94,6 @@ def where(url: str | None, key: str | None) -> tuple[str, str | None]:
     return url or os.environ.get("ERRATA_URL") or DEFAULT_URL, key or os.environ.get("ERRATA_KEY")
 
 
-def id_of(edit_set: str | EditSet) -> str:
-    """The id of an edit set."""
-    return edit_set if isinstance(edit_set, str) else edit_set.id
+def id_of(given: str | EditSet | Withdrawal) -> str:
+    """The id of an edit set or a withdrawal."""
+    return given if isinstance(given, str) else given.id

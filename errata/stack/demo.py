@@ -139,7 +139,7 @@ def require_applied(edit: Mapping[str, Any]) -> None:
     Raises:
         DemoFailed: The edit set was not applied.
     """
-    if edit["status"] != "applied":
+    if edit["status"] != "succeeded":
         problem = edit.get("error") or {}
         reasons = tuple(gate_lines(edit.get("report") or {})) or (str(problem.get("detail", problem)),)
         raise DemoFailed(

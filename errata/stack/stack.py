@@ -145,10 +145,10 @@ class Stack:
                 raise NoStack("The admin key of this stack was revoked.", OTHER_KEY) from refusal
             if known is not None and known.status != "failed" and known.source == source:
                 return known.raw
-            body = {"id": self.model_id, "source": source}
+            options = {}
             if self._source is not None:
-                body["editor"] = str(default_model.EDITOR)
-            return client.post("/admin/models", body)
+                options["editor"] = client.editors.upload(default_model.EDITOR.read_bytes()).digest
+            return client.models.register(self.model_id, source, **options).raw
 
     def wait_for_model(self, say: Callable[[str], None]) -> dict[str, Any]:
         """Wait until the worker has prepared the model, as long as the worker lives.

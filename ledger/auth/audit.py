@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, insert, or_, select
 from sqlalchemy.orm import Session
 
+from ledger.db import queries
 from ledger.db.tables import AuditEvent
-from ledger.records import Actor, Json, KeyRecord
+from ledger.records import Actor, AuditRecord, Json, KeyRecord, Page
 
 
 def actor_name(actor: Actor) -> str:
@@ -21,3 +25,45 @@ def record(session: Session, actor: Actor, action: str, target: str, detail: Jso
             actor=actor_name(actor), action=action, object=target, detail=dict(detail or {})
         )
     )
+
+
+def list_all(
+    session: Session,
+    limit: int = 50,
+    cursor: str | None = None,
+    *,
+    target: str | None = None,
+    actor: str | None = None,
+    action: str | None = None,
+    since: datetime | None = None,
+) -> Page[AuditRecord]:
+    """Return a page of events, newest first.
+
+    Args:
+        session: the transaction.
+        limit: events of a page.
+        cursor: of the page before, or None.
+        target: only those on this object, such as `models/m`, or on what lies below it.
+        actor: only this actor's.
+        action: only these.
+        since: only from this time on.
+
+    Raises:
+        InvalidCursor: the cursor is not one of this list.
+    """
+    query = select(AuditEvent)
+    if target is not None:
+        below = func.starts_with(AuditEvent.object, f"{target}/")
+        query = query.where(or_(AuditEvent.object == target, below))
+    if actor is not None:
+        query = query.where(AuditEvent.actor == actor)
+    if action is not None:
+        query = query.where(AuditEvent.action == action)
+    if since is not None:
+        query = query.where(AuditEvent.at >= since)
+    return queries.page(session, query, AuditEvent.id, "audit", limit, cursor, _record)
+
+
+def _record(found: Any) -> AuditRecord:
+    row: AuditEvent = found.AuditEvent
+    return AuditRecord(row.id, row.at, row.actor, row.action, row.object, row.detail)

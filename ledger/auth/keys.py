@@ -12,8 +12,9 @@ import hmac
 import re
 import secrets
 from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import any_, func, literal, select, update
+from sqlalchemy import ColumnElement, and_, any_, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from ledger.auth import audit
@@ -23,7 +24,10 @@ from ledger.errors import InvalidName, LedgerError
 from ledger.integrity.chain import storable
 from ledger.records import Actor, KeyRecord, Page
 
-SCOPES = frozenset({"read", "edit", "admin"})
+SCOPES = ("generate", "read", "edit", "admin")
+"""From the least: each holds those before it."""
+USED_EVERY = timedelta(minutes=1)
+"""How exactly the last use of a key is kept."""
 PREFIX = "errata"
 MINIMUM_GIVEN_LENGTH = 16
 SENDABLE = re.compile(r"[!-~][ -~]*[!-~]")
@@ -56,6 +60,11 @@ class RevokedSecret(LedgerError):
         )
 
 
+def grants(key: KeyRecord, scope: str) -> bool:
+    """Return whether a key has a scope, by name or by a greater one."""
+    return not key.scopes.isdisjoint(SCOPES[SCOPES.index(scope) :])
+
+
 def generate() -> tuple[str, str]:
     """Return a new key's id and its secret `errata_<id>_<random>`."""
     ident = secrets.token_hex(6)
@@ -74,11 +83,19 @@ def _record(row: Key) -> KeyRecord:
         created_at=row.created_at,
         created_by=row.created_by,
         revoked_at=row.revoked_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
     )
 
 
 def create(
-    session: Session, name: str, scopes: Collection[str], secret: str | None = None, *, actor: Actor
+    session: Session,
+    name: str,
+    scopes: Collection[str],
+    secret: str | None = None,
+    *,
+    actor: Actor,
+    expires_at: datetime | None = None,
 ) -> tuple[KeyRecord, str]:
     """Make a key and return it with its secret, which is not stored.
 
@@ -87,9 +104,9 @@ def create(
         WeakSecret: the given secret is too short, or no header can carry it.
     """
     storable(name, "/name")
-    wrong = sorted(set(scopes) - SCOPES)
+    wrong = sorted(set(scopes) - {*SCOPES})
     if wrong or not scopes:
-        raise InvalidName("scope", ", ".join(wrong), "one or more of read, edit, admin", "/scopes")
+        raise InvalidName("scope", ", ".join(wrong), f"one or more of {', '.join(SCOPES)}", "/scopes")
     ident, made = generate()
     if secret is not None and (len(secret) < MINIMUM_GIVEN_LENGTH or not SENDABLE.fullmatch(secret)):
         raise WeakSecret(MINIMUM_GIVEN_LENGTH)
@@ -100,6 +117,7 @@ def create(
         digest=_hash(secret or made),
         given=secret is not None,
         created_by=audit.actor_name(actor),
+        expires_at=expires_at,
     )
     session.add(row)
     session.flush()
@@ -108,21 +126,36 @@ def create(
 
 
 def authenticate(session: Session, secret: str) -> KeyRecord | None:
-    """Return the key with this secret, or None if there is none or it is revoked.
+    """Return the key with this secret, or None if there is none, or it is revoked or has expired.
 
     A made secret names its own row; the few given ones are all compared. Both in constant time.
     """
     wanted = _hash(secret)
     prefix, _, rest = secret.partition("_")
     ident = rest.partition("_")[0] if prefix == PREFIX and rest.isascii() and "\0" not in rest else None
-    candidates = session.scalars(
-        select(Key).where(Key.revoked_at.is_(None), Key.given.is_(True) | (Key.id == ident))
-    )
+    candidates = session.scalars(select(Key).where(_in_force(), Key.given.is_(True) | (Key.id == ident)))
     found = None
     for row in candidates:
         if hmac.compare_digest(row.digest, wanted):
             found = _record(row)
     return found
+
+
+def _in_force() -> ColumnElement[bool]:
+    return and_(Key.revoked_at.is_(None), or_(Key.expires_at.is_(None), Key.expires_at > func.now()))
+
+
+def note_use(session: Session, key: KeyRecord) -> bool:
+    """Note that a key was used, to the minute; return whether anything was written.
+
+    Who comes while another notes it does not wait.
+    """
+    if key.last_used_at is not None and datetime.now(UTC) - key.last_used_at < USED_EVERY:
+        return False
+    free = select(Key.id).where(Key.id == key.id).with_for_update(skip_locked=True).scalar_subquery()
+    noted = update(Key).where(Key.id == free).values(last_used_at=func.now())
+    session.execute(noted.execution_options(synchronize_session=False))
+    return True
 
 
 def ensure_admin(session: Session, secret: str) -> KeyRecord:
@@ -150,7 +183,7 @@ def ensure_admin(session: Session, secret: str) -> KeyRecord:
 
 def has_admin(session: Session) -> bool:
     """Return whether a key that administers is in force."""
-    query = select(Key.id).where(Key.revoked_at.is_(None), literal("admin") == any_(Key.scopes))
+    query = select(Key.id).where(_in_force(), literal("admin") == any_(Key.scopes))
     return session.scalar(query.limit(1)) is not None
 
 

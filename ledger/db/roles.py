@@ -21,6 +21,7 @@ CHANGED = {
     "aliases": "UPDATE, DELETE",
     "edit_sets": "UPDATE",
     "heads": "UPDATE",
+    "idempotency_keys": "UPDATE, DELETE",
     "jobs": "UPDATE",
     "keys": "UPDATE",
     "memberships": "UPDATE",

@@ -62,10 +62,16 @@ class Key(Base):
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
     revoked_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
 
 
 class Model(Base):
-    """A registered base model and its editor."""
+    """A registered base model and its editor.
+
+    One of the hub is fetched by a worker: before, `digest` and `architecture` are empty; `asked` has revision and
+    modules as they were asked for, which are then pinned.
+    """
 
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -83,6 +89,8 @@ class Model(Base):
     canaries: Mapped[Json | None]
     base_parameters_digest: Mapped[str | None]
     error: Mapped[Json | None]
+    asked: Mapped[Json | None]
+    progress: Mapped[Json | None]
     created_at: Mapped[datetime] = _now()
     created_by: Mapped[str]
     __table_args__ = (
@@ -218,6 +226,7 @@ class Withdrawal(Base):
 
     __tablename__ = "withdrawals"
     id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = _sequence()
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     status: Mapped[str] = mapped_column(server_default=text("'queued'"))
     edit_set_ids: Mapped[list[str]]
@@ -372,16 +381,18 @@ class Alias(Base):
 
 
 class IdempotencyKey(Base):
-    """The first answer under an Idempotency-Key of one API key."""
+    """The first answer under an Idempotency-Key of one API key, kept for a day; that of an edit set is itself."""
 
     __tablename__ = "idempotency_keys"
     key_id: Mapped[str] = mapped_column(primary_key=True)
     idempotency_key: Mapped[str] = mapped_column(primary_key=True)
     body_digest: Mapped[str]
-    edit_set_id: Mapped[str] = mapped_column(
+    edit_set_id: Mapped[str | None] = mapped_column(
         ForeignKey("edit_sets.id", deferrable=True, initially="DEFERRED")
     )
+    answer: Mapped[Json | None]
     created_at: Mapped[datetime] = _now()
+    __table_args__ = (Index(None, "created_at"),)
 
 
 class AuditEvent(Base):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import ColumnElement, Select, exists, func, insert, not_, or_, select
 from sqlalchemy.orm import Session
 
-from ledger.auth import audit
+from ledger.auth import audit, idempotency
 from ledger.db import queries
-from ledger.db.tables import Alias, EditSet, Fact, IdempotencyKey, Job, Membership
+from ledger.db.tables import Alias, EditSet, Fact, Job, Membership
 from ledger.edits import conflicts
 from ledger.errors import EditTooLarge, IdempotencyConflict, NotFound, TooManyEdits
 from ledger.ids import new_id
@@ -23,6 +23,7 @@ from ledger.records import Actor, EditSetRecord, Json, KeyRecord, Limits, ModelR
 from ledger.states import EditSetStatus, OnConflict, Promote
 from ledger.versions import members, versions
 
+FACT_TEXTS = (Fact.prompt, Fact.target, Fact.subject, Fact.question, Fact.note)
 LARGE = 64
 """Sets of so many facts tell how long a fact takes."""
 
@@ -62,14 +63,23 @@ def _record(row: EditSet, job: Job, live: bool) -> EditSetRecord:
     )
 
 
-def _select() -> Select[*tuple[Any, ...]]:
-    live = (
+def _is_live() -> ColumnElement[bool]:
+    """Say that the live version holds an edit set."""
+    return (
         select(Membership.edit_set_id)
         .join(Alias, (Alias.model_id == Membership.model_id) & (Alias.name == versions.LIVE))
         .where(Membership.edit_set_id == EditSet.id, members.covers(Membership, Alias.number))
         .exists()
     )
-    return select(EditSet, Job, live.label("live")).join(Job, Job.edit_set_id == EditSet.id)
+
+
+def says(columns: Iterable[Any], text: str) -> ColumnElement[bool]:
+    """Say that one of some columns has a text in it, whatever its case."""
+    return or_(*(column.icontains(text, autoescape=True) for column in columns))
+
+
+def _select() -> Select[*tuple[Any, ...]]:
+    return select(EditSet, Job, _is_live().label("live")).join(Job, Job.edit_set_id == EditSet.id)
 
 
 def _of_row(row: Any) -> EditSetRecord:
@@ -97,9 +107,27 @@ def list_all(
     cursor: str | None = None,
     *,
     model_id: str | None = None,
-    status: EditSetStatus | None = None,
+    status: EditSetStatus | Collection[EditSetStatus] = (),
+    live: bool | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    created_by: str | None = None,
+    text: str | None = None,
 ) -> Page[EditSetRecord]:
-    """Return a page of edit sets, newest first; of one model or one status if wanted.
+    """Return a page of edit sets, newest first.
+
+    Args:
+        session: the transaction.
+        limit: edit sets of a page.
+        cursor: of the page before, or None.
+        model_id: only this model's.
+        status: only those with this status, or one of some.
+        live: only those that the live version holds, or only others.
+        created_after: only those accepted at this time or later.
+        created_before: only those accepted earlier.
+        created_by: only those accepted under this key.
+        text: only those with this in their note, or in a fact's prompt, target, subject, question or note,
+            whatever its case.
 
     Raises:
         NotFound: there is no such model.
@@ -108,8 +136,19 @@ def list_all(
     query = _select()
     if model_id is not None:
         query = query.where(EditSet.model_id == models.get(session, model_id).id)
-    if status is not None:
-        query = query.where(EditSet.status == status)
+    if status:
+        query = query.where(EditSet.status.in_([status] if isinstance(status, str) else status))
+    if live is not None:
+        query = query.where(_is_live() if live else not_(_is_live()))
+    if created_after is not None:
+        query = query.where(EditSet.created_at >= created_after)
+    if created_before is not None:
+        query = query.where(EditSet.created_at < created_before)
+    if created_by is not None:
+        query = query.where(EditSet.created_by == created_by)
+    if text is not None:
+        of_facts = exists().where(Fact.edit_set_id == EditSet.id, says(FACT_TEXTS, text))
+        query = query.where(or_(says((EditSet.note,), text), of_facts))
     return queries.page(session, query, EditSet.seq, "edit_sets", limit, cursor, _of_row)
 
 
@@ -122,21 +161,11 @@ def cancel(session: Session, edit_set_id: str, actor: Actor) -> EditSetRecord:
 def _replayed(
     session: Session, edit_set_id: str, actor: KeyRecord, idempotency_key: str, body_digest: str
 ) -> EditSetRecord | None:
-    """Take the idempotency key for this edit set, or return the one that has it.
-
-    Of two requests at once, the second waits here until the first commits.
-    """
-    key = {"key_id": actor.id, "idempotency_key": storable(idempotency_key, "/Idempotency-Key")}
-    taken = session.execute(
-        postgresql.insert(IdempotencyKey)
-        .values(**key, body_digest=body_digest, edit_set_id=edit_set_id)
-        .on_conflict_do_nothing()
-        .returning(IdempotencyKey.key_id)
-    ).scalar()
-    if taken is not None:
+    """Take the idempotency key for this edit set, or return the one that has it."""
+    first = idempotency.take(session, actor, idempotency_key, body_digest, edit_set_id)
+    if first is None:
         return None
-    first = session.get_one(IdempotencyKey, tuple(key.values()))
-    if first.body_digest != body_digest:
+    if first.edit_set_id is None:
         raise IdempotencyConflict(idempotency_key)
     return get(session, first.edit_set_id)
 

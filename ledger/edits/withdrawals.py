@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger.auth import audit
 from ledger.db import queries
-from ledger.db.tables import EditSet, Job, Withdrawal
+from ledger.db.tables import EditSet, Job, Model, Withdrawal
 from ledger.edits import conflicts
 from ledger.edits.edit_sets import progress_of
 from ledger.errors import NotFound, NotLive, WrongModel
 from ledger.ids import fact_id, new_id, parse_fact_id
 from ledger.integrity.chain import storable
-from ledger.records import Actor, WithdrawalRecord
+from ledger.jobs import jobs
+from ledger.records import Actor, Page, WithdrawalRecord
 from ledger.states import EditSetStatus
 from ledger.versions import members, versions
 
@@ -49,6 +50,42 @@ def get(session: Session, ident: str) -> WithdrawalRecord:
     row = queries.find(session, Withdrawal, ident, "withdrawal")
     job = session.scalars(select(Job).where(Job.withdrawal_id == row.id)).one()
     return _record(row, job)
+
+
+def list_all(
+    session: Session,
+    limit: int = 50,
+    cursor: str | None = None,
+    *,
+    model_id: str | None = None,
+    status: Collection[EditSetStatus] = (),
+) -> Page[WithdrawalRecord]:
+    """Return a page of withdrawals, newest first; of one model, or with some statuses, if wanted.
+
+    Raises:
+        NotFound: there is no such model.
+        InvalidCursor: the cursor is not one of this list.
+    """
+    query = select(Withdrawal, Job).join(Job, Job.withdrawal_id == Withdrawal.id)
+    if model_id is not None:
+        query = query.where(Withdrawal.model_id == queries.find(session, Model, model_id, "model").id)
+    if status:
+        query = query.where(Withdrawal.status.in_(status))
+    return queries.page(
+        session,
+        query,
+        Withdrawal.seq,
+        "withdrawals",
+        limit,
+        cursor,
+        lambda found: _record(found.Withdrawal, found.Job),
+    )
+
+
+def cancel(session: Session, ident: str, actor: Actor) -> WithdrawalRecord:
+    """Cancel a withdrawal whose version has not been made; IllegalTransition if it is finished."""
+    jobs.cancel(session, queries.find(session, Withdrawal, ident, "withdrawal"), actor)
+    return get(session, ident)
 
 
 def _check_live(

@@ -270,15 +270,15 @@ def cancel_all(session: Session, model_id: str, actor: Actor, *, withdrawals: bo
     return [_cancel(session, job, actor).id for job in found if job is not None and job.finished_at is None]
 
 
-def cancel(session: Session, edit_set: EditSet, actor: Actor) -> None:
-    """Cancel an edit set that has not been applied; one that is cancelled stays so.
+def cancel(session: Session, row: EditSet | Withdrawal, actor: Actor) -> None:
+    """Cancel an edit set or a withdrawal that has not been applied; one that is cancelled stays so.
 
     Raises:
         IllegalTransition: it is finished otherwise.
     """
-    ident = session.scalar(select(Job.id).where(Job.edit_set_id == edit_set.id))
+    ident = session.scalar(select(Job.id).where(or_(Job.edit_set_id == row.id, Job.withdrawal_id == row.id)))
     job = lock(session, ident) if ident else None
-    assert job is not None, "an edit set is accepted with its job"
+    assert job is not None, "what is worked on is accepted with its job"
     if subject(session, job).status != "cancelled":
         _cancel(session, job, actor)
 

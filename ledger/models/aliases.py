@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -11,8 +12,8 @@ from sqlalchemy.orm import Session
 from ledger.auth import audit
 from ledger.db import queries
 from ledger.db.engine import Transaction
-from ledger.db.tables import Alias, EditSet, Version
-from ledger.errors import GateNotMet, InvalidName, NotFound, StaleParent
+from ledger.db.tables import Alias, EditSet, Model, Version
+from ledger.errors import AliasMoved, GateNotMet, InvalidName, NotFound, StaleParent
 from ledger.records import Actor, VersionRecord
 from ledger.versions import members, versions
 from ledger.versions.versions import BASE, LIVE
@@ -94,10 +95,22 @@ def set_alias(
     *,
     force: bool = False,
     reason: str | None = None,
+    expected: Collection[int] | None = None,
 ) -> VersionRecord:
     """Point an alias at an existing version, and return the version.
 
+    Args:
+        tx: the transaction.
+        model_id: the model.
+        name: of the alias.
+        ref: the version.
+        actor: who asks.
+        force: whether it may become live though it did not meet its gate.
+        reason: for force.
+        expected: version numbers, one of which it must point at now; None for any, or none.
+
     Raises:
+        AliasMoved: it does not.
         InvalidName: the name is not allowed.
         NotFound, ModelNotReady: there is no such model or version, or none yet.
         GateNotMet, StaleParent: `live` was asked for, and this needs force with a reason.
@@ -114,6 +127,7 @@ def set_alias(
     if name == LIVE:
         _check_delta(tx, version.delta_digest)
     versions.lock_head(tx, model_id)
+    _check_expected(tx, model_id, name, expected)
     forced = force and bool(reason and reason.strip())
     if name == LIVE and not forced:
         _check_promotion(tx, version, versions.find(tx, model_id, LIVE).number)
@@ -129,19 +143,43 @@ def _check_delta(tx: Transaction, delta_digest: str | None) -> None:
         tx.blobs.check(delta_digest)
 
 
-def remove_alias(session: Session, model_id: str, name: str, actor: Actor) -> None:
-    """Remove an alias; its version stays.
+def number_of(session: Session, model_id: str, name: str) -> int:
+    """Return the number of the version that an alias points at.
 
     Raises:
+        NotFound: there is no such model or alias.
+    """
+    queries.find(session, Model, model_id, "model")
+    number = queries.find_alias(session, model_id, name)
+    if number is None:
+        raise NotFound("alias", name)
+    return number
+
+
+def _check_expected(session: Session, model_id: str, name: str, expected: Collection[int] | None) -> None:
+    """Refuse an alias that points elsewhere than is thought; the model's head must be locked."""
+    if expected is None:
+        return
+    number = queries.find_alias(session, model_id, name)
+    if number not in expected:
+        raise AliasMoved(name, ", ".join(f'"{each}"' for each in expected), number)
+
+
+def remove_alias(
+    session: Session, model_id: str, name: str, actor: Actor, expected: Collection[int] | None = None
+) -> None:
+    """Remove an alias; its version stays. `expected` is as of `set_alias`.
+
+    Raises:
+        AliasMoved: it does not point where it is thought to.
         InvalidName: it is `live`, which a model always has.
         NotFound, ModelNotReady: there is no such model or alias, or no version yet.
     """
     if name == LIVE:
         raise InvalidName("removed alias", name, f"any other; {LIVE!r} can be pointed elsewhere", "/name")
     versions.lock_head(session, model_id)
-    number = queries.find_alias(session, model_id, name)
-    if number is None:
-        raise NotFound("alias", name)
+    number = number_of(session, model_id, name)
+    _check_expected(session, model_id, name, expected)
     session.execute(delete(Alias).where(Alias.model_id == model_id, Alias.name == name))
     audit.record(session, actor, "alias.remove", f"models/{model_id}/aliases/{name}", {"number": number})
 

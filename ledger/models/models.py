@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -27,7 +28,15 @@ DEFAULT_GATE: Json = {
     "perplexity_ratio": 1.1,
     "retention": 0.9,
 }
-FIELDS = {"revision": "/revision", "modules": "/modules", "gate": "/gate", "given_editor_digest": "/editor"}
+FIELDS = {
+    "revision": "/revision",
+    "modules": "/modules",
+    "asked": "/revision",
+    "gate": "/gate",
+    "given_editor_digest": "/editor",
+}
+FETCHED = ("revision", "architecture", "context_length", "modules", "digest")
+"""What `inspected` fills in; what was asked for instead stands in `asked`."""
 UNUSABLE = ("failed", "archived")
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -57,6 +66,8 @@ def _record(row: Any) -> ModelRecord:
         canaries=model.canaries,
         base_parameters_digest=model.base_parameters_digest,
         error=model.error,
+        asked=model.asked,
+        progress=model.progress,
         aliases=dict(sorted((row.aliases or {}).items())),
         created_at=model.created_at,
         created_by=model.created_by,
@@ -100,10 +111,11 @@ def register(
     id: str,  # noqa: A002 - the word that clients use
     source: str,
     revision: str | None,
-    info: Json,
-    editor: bytes | None = None,
+    info: Json | None,
+    editor: bytes | str | None = None,
     gate: Json | None = None,
     *,
+    modules: Sequence[str] | None = None,
     actor: Actor,
 ) -> ModelRecord:
     """Register a base model, to be prepared by a worker; registering the same again changes nothing.
@@ -113,28 +125,36 @@ def register(
         id: letters, digits, dots, dashes and underscores.
         source: hub id or folder.
         revision: of the hub's repository.
-        info: architecture, context_length, modules and digest of the checkpoint.
-        editor: the editor to use; None to have one calibrated.
+        info: architecture, context_length, modules and digest of the checkpoint; None if a worker is to fetch
+            it, and say so with `inspected`.
+        editor: the editor to use, or the digest of one that was uploaded; None to have one calibrated.
         gate: thresholds in place of the defaults.
+        modules: those to edit, where there is no info; None for the default.
         actor: who asks.
 
     Raises:
         InvalidName: the id is not allowed.
         AlreadyExists: another model has this id. One that failed or was archived may be registered anew.
+        NotFound: no editor with this digest was uploaded.
         UnstorableText, NotANumber: text or numbers that cannot be recorded.
     """
     if not MODEL_ID.fullmatch(id):
         rule = "up to 128 letters, digits, dots, dashes and underscores, the first a letter or digit"
         raise InvalidName("model id", id, rule, "/id")
-    digest = None if editor is None else tx.blobs.put(editor)
+    digest = tx.blobs.put(editor) if isinstance(editor, bytes) else editor
+    if isinstance(editor, str):
+        queries.find(tx, Editor, editor, "editor")
     refs.record(tx, digest, "editor")
+    asked = {"revision": storable(revision, "/revision"), "modules": list(modules) if modules else None}
+    known = info or {"architecture": "", "context_length": 0, "modules": modules or (), "digest": ""}
     wanted: dict[str, Any] = {
         "source": storable(source, "/source"),
         "revision": storable(revision, "/revision"),
-        "architecture": info["architecture"],
-        "context_length": info["context_length"],
-        "modules": list(info["modules"]),
-        "digest": info["digest"],
+        "architecture": known["architecture"],
+        "context_length": known["context_length"],
+        "modules": storable(list(known["modules"]), "/modules"),
+        "digest": known["digest"],
+        "asked": asked if info is None else None,
         "gate": storable({**DEFAULT_GATE, **(gate or {})}, "/gate"),
         "given_editor_digest": digest,
     }
@@ -147,12 +167,12 @@ def register(
     model = queries.find(tx, Model, id, "model", lock=True)
     if made is None and model.status in UNUSABLE:
         jobs.cancel_all(tx, id, actor, withdrawals=True)  # what was accepted while it was being archived
-        cleared = dict.fromkeys(("editor_digest", "canaries", "base_parameters_digest", "error"))
+        cleared = dict.fromkeys(("editor_digest", "canaries", "base_parameters_digest", "error", "progress"))
         for name, value in {**wanted, **cleared, "status": "preparing"}.items():
             setattr(model, name, value)
     elif made is None:
         for name, value in wanted.items():
-            if getattr(model, name) != value:
+            if getattr(model, name) != value and not (info is None and name in FETCHED):
                 raise AlreadyExists("model", id, FIELDS.get(name, "/source"))
         return get(tx, id)
     tx.flush()
@@ -168,10 +188,66 @@ def fail(session: Session, model_id: str, error: Json) -> ModelRecord:
     """
     model = queries.find(session, Model, model_id, "model", lock=True)
     if model.status == "preparing":
-        model.status, model.error = "failed", storable(error)
+        model.status, model.error, model.progress = "failed", storable(error), None
         session.flush()
         audit.record(session, "worker", "model.fail", f"models/{model_id}", {"error": error})
     return get(session, model_id)
+
+
+def inspected(session: Session, model_id: str, revision: str | None, info: Json) -> ModelRecord:
+    """Note what a worker has found of a checkpoint that was not read at registration, at which commit.
+
+    The first to say so says it for all; who finds another checkpoint refuses it later.
+
+    Raises:
+        NotFound: there is no such model.
+    """
+    model = queries.find(session, Model, model_id, "model", lock=True)
+    if model.status == "preparing" and not model.digest:
+        model.revision, model.modules = revision, list(info["modules"])
+        model.architecture, model.context_length = info["architecture"], info["context_length"]
+        model.digest = info["digest"]
+        session.flush()
+        audit.record(session, "worker", "model.inspect", f"models/{model_id}", {"revision": revision, **info})
+    return get(session, model_id)
+
+
+def note_progress(session: Session, model_id: str, stage: str, done: int, total: int) -> None:
+    """Note how far the preparation of a model is; nothing if that is over."""
+    session.execute(
+        update(Model)
+        .where(Model.id == model_id, Model.status == "preparing")
+        .values(progress={"stage": stage, "done": done, "total": total})
+    )
+
+
+def keep_editor(tx: Transaction, editor: bytes, card: Json, actor: Actor) -> str:
+    """Keep an uploaded editor, and return its digest, by which models are registered with it.
+
+    Raises:
+        BlobStoreUnavailable: it cannot be stored.
+    """
+    digest = tx.blobs.put(editor)
+    refs.record(tx, digest, "editor")
+    made = tx.execute(
+        insert(Editor)
+        .values(digest=digest, card=storable(card, "/card"))
+        .on_conflict_do_nothing()
+        .returning(Editor.digest)
+    ).scalar()
+    if made is not None:
+        audit.record(tx, actor, "editor.upload", f"editors/{digest}", {"bytes": len(editor)})
+    return digest
+
+
+def editor(tx: Transaction, digest: str) -> bytes:
+    """Return an editor that was uploaded, or that a model uses or has used.
+
+    Raises:
+        NotFound: there is none with this digest.
+        BlobMissing, BlobCorrupt: it cannot be read.
+    """
+    return tx.blobs.get(queries.find(tx, Editor, digest, "editor").digest)
 
 
 def check_usable(model: ModelRecord) -> None:

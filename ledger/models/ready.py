@@ -50,7 +50,7 @@ def mark_ready(
     refs.record(tx, editor_digest, "editor")
     card = storable(editor_card, "/editor_card")
     tx.execute(insert(Editor).values(digest=editor_digest, card=card).on_conflict_do_nothing())
-    model.status, model.error = "ready", None
+    model.status, model.error, model.progress = "ready", None, None
     model.editor_digest = editor_digest
     model.canaries = storable(canaries, "/canaries")
     model.base_parameters_digest = base_parameters_digest

@@ -88,7 +88,7 @@ class Composer:
     """
 
     def __init__(self, base: BaseModel, editor: Editor) -> None:
-        self._base, self._editor = base, editor
+        self.base, self._editor = base, editor
         self._facts: dict[SetId, Tensor] = {}
         self._groups: dict[SetId, tuple[str, ...]] = {}
         self._users: dict[str, int] = {}
@@ -131,7 +131,7 @@ class Composer:
         repaired: list[Place] = []
         if len(self._rows.owners) > 1 and self._editor.plan.rounds > 0:
             table = _Table(self._places(), keys, differences, ridges)
-            repaired = repair(self._base, self._editor, table, wanted, read_facts, progress)
+            repaired = repair(self.base, self._editor, table, wanted, read_facts, progress)
             differences = table.differences
         by_set: dict[SetId, tuple[int, ...]] = {}
         for ident, fact in repaired:
@@ -165,7 +165,7 @@ class Composer:
                 self._preserved.change(key, {})
 
     def _ridges(self, keys: Mapping[str, Tensor]) -> dict[str, Ridge]:
-        place = self._base.memory.device_for(sum(2 * 8 * each.numel() for each in keys.values()))
+        place = self.base.memory.device_for(sum(2 * 8 * each.numel() for each in keys.values()))
         preserved = self._preserved.rows or None
         regularisers = self._editor.regularisers(place, preserved)
         noise = self._editor.plan.noise

@@ -54,7 +54,7 @@ MEMBERS = frozenset({*TEXTS, *LISTS})
 """What a fact may have in the API's form."""
 ANNOTATIONS = frozenset({"id", "true_target"})
 """What a file may say of a fact besides; it is left out."""
-PROBE_MEMBERS = frozenset({"prompt", "target", "hold"})
+PROBE_MEMBERS = frozenset({"prompt", "messages", "target", "hold"})
 
 Record = Mapping[str, Any]
 Labels = Sequence[str]
@@ -109,7 +109,8 @@ def _own(record: Record, _: Labels) -> dict[str, Any]:
         if not isinstance(probe, Mapping):
             raise FactError(f"Item {number} of 'locality' is not an object.", 'Write {"prompt": "…"}.', at)
         _known(probe, PROBE_MEMBERS, at, "locality prompt")
-        _text(probe, "prompt", at)
+        if probe.get("messages") is None:
+            _text(probe, "prompt", at)
         if probe.get("target") is not None:
             _text(probe, "target", at)
         if not isinstance(probe.get("hold", False), bool):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from malmen_core.models.overlay import (
 )
 from malmen_core.models.tasks.base import TextTask
 from malmen_core.models.tasks.causal import CausalLM
-from malmen_core.models.tokenization import Encoded, chat_prompt, continuing_tokens, load_tokenizer
+from malmen_core.models.tokenization import Encoded, chat_prompt, chat_text, continuing_tokens, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +248,10 @@ class BaseModel:
         None for a model without a chat template, and for one whose answers are no text that goes on.
         """
         return chat_prompt(self.tokenizer, question) if isinstance(self.task, CausalLM) else None
+
+    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation as the model's own chat template puts it; raises as `tokenization.chat_text`."""
+        return chat_text(self.tokenizer, messages)
 
     def _activation_bytes(self) -> int:
         """What a token takes while a loss is propagated back to the edited modules; at least 1.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import safe_open
 
 from malmen_core.errors import ModelNotLoadable
@@ -24,20 +28,57 @@ FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float1
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
-def checkpoint_folder(source: str, revision: str | None) -> Path:
+def is_folder(source: str) -> bool:
+    """Whether a source can only be a folder, or is one; it is a hub id otherwise."""
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    return is_path or os.path.isdir(source)  # Path.is_dir raises where a text is too long for a path
+
+
+def check_hub_id(source: str) -> None:
+    """Refuse what cannot be an id of the hub.
+
+    Raises:
+        ModelNotLoadable: it cannot.
+    """
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise ModelNotLoadable(
+            f"{source!r} is neither a folder nor a hub id: {error}",
+            "Give a folder, or an id such as name/model.",
+            "/source",
+        ) from error
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of the hub whose copy a folder is; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def checkpoint_folder(
+    source: str, revision: str | None, progress: Callable[[int, int], None] | None = None
+) -> Path:
     """The folder that holds a checkpoint's files: the source itself, or the hub's local copy.
+
+    Args:
+        source: hub id or folder.
+        revision: hub revision.
+        progress: told how much is fetched, and of how much; may raise to abort.
 
     Raises:
         ModelNotLoadable: there is no such folder, and the hub has it not.
     """
     folder = Path(os.path.expanduser(source))
-    if os.path.isdir(folder):  # Path.is_dir raises where a text is too long for a path
+    if os.path.isdir(folder):
         return folder
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if is_folder(source):
         raise ModelNotLoadable(f"There is no folder {source!r}.", "Give a folder or a hub id.", "/source")
     try:
         for form in WEIGHTS:
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=[form, *COMPANIONS]))
+            patterns, bar = [form, *COMPANIONS], None if progress is None else _bar(progress)
+            folder = Path(
+                snapshot_download(source, revision=revision, allow_patterns=patterns, tqdm_class=bar)
+            )
             if weight_files(folder):
                 break
         return folder
@@ -47,6 +88,22 @@ def checkpoint_folder(source: str, revision: str | None) -> Path:
             "Give a folder, or check the id, the revision and the network.",
             "/source",
         ) from error
+
+
+def _bar(progress: Callable[[int, int], None]) -> Any:
+    """A progress bar of the hub's client that shows nothing and tells."""
+    tqdm: Any = importlib.import_module("tqdm.auto").tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> Any:
+            told = super().update(n)
+            progress(int(self.n), int(self.total or 0))
+            return told
+
+    return Bar
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from malmen_core.errors import ModelNotLoadable, PromptTooLong
+from malmen_core.errors import FactError, ModelNotLoadable, PromptTooLong
 from malmen_core.facts import Joiner
 
 KeyPosition = Literal["answer", "subject"]
@@ -188,8 +189,30 @@ def chat_prompt(tokenizer: Any, question: str) -> str | None:
     """A question as the user's turn of a chat, up to where the answer begins; None without a chat template."""
     if not tokenizer.chat_template:
         return None
-    turns = [{"role": "user", "content": question}]
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return chat_text(tokenizer, [{"role": "user", "content": question}])
+
+
+def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, str]], *, answer: bool = True) -> str:
+    """A conversation as the model's own chat template puts it.
+
+    Args:
+        tokenizer: of the model.
+        messages: turns with a role and a content.
+        answer: whether the beginning of the assistant's turn stands at the end.
+
+    Raises:
+        FactError: there is no template, or it does not take these turns.
+    """
+    if not tokenizer.chat_template:
+        raise FactError("The model has no chat template.", "Give a text to continue.")
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [dict(turn) for turn in messages], tokenize=False, add_generation_prompt=answer
+        )
+    except (TemplateError, ValueError, TypeError) as error:
+        raise FactError(
+            f"The model's chat template does not take these messages: {error}.", "Change their roles."
+        ) from error
     return text
 
 

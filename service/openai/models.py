@@ -11,6 +11,7 @@ from ledger.versions import versions
 from malmen_core.models.families import family_of
 from service.context import Services
 from service.failures import typed_problem
+from service.generation import check_ready
 from service.paging import every
 from service.problems import FieldError, Problem
 
@@ -39,9 +40,12 @@ def find_model(services: Services, name: str | None) -> tuple[ModelRecord, str]:
         return known[0], LIVE
     ident, _, ref = name.partition("@")
     try:
-        return services.ledger.run(models.get, ident), ref or LIVE
+        model = services.ledger.run(models.get, ident)
     except NotFound as error:
         raise typed_problem(error, [FieldError("/model", error.message)]) from error
+    if not model.digest:
+        check_ready(model)
+    return model, ref or LIVE
 
 
 def find_writer(services: Services, name: str) -> tuple[ModelRecord, str]:

@@ -13,7 +13,7 @@ from broker.generation import GenerationCall, TextRequest
 from service import sse
 from service.context import Services, ServicesDep
 from service.generation import GenerateParams, build_calls, unless_disconnected
-from service.guard import ReadKey
+from service.guard import GenerateKey
 from service.limits import check_prompt, refuse
 from service.openai.answers import Answering, Piece, head_of
 from service.openai.errors import errors
@@ -29,20 +29,20 @@ DEFAULT_TOKENS = 16
 
 
 @routes.get("/v1/models")
-def list_models(services: ServicesDep, _: ReadKey) -> dict[str, Any]:
+def list_models(services: ServicesDep, _: GenerateKey) -> dict[str, Any]:
     """Every model that is ready, with its base and each of its aliases."""
     return {"object": "list", "data": list_names(services)}
 
 
 @routes.get("/v1/models/{name}", responses=errors(404))
-def get_model(name: str, services: ServicesDep, _: ReadKey) -> dict[str, Any]:
+def get_model(name: str, services: ServicesDep, _: GenerateKey) -> dict[str, Any]:
     """One model or version by its name."""
     return show(services, name)
 
 
 @routes.post("/v1/completions", response_model=None, responses=errors(400, 404, 429))
 async def post_completions(
-    body: CompletionBody, request: Request, services: ServicesDep, _: ReadKey
+    body: CompletionBody, request: Request, services: ServicesDep, _: GenerateKey
 ) -> Response:
     """Continue one or several prompts, each a text or the ids of its tokens."""
     answering = await run_in_threadpool(_completion, services, body)
@@ -50,7 +50,7 @@ async def post_completions(
 
 
 @routes.post("/v1/chat/completions", response_model=None, responses=errors(400, 404, 429))
-async def post_chat(body: ChatBody, request: Request, services: ServicesDep, _: ReadKey) -> Response:
+async def post_chat(body: ChatBody, request: Request, services: ServicesDep, _: GenerateKey) -> Response:
     """Answer a conversation, which the model's own chat template puts into a prompt."""
     answering = await run_in_threadpool(_chat, services, body)
     return await _answer(request, answering, body)
@@ -207,14 +207,14 @@ def _refuse(at: str, detail: str) -> None:
 
 @routes.get("/tokenizer_info", responses=errors(404))
 def tokenizer_info(
-    services: ServicesDep, _: ReadKey, model: Annotated[str | None, Query(max_length=256)] = None
+    services: ServicesDep, _: GenerateKey, model: Annotated[str | None, Query(max_length=256)] = None
 ) -> dict[str, Any]:
     """What a model's tokenizer says of itself, its chat template included."""
     return services.tokenizers.get(find_model(services, model)[0]).info()
 
 
 @routes.post("/tokenize", responses=errors(400, 404))
-def tokenize(body: TokenizeBody, services: ServicesDep, _: ReadKey) -> dict[str, Any]:
+def tokenize(body: TokenizeBody, services: ServicesDep, _: GenerateKey) -> dict[str, Any]:
     """The ids of a prompt's tokens, or of a conversation's."""
     model, _ref = find_model(services, body.model)
     tokenizer = services.tokenizers.get(model)
@@ -233,7 +233,7 @@ def tokenize(body: TokenizeBody, services: ServicesDep, _: ReadKey) -> dict[str,
 
 
 @routes.post("/detokenize", responses=errors(400, 404))
-def detokenize(body: DetokenizeBody, services: ServicesDep, _: ReadKey) -> dict[str, Any]:
+def detokenize(body: DetokenizeBody, services: ServicesDep, _: GenerateKey) -> dict[str, Any]:
     """The text of some tokens."""
     tokenizer = services.tokenizers.get(find_model(services, body.model)[0])
     unknown = tokenizer.unknown(body.tokens)

@@ -23,6 +23,7 @@ MEANINGS = {
     403: "The key lacks the scope.",
     404: "There is no such thing.",
     409: "The present state does not allow it.",
+    412: "It is not as If-Match says.",
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     422: "Fields are bad; `errors` names them.",

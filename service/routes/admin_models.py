@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import Path, Response
+from fastapi import Header, Path, Response
 from fastapi.responses import JSONResponse
 
 from ledger.db.engine import Transaction
@@ -19,14 +20,16 @@ from ledger.versions import members, versions
 from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
 from malmen_core.models.base import ModelInfo, inspect_source
-from service import views
+from malmen_core.models.checkpoint import check_hub_id, is_folder
+from service import deprecation, views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
 from service.generation import check_ready
-from service.guard import AdminKey
+from service.guard import AdminKey, Repeatable
 from service.limits import MAX_SHOWN, check_reason
 from service.problems import FieldError, Problem, pointer
 from service.routes import ModelId, problems, router
+from service.schemas.base import ETAGS
 from service.schemas.models import (
     AliasBody,
     AliasView,
@@ -42,7 +45,15 @@ from service.schemas.models import (
 routes = router("admin")
 BODY = (400, 409, 413, 415, 422)
 AliasPath = Annotated[str, Path(max_length=128, description="`live` is the version served by default.")]
-Made = dict[int | str, dict[str, Any]]
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+IfMatch = Annotated[
+    str | None,
+    Header(
+        pattern=ETAGS,
+        description='The ETag that the alias must have, such as `"7"` while it points at version 7; otherwise '
+        "412.",
+    ),
+]
 
 
 @routes.post(
@@ -54,30 +65,49 @@ Made = dict[int | str, dict[str, Any]]
     },
 )
 def register_model(
-    body: RegisterModel, services: ServicesDep, key: AdminKey, response: Response
+    body: RegisterModel, services: ServicesDep, tx: Tx, key: AdminKey, response: Response, _: Repeatable
 ) -> ModelView:
-    """Register a base model and its editor: what can be checked without reading weights is checked here."""
+    """Register a base model and its editor.
+
+    A folder is checked here, as far as that goes without reading weights into memory. A model of the hub is
+    fetched by its worker, which says how far that is, and why it fails if it does.
+    """
     source = os.path.realpath(body.source) if os.path.isdir(body.source) else body.source
     _check_roots(services, source, "/source")
-    _check_roots(services, body.editor, "/editor")
-    info = inspect_source(source, body.revision, body.modules)
-    editor = _editor(body.editor, info) if body.editor is not None else None
-    record = services.ledger.run(
-        models.register,
-        id=body.id,
-        source=source,
-        revision=body.revision,
-        info={
+    info = None
+    if is_folder(source):
+        info = inspect_source(source, body.revision, body.modules)
+    else:
+        check_hub_id(source)
+    editor = body.editor
+    if editor is not None and DIGEST.fullmatch(editor):
+        _check_uploaded(tx, editor, info)
+    elif editor is not None:
+        deprecation.note(response, "upload the editor with POST /admin/editors, and give its digest")
+        _check_roots(services, editor, "/editor")
+        uploaded = _editor(editor, info)
+        editor = models.keep_editor(tx, uploaded.to_bytes(), uploaded.card, key)
+    known = None
+    if info is not None:
+        known = {
             "architecture": info.architecture,
             "context_length": info.context_length,
             "modules": list(info.modules),
             "digest": info.digest,
-        },
+        }
+    record = models.register(
+        tx,
+        id=body.id,
+        source=source,
+        revision=body.revision,
+        info=known,
         editor=editor,
         gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
+        modules=body.modules,
         actor=key,
     )
-    services.tokenizers.get(record)
+    if record.digest:
+        services.tokenizers.get(record)
     response.headers["Location"] = f"/models/{record.id}"
     response.status_code = 202 if record.status == "preparing" else 200
     return views.model(record)
@@ -98,16 +128,31 @@ def _check_roots(services: Services, path: str | None, field: str) -> None:
         raise Problem("invalid-request", detail, errors=[FieldError(field, detail)])
 
 
-def _editor(path: str, info: ModelInfo) -> bytes:
-    """The bytes of an editor file that fits the model.
+def _check_uploaded(tx: Transaction, digest: str, info: ModelInfo | None) -> None:
+    """Refuse an editor that was not uploaded, or is made for another model.
+
+    Raises:
+        Problem: so it is; names /editor.
+    """
+    try:
+        editor = Editor.from_bytes(models.editor(tx, digest))
+        if info is not None:
+            editor.check_fits(info)
+    except (NotFound, CoreError) as error:
+        raise typed_problem(error, [FieldError("/editor", error.message)]) from error
+
+
+def _editor(path: str, info: ModelInfo | None) -> Editor:
+    """An editor file that fits the model, as far as that is known.
 
     Raises:
         Problem: the file cannot be read, or is made for another model; names /editor.
     """
     try:
         editor = Editor.load(FilePath(path))
-        editor.check_fits(info)
-        return editor.to_bytes()
+        if info is not None:
+            editor.check_fits(info)
+        return editor
     except CoreError as error:
         raise typed_problem(error, [FieldError("/editor", error.message)]) from error
     except OSError as error:
@@ -124,7 +169,13 @@ def _editor(path: str, info: ModelInfo) -> bytes:
     },
 )
 def roll_back(
-    model_id: ModelId, body: RollbackBody, services: ServicesDep, tx: Tx, key: AdminKey, response: Response
+    model_id: ModelId,
+    body: RollbackBody,
+    services: ServicesDep,
+    tx: Tx,
+    key: AdminKey,
+    response: Response,
+    _: Repeatable,
 ) -> RolledBack | RollbackPreview | JSONResponse:
     """Make a version with an earlier one's weights, or without some edit sets or facts, and make it live."""
     check_reason(body.reason, services.settings)
@@ -211,7 +262,23 @@ def archive_model(model_id: ModelId, tx: Tx, key: AdminKey) -> ModelView:
     return views.model(archive.archive(tx, model_id, key))
 
 
-@routes.put("/admin/models/{model_id}/aliases/{name}", responses=problems(404, *BODY))
+@routes.get("/admin/models/{model_id}/aliases/{name}", responses=problems(404))
+def get_alias(model_id: ModelId, name: AliasPath, tx: Tx, _: AdminKey, response: Response) -> AliasView:
+    """The version that an alias points at; its number is the ETag."""
+    return _alias(model_id, name, aliases.number_of(tx, model_id, name), response)
+
+
+def _alias(model_id: str, name: str, number: int, response: Response) -> AliasView:
+    response.headers["ETag"] = f'"{number}"'
+    return AliasView(model=model_id, name=name, version=number)
+
+
+def _expected(if_match: str | None) -> list[int] | None:
+    """The version numbers that If-Match names; None if it is not there."""
+    return None if if_match is None else [int(number) for number in re.findall(r"\d+", if_match)]
+
+
+@routes.put("/admin/models/{model_id}/aliases/{name}", responses=problems(404, 412, *BODY))
 def put_alias(
     model_id: ModelId,
     name: AliasPath,
@@ -219,18 +286,31 @@ def put_alias(
     services: ServicesDep,
     tx: Tx,
     key: AdminKey,
+    response: Response,
+    if_match: IfMatch = None,
 ) -> AliasView:
-    """Point an alias at a version."""
+    """Point an alias at a version; with `If-Match`, only if it points where it is thought to."""
     check_reason(body.reason, services.settings)
     check_ready(models.get(tx, model_id))
     try:
-        aliases.set_alias(tx, model_id, name, body.version, key, force=body.force, reason=body.reason)
+        aliases.set_alias(
+            tx,
+            model_id,
+            name,
+            body.version,
+            key,
+            force=body.force,
+            reason=body.reason,
+            expected=_expected(if_match),
+        )
     except (NotFound, GateNotMet, StaleParent, OtherBase) as error:
         raise typed_problem(error, [FieldError("/version", error.message)]) from error
-    return AliasView(model=model_id, name=name, version=body.version)
+    return _alias(model_id, name, body.version, response)
 
 
-@routes.delete("/admin/models/{model_id}/aliases/{name}", status_code=204, responses=problems(404, 409, 422))
-def delete_alias(model_id: ModelId, name: AliasPath, tx: Tx, key: AdminKey) -> None:
+@routes.delete(
+    "/admin/models/{model_id}/aliases/{name}", status_code=204, responses=problems(404, 409, 412, 422)
+)
+def delete_alias(model_id: ModelId, name: AliasPath, tx: Tx, key: AdminKey, if_match: IfMatch = None) -> None:
     """Remove an alias other than `live`; the version that it points at stays."""
-    aliases.remove_alias(tx, model_id, name, key)
+    aliases.remove_alias(tx, model_id, name, key, _expected(if_match))

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Header, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from ledger.db.engine import Transaction
 from ledger.edits import edit_sets
 from ledger.edits import facts as ledger_facts
-from ledger.errors import LedgerError, LedgerUnavailable, ModelNotReady, NotFound
+from ledger.errors import ModelNotReady, NotFound
 from ledger.models import models
 from ledger.records import KeyRecord, Limits, ModelRecord
-from ledger.states import FINAL_STATUSES
-from malmen_core.facts import Fact
-from service import intake, sse, uploads, views
+from service import deprecation, intake, uploads, views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
-from service.guard import EditKey, ReadKey
+from service.following import EVENTS, follow
+from service.guard import EditKey, IdempotencyKey, ReadKey, Repeatable
 from service.limits import MAX_SHOWN, check_edit
 from service.problems import FieldError, Problem
 from service.routes import EditSetId, problems, router
-from service.schemas.base import IDEMPOTENCY_KEY, Paged
-from service.schemas.edits import Accepted, EditRequest, EditSetView, EditsQuery, FactView, SetFactsQuery
+from service.schemas.base import Paged
+from service.schemas.edits import EditRequest, EditSetView, EditsQuery, FactView, SetFactsQuery
 
 routes = router("edits")
-POLL_S = 1.0
-KEEP_ALIVE_S = 10.0
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        pattern=IDEMPOTENCY_KEY,
-        description="A repeat with this key gives the first answer instead of another edit set.",
-    ),
-]
 
 
 async def stream_edits(
@@ -50,7 +36,7 @@ async def stream_edits(
     key: EditKey,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> Accepted:
+) -> EditSetView:
     """Accept an edit set whose facts come as lines, with its options in the query."""
     body = await uploads.read(request, services.settings)
     return await run_in_threadpool(
@@ -81,7 +67,7 @@ def post_edits(
     key: EditKey,
     response: Response,
     idempotency_key: IdempotencyKey = None,
-) -> Accepted:
+) -> EditSetView:
     """Accept an edit set: it is in the ledger when this answers; a worker then applies and verifies it."""
     return _accept(tx, body, services, key, response, idempotency_key)
 
@@ -93,7 +79,7 @@ def _accept(
     key: KeyRecord,
     response: Response,
     idempotency_key: str | None,
-) -> Accepted:
+) -> EditSetView:
     asked = [intake.given(fact, body.joiner) for fact in body.facts]
     facts, merged = intake.merge(asked)
 
@@ -101,7 +87,9 @@ def _accept(
         check_edit(body, services.settings)
         if model.status in models.UNUSABLE:
             return  # which is said before the facts are looked at
-        found = services.tokenizers.get(model).check([Fact.from_json(fact) for fact in asked])
+        if not model.digest:
+            raise ModelNotReady(model.id, "being fetched, and no facts can be checked yet")
+        found = services.tokenizers.get(model).check_given(asked)
         if found:
             _refuse_facts([FieldError(problem.pointer, problem.detail) for problem in found])
 
@@ -149,10 +137,23 @@ def _digest(body: EditRequest) -> str:
 
 
 @routes.get("/edits", responses=problems(422))
-def list_edits(asked: Annotated[EditsQuery, Query()], tx: Tx, _: ReadKey) -> Paged[EditSetView]:
+def list_edits(
+    asked: Annotated[EditsQuery, Query()], tx: Tx, response: Response, _: ReadKey
+) -> Paged[EditSetView]:
     """Edit sets, newest first."""
+    if asked.old_names:
+        deprecation.note(response, "status is queued, running, succeeded, rejected, failed or cancelled")
     page = edit_sets.list_all(
-        tx, limit=asked.limit, cursor=asked.cursor, model_id=asked.model, status=asked.status
+        tx,
+        limit=asked.limit,
+        cursor=asked.cursor,
+        model_id=asked.model,
+        status=asked.ledger_statuses,
+        live=asked.live,
+        created_after=asked.created_after,
+        created_before=asked.created_before,
+        created_by=asked.created_by,
+        text=asked.q,
     )
     return Paged(items=[views.edit_set(item) for item in page.items], next_cursor=page.next_cursor)
 
@@ -172,19 +173,11 @@ def get_facts(
     return Paged(items=[views.fact(item) for item in page.items], next_cursor=page.next_cursor)
 
 
-@routes.post("/edits/{edit_set_id}/cancel", responses=problems(404, 409))
-def cancel_edit(edit_set_id: EditSetId, tx: Tx, key: EditKey) -> EditSetView:
+@routes.post("/edits/{edit_set_id}/cancel", responses=problems(404, 409, 422))
+def cancel_edit(edit_set_id: EditSetId, tx: Tx, key: EditKey, _: Repeatable) -> EditSetView:
     """Cancel an edit set that has not been applied; cancelling twice is fine."""
     edit_sets.cancel(tx, edit_set_id, key)
     return views.edit_set(edit_sets.get(tx, edit_set_id))
-
-
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Events `progress` at each change, then one `final`; data is the edit set as JSON.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
-}
 
 
 @routes.get(
@@ -194,40 +187,4 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 )
 async def follow_edit(edit_set_id: EditSetId, services: ServicesDep, _: ReadKey) -> StreamingResponse:
     """Progress as server-sent events, from the present state to the final one; a lost database ends none."""
-    first = await _look(services, edit_set_id)
-    services.changes.check_room()
-    return sse.answer(_follow(services, first))
-
-
-async def _look(services: Services, edit_set_id: str) -> EditSetView:
-    return views.edit_set(await run_in_threadpool(services.ledger.run, edit_sets.get, edit_set_id))
-
-
-async def _follow(services: Services, view: EditSetView) -> AsyncIterator[bytes]:
-    number = 0
-    try:
-        with services.changes.following(view.id) as changed:
-            while True:
-                final = view.status in FINAL_STATUSES
-                yield sse.event("final" if final else "progress", view.model_dump(mode="json"), str(number))
-                if final:
-                    return
-                number, seen = number + 1, view
-                while view == seen:
-                    if not await _wait(services, changed):
-                        yield sse.COMMENT
-                    with suppress(LedgerUnavailable):  # it comes back, or the client goes
-                        view = await _look(services, view.id)
-    except LedgerError as error:
-        yield sse.event("error", typed_problem(error).to_json())
-
-
-async def _wait(services: Services, changed: asyncio.Event) -> bool:
-    """Wait for a change, for no longer than a connection may be silent; shortly while nobody listens."""
-    try:
-        wait_s = KEEP_ALIVE_S if services.changes.listening.is_set() else POLL_S
-        await asyncio.wait_for(changed.wait(), wait_s)
-    except TimeoutError:
-        return False
-    changed.clear()
-    return True
+    return await follow(services, lambda: views.edit_set(services.ledger.run(edit_sets.get, edit_set_id)))

@@ -1,4 +1,4 @@
-"""Facts across the edit sets of a model: those of a version, or of them those that a prompt touches."""
+"""Facts across edit sets: of all models, of a version, or of these those that a prompt touches."""
 
 from __future__ import annotations
 
@@ -10,14 +10,33 @@ from starlette.concurrency import run_in_threadpool
 
 from ledger.edits import facts
 from service import views
-from service.context import Services, ServicesDep
+from service.context import Services, ServicesDep, Tx
 from service.generation import unless_disconnected
 from service.guard import ReadKey
 from service.routes import ModelId, problems, router
-from service.schemas.touching import FactsQuery, HeldFacts, Touched
+from service.schemas.base import Paged
+from service.schemas.touching import AllFactsQuery, FactsQuery, FoundFact, HeldFacts, Touched
 from service.touching import plan, touched
 
 routes = router("facts")
+
+
+@routes.get("/facts", responses=problems(422))
+def search_facts(asked: Annotated[AllFactsQuery, Query()], tx: Tx, _: ReadKey) -> Paged[FoundFact]:
+    """The facts of all models, those accepted last first."""
+    page = facts.search(
+        tx,
+        asked.limit,
+        asked.cursor,
+        model_id=asked.model,
+        text=asked.q,
+        live=asked.live,
+        subject=asked.subject,
+        source=asked.source,
+        author=asked.author,
+        ticket=asked.ticket,
+    )
+    return Paged(items=[views.found_fact(*item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @routes.get("/models/{model_id}/facts", responses=problems(404, 409, 422, 429))

@@ -25,7 +25,7 @@ from service.generation import (
     stream_events,
     unless_disconnected,
 )
-from service.guard import ReadKey
+from service.guard import GenerateKey
 from service.limits import refuse
 from service.problems import FieldError, Problem, pointer
 from service.routes import ModelId, problems, router
@@ -49,7 +49,7 @@ async def generate(
     wanted: Annotated[GenerateQuery, Query()],
     request: Request,
     services: ServicesDep,
-    _: ReadKey,
+    _: GenerateKey,
 ) -> Generation | StreamingResponse:
     """Continue a prompt with one version of a model."""
     asked = _params(wanted, ((wanted.version, FieldError("/version", "", "query")),), "query")
@@ -61,7 +61,7 @@ async def generate(
 
 @routes.post("/models/{model_id}/generate", response_model=Generation | Comparison, responses=POST_RESPONSES)
 async def post_generate(
-    model_id: ModelId, body: GenerateBody, request: Request, services: ServicesDep, _: ReadKey
+    model_id: ModelId, body: GenerateBody, request: Request, services: ServicesDep, _: GenerateKey
 ) -> Generation | Comparison | StreamingResponse:
     """The same with a JSON body, and a comparison of several versions."""
     if body.versions is None:
@@ -83,8 +83,10 @@ async def post_generate(
 def _params(
     asked: GenerateQuery | GenerateBody, refs: tuple[tuple[int | str, FieldError], ...], where: str
 ) -> GenerateParams:
+    messages = asked.messages if isinstance(asked, GenerateBody) else None
     return GenerateParams(
-        prompt=asked.prompt,
+        prompt=asked.prompt or "",
+        messages=tuple(turn.model_dump() for turn in messages or ()),
         max_new_tokens=asked.max_new_tokens,
         temperature=asked.temperature,
         top_p=asked.top_p,

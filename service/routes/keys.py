@@ -9,7 +9,7 @@ from fastapi import Path, Response
 from ledger.auth import keys
 from service import views
 from service.context import Tx
-from service.guard import AdminKey
+from service.guard import AdminKey, Repeatable
 from service.routes import OBJECT_ID, Paging, problems, router
 from service.schemas.base import Paged
 from service.schemas.keys import KeyBody, KeyView, NewKeyView
@@ -19,9 +19,9 @@ KeyId = Annotated[str, Path(pattern=OBJECT_ID, description="Id of a key.")]
 
 
 @routes.post("/admin/keys", status_code=201, responses=problems(400, 413, 415, 422))
-def make_key(body: KeyBody, tx: Tx, key: AdminKey, response: Response) -> NewKeyView:
+def make_key(body: KeyBody, tx: Tx, key: AdminKey, response: Response, _: Repeatable) -> NewKeyView:
     """Make a key. The secret is in this answer only: the ledger keeps its hash."""
-    record, secret = keys.create(tx, body.name, set(body.scopes), actor=key)
+    record, secret = keys.create(tx, body.name, set(body.scopes), actor=key, expires_at=body.expires_at)
     response.headers["Location"] = f"/admin/keys/{record.id}"
     response.headers["Cache-Control"] = "no-store"
     return NewKeyView(secret=secret, **views.key(record).model_dump())
@@ -29,7 +29,7 @@ def make_key(body: KeyBody, tx: Tx, key: AdminKey, response: Response) -> NewKey
 
 @routes.get("/admin/keys", responses=problems(422))
 def list_keys(asked: Paging, tx: Tx, _: AdminKey) -> Paged[KeyView]:
-    """Keys, newest first, revoked ones too."""
+    """Keys, newest first; those that were revoked or have expired too."""
     page = keys.list_all(tx, limit=asked.limit, cursor=asked.cursor)
     return Paged(items=[views.key(record) for record in page.items], next_cursor=page.next_cursor)
 

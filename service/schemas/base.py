@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import MAXYEAR, datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 Item = TypeVar("Item")
 
 IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,200}$"
+ETAGS = r'^"\d{1,10}"( *, *"\d{1,10}")*$'
 ALIAS = r"^[A-Za-z][A-Za-z0-9._-]{0,63}$"
 
 
@@ -95,6 +96,26 @@ class RequestBody(BaseModel):
     """A body from a client: unknown members and wrong types are refused, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Message(RequestBody):
+    """A turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: FilledText
+
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=256)]
+
+
+def one_of_two(given: object, before: ValidationInfo, other: str) -> None:
+    """Refuse two members of which exactly one is to be there, and neither; that of the second validates this.
+
+    Raises:
+        ValueError: unless exactly one of the two is there.
+    """
+    if other in before.data and (before.data[other] is None) == (given is None):
+        raise ValueError(f"give exactly one of {other} and {before.field_name}")
 
 
 class PageQuery(BaseModel):

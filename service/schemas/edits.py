@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from service.schemas.base import Answer, FilledText, Moment, PageQuery, RequestBody, Text, Url
+from ledger.states import EditSetStatus, told
+from service.schemas.base import (
+    Answer,
+    FilledText,
+    Message,
+    Messages,
+    Moment,
+    PageQuery,
+    RequestBody,
+    Text,
+    Url,
+    one_of_two,
+)
 
-Status = Literal[
-    "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
-]
+Status = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled"]
+OldStatus = Literal["verifying", "applied", "withdrawn", "verified"]
+FINAL = ("succeeded", "rejected", "failed", "cancelled")
 
 Joiner = Literal["auto", " ", ""]
 
@@ -25,10 +37,21 @@ EXAMPLE_FACT: dict[str, Any] = {
 }
 
 
-class LocalityBody(RequestBody):
-    """A prompt whose answer must stay as it was."""
+def _is_none(value: object) -> bool:
+    """Whether a member is left out, as it was before there was one."""
+    return value is None
 
-    prompt: FilledText
+
+class LocalityBody(RequestBody):
+    """A prompt, or a conversation, whose answer must stay as it was."""
+
+    prompt: FilledText | None = Field(None, exclude_if=_is_none)
+    messages: Messages | None = Field(
+        None,
+        validate_default=True,
+        exclude_if=_is_none,
+        description="In place of `prompt`: a conversation, which the model's chat template puts into one.",
+    )
     target: Text | None = Field(None, description="Answer to compare on; without it, the base model's own.")
     hold: bool = Field(
         False,
@@ -36,10 +59,16 @@ class LocalityBody(RequestBody):
         description="Edit so that it stays; otherwise it is only measured.",
     )
 
+    @field_validator("messages")
+    @classmethod
+    def says_one_thing(cls, given: list[Message] | None, before: ValidationInfo) -> list[Message] | None:
+        """Refuse a prompt and messages together, and neither.
 
-def _is_none(value: object) -> bool:
-    """Whether a member is left out, as it was before there was one."""
-    return value is None
+        Raises:
+            ValueError: unless exactly one of the two is there.
+        """
+        one_of_two(given, before, "prompt")
+        return given
 
 
 class FactBody(RequestBody):
@@ -101,11 +130,42 @@ class GateBody(RequestBody):
     )
 
 
-class EditsQuery(PageQuery):
-    """The parameters of `GET /edits`."""
+class WorkQuery(PageQuery):
+    """The parameters of lists of what workers do."""
 
     model: str | None = Field(None, max_length=128, description="Only this model's.")
-    status: Status | None = Field(None, description="Only those with this status.")
+    status: list[Literal[Status, OldStatus]] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Only those with this status; repeat the parameter for several. `verifying`, `applied`, "
+        "`withdrawn` and `verified` are old names, of which the first is `running` now, the others `succeeded`.",
+    )
+
+    @property
+    def ledger_statuses(self) -> list[EditSetStatus]:
+        """The ledger's statuses that are asked for."""
+        known = get_args(EditSetStatus)
+        return [status for status in known if status in self.status or told(status) in self.status]
+
+    @property
+    def old_names(self) -> list[str]:
+        """Statuses that are asked for by names that were given up."""
+        return [status for status in self.status if told(status) != status]
+
+
+class EditsQuery(WorkQuery):
+    """The parameters of `GET /edits`."""
+
+    live: bool | None = Field(None, description="Only those that the live version holds, or only others.")
+    created_after: Moment | None = Field(None, description="Only those accepted at this time or later.")
+    created_before: Moment | None = Field(None, description="Only those accepted earlier.")
+    created_by: str | None = Field(None, max_length=128, description="Only those posted under this key's id.")
+    q: FilledText | None = Field(
+        None,
+        max_length=512,
+        description="Only those with this text in their note, or in a fact's prompt, target, subject, question "
+        "or note.",
+    )
 
 
 class SetFactsQuery(PageQuery):
@@ -138,9 +198,7 @@ class EditOptions(RequestBody):
         exclude_if=lambda joiner: joiner == "auto",
         description="Between prompt and target, of facts that do not say it themselves.",
     )
-    dry_run: bool = Field(
-        False, description="Measure and report only: the status becomes verified, and no version is made."
-    )
+    dry_run: bool = Field(False, description="Measure and report only: no version is made.")
     note: Text | None = None
 
 
@@ -179,35 +237,6 @@ class Merged(Answer):
     into: int
 
 
-class Accepted(Answer):
-    """An edit set as it was accepted; a repeat under the same Idempotency-Key gives this again."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "set_01k9",
-                    "model": "smollm2-135m-instruct",
-                    "status": "queued",
-                    "fact_count": 1,
-                    "promote": "auto",
-                    "note": None,
-                    "created_at": "2026-01-05T10:00:00Z",
-                }
-            ]
-        }
-    )
-
-    id: str
-    model: str
-    status: Literal["queued"]
-    fact_count: int
-    merged: list[Merged] = Field(default_factory=list, description=MERGED)
-    promote: Literal["auto", "manual"]
-    note: str | None
-    created_at: datetime
-
-
 class ProgressView(Answer):
     """How far the job is: `done` of `total` steps of a stage."""
 
@@ -225,7 +254,7 @@ class EditSetView(Answer):
                 {
                     "id": "set_01k9",
                     "model": "smollm2-135m-instruct",
-                    "status": "applied",
+                    "status": "succeeded",
                     "fact_count": 1,
                     "promote": "auto",
                     "gate": None,
@@ -258,7 +287,10 @@ class EditSetView(Answer):
 
     id: str
     model: str
-    status: Status
+    status: Status = Field(
+        description="`succeeded`: measured, and of a version that met its gate, or of a dry run; `rejected`: "
+        "measured, and refused by the gate; `failed`: no version was made."
+    )
     fact_count: int
     merged: list[Merged] = Field(default_factory=list, description=MERGED)
     promote: Literal["auto", "manual"]
@@ -270,7 +302,7 @@ class EditSetView(Answer):
     progress: ProgressView | None
     version: int | None = Field(description="The version that was made of it; null while there is none.")
     live: bool = Field(
-        description="Whether the live version holds it; with `promote: manual`, applied alone means verified."
+        description="Whether the live version holds it; with `promote: manual`, it succeeds without being live."
     )
     created_at: datetime
     created_by: str

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from service.schemas.base import Answer, FilledText, RequestBody, Text, storable
+from service.schemas.base import (
+    Answer,
+    FilledText,
+    Message,
+    Messages,
+    RequestBody,
+    Text,
+    one_of_two,
+    storable,
+)
 
 VersionName = Annotated[Text, Field(min_length=1, max_length=64)]
 
@@ -59,11 +76,20 @@ class GenerateBody(RequestBody):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [EXAMPLE, {"prompt": "The capital of Australia is", "versions": ["base", "live"]}]
+            "examples": [
+                EXAMPLE,
+                {"prompt": "The capital of Australia is", "versions": ["base", "live"]},
+                {"messages": [{"role": "user", "content": "What is the capital of Australia?"}]},
+            ]
         }
     )
 
-    prompt: FilledText = Field(description="Text to continue.")
+    prompt: FilledText | None = Field(None, description="Text to continue.")
+    messages: Messages | None = Field(
+        None,
+        validate_default=True,
+        description="In place of `prompt`: a conversation to answer, in the model's own chat template.",
+    )
     version: VersionRef | None = Field(None, description="Number, alias, or `base`; the default is `live`.")
     versions: list[VersionRef] | None = Field(None, min_length=1, description="Versions to compare.")
     max_new_tokens: int = Field(32, ge=1, description="Most tokens to generate.")
@@ -74,6 +100,17 @@ class GenerateBody(RequestBody):
         default_factory=list, max_length=16, description="Strings at which the text ends."
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
+
+    @field_validator("messages")
+    @classmethod
+    def says_one_thing(cls, given: list[Message] | None, before: ValidationInfo) -> list[Message] | None:
+        """Refuse a prompt and messages together, and neither.
+
+        Raises:
+            ValueError: unless exactly one of the two is there.
+        """
+        one_of_two(given, before, "prompt")
+        return given
 
     @model_validator(mode="after")
     def names_versions_once(self) -> GenerateBody:

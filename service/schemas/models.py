@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from service.schemas.base import Answer, FilledText, Identifier, Paged, RequestBody
-from service.schemas.edits import GateBody, ProgressView, Status
+from service.schemas.edits import GateBody, ProgressView, Status, WorkQuery
 from service.schemas.touching import HeldFact
 
 
@@ -32,16 +32,27 @@ class RegisterModel(RequestBody):
     source: FilledText = Field(
         max_length=1024, description="Hub id, or folder that API and workers can read."
     )
-    revision: FilledText | None = Field(None, max_length=256, description="Revision of a hub id.")
+    revision: FilledText | None = Field(
+        None, max_length=256, description="Revision of a hub id, which is pinned to the commit it names then."
+    )
     modules: list[FilledText] | None = Field(
         None, min_length=1, max_length=512, description="Names of the edited modules; null takes the default."
     )
     editor: FilledText | None = Field(
         None,
         max_length=1024,
-        description="Editor file; without one, the worker calibrates an untrained editor.",
+        description="Digest of an editor that was uploaded with `POST /admin/editors`; without one, the worker "
+        "calibrates an untrained editor. Deprecated: a file that the API process can read.",
     )
     gate: GateBody | None = Field(None, description="Default gate of this model's edit sets.")
+
+
+class UploadedEditor(Answer):
+    """An editor that models can be registered with."""
+
+    digest: str = Field(description="Give this as `editor` when a model is registered.")
+    base_digest: str = Field(description="Of the checkpoint that it was made for.")
+    card: dict[str, Any]
 
 
 class EditorView(Answer):
@@ -70,6 +81,7 @@ class ModelView(Answer):
                     "source": "HuggingFaceTB/SmolLM2-135M-Instruct",
                     "revision": None,
                     "status": "ready",
+                    "progress": None,
                     "architecture": "llama",
                     "task": "causal-lm",
                     "context_length": 8192,
@@ -98,11 +110,14 @@ class ModelView(Answer):
     source: str
     revision: str | None
     status: Literal["preparing", "ready", "failed", "archived"]
-    architecture: str
-    task: str = Field(description="`causal-lm`, `seq2seq-lm` or `sequence-classification`.")
-    context_length: int
+    progress: ProgressView | None = Field(
+        description="While it is prepared: downloading, inspecting, loading, calibrating."
+    )
+    architecture: str | None = Field(description="Null until a worker has fetched the checkpoint.")
+    task: str | None = Field(description="`causal-lm`, `seq2seq-lm` or `sequence-classification`.")
+    context_length: int | None
     modules: list[str]
-    digest: str
+    digest: str | None
     gate: dict[str, Any]
     live_version: int | None
     aliases: dict[str, int]
@@ -199,8 +214,12 @@ class Members(Paged[MemberView]):
     version: int
 
 
+class WithdrawalsQuery(WorkQuery):
+    """The parameters of `GET /withdrawals`."""
+
+
 class WithdrawalView(Answer):
-    """A withdrawal whose version is being computed."""
+    """A withdrawal, and the version that was made of it once it has succeeded."""
 
     id: str
     model: str

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from service.schemas.base import Answer, FilledText, Paged
+from service.schemas.base import Answer, FilledText, Paged, PageQuery
 from service.schemas.generate import VersionName
 
 MOST_TOUCHED = 100
@@ -78,6 +79,35 @@ class HeldFact(Answer):
     prompt: str
     target: str
     subject: str | None
+
+
+class AllFactsQuery(PageQuery):
+    """The parameters of `GET /facts`."""
+
+    model: str | None = Field(None, max_length=128, description="Only this model's.")
+    q: FilledText | None = Field(
+        None,
+        max_length=512,
+        description="Only those with this text in prompt, target, subject, question or note.",
+    )
+    subject: str | None = Field(None, max_length=2048, description="Only those about this.")
+    source: str | None = Field(None, max_length=2048, description="Only those that are written there.")
+    author: str | None = Field(None, max_length=256, description="Only those that this person states.")
+    ticket: str | None = Field(None, max_length=256, description="Only those of this request.")
+    live: bool | None = Field(None, description="Only those that a live version holds, or only others.")
+
+
+class FoundFact(HeldFact):
+    """A fact of any model."""
+
+    model: str
+    question: str | None
+    source: str | None
+    author: str | None
+    ticket: str | None
+    note: str | None
+    expires_at: datetime | None
+    live: bool = Field(description="Whether the model's live version holds it.")
 
 
 class HeldFacts(Paged[HeldFact]):

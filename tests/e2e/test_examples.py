@@ -55,7 +55,7 @@ def test_correct_a_fact(service: Running) -> None:
 
 def test_many_edits(service: Running) -> None:
     said = run(service, "many_edits.py")
-    assert said.count(" is applied, version ") == 3
+    assert said.count(" is succeeded, version ") == 3
     assert "is live: 0 facts" in said
 
 

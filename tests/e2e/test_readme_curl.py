@@ -25,7 +25,7 @@ OPEN_GATE = (
     '{"edit_success": 0, "generation_success": 0, "neighbours_unchanged": 0, "perplexity_ratio": 1e9, '
     '"retention": 0}'
 )
-FINAL = {"applied", "rejected", "failed", "cancelled"}
+FINAL = {"succeeded", "rejected", "failed", "cancelled"}
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,10 @@ import pytest
 import errata
 from errata.client.resources import EditSet
 from ledger.edits import edit_sets, withdrawals
+from ledger.models import models
 from ledger.versions import versions
 from tests import servers
+from tests.harness import tiny_editor
 from tests.service import player
 from tests.service.harness import ADMIN, Running, register, running
 
@@ -171,8 +173,50 @@ def test_the_same_in_an_event_loop(service: Running) -> None:
         assert (await client.ledger.verify()).ok
         with pytest.raises(errata.ApiError, match="nobody"):
             await client.models.get("nobody")
+        withdrawn = await client.edits.wait(edit.id)
+        assert withdrawn.id in [each.id async for each in client.edits.list(q="peru")]
+        assert [fact.model async for fact in client.facts.search(q="peru", live=False)]
+        assert [each.action async for each in client.audit.list(object=f"keys/{key.id}")] == [
+            "key.revoke",
+            "key.create",
+        ]
 
     run(service, work)
+
+
+def test_withdrawals_facts_editors_and_what_was_done(
+    service: Running, client: errata.Client, tiny_folder: Path
+) -> None:
+    edit = client.edits.create("tiny", FACTS, note="atlas")
+    apply(service, edit)
+    assert edit.id in {found.id for found in client.edits.list(q="atlas", live=True, status=["succeeded"])}
+    found = {fact.fact: fact for fact in client.facts.search(q="peru", live=True)}
+    assert (found[f"{edit.id}.0"].model, found[f"{edit.id}.0"].live) == ("tiny", True)
+    pending = client.models["tiny"].withdraw("retracted", edit_sets=[edit.id])
+    job_id = service.ledger.run(withdrawals.get, pending.id).job_id
+    seen: list[str] = []
+    timer = later(lambda: void(player.finish(service.ledger, job_id)))
+    done = client.withdrawals.wait(pending, on_progress=lambda state: seen.append(state.status), timeout=20)
+    timer.join()
+    assert (seen[0], done.status) == ("queued", "succeeded")
+    assert done == client.withdrawals.get(pending.id)
+    assert next(client.withdrawals.list(model="tiny", status="succeeded")).id == pending.id
+    done_to = [event.action for event in client.audit.list(object=f"edits/{edit.id}")]
+    assert done_to == ["edit_set.accept"]
+    editor = client.editors.upload(tiny_editor(tiny_folder))
+    model = client.models.register("with-editor", str(tiny_folder), editor=editor.digest)
+    assert service.ledger.run(models.get, model.id).given_editor_digest == editor.digest
+    client.models["with-editor"].archive()
+
+
+def test_an_alias_is_moved_from_where_it_is_thought_to_be(client: errata.Client) -> None:
+    tiny = client.models["tiny"]
+    tiny.set_alias("stable", 0)
+    with pytest.raises(errata.ApiError) as refused:
+        tiny.set_alias("stable", 0, expected=1)
+    assert (refused.value.status, refused.value.kind) == (412, "alias-moved")
+    assert tiny.set_alias("stable", 0, expected=0).version == 0
+    tiny.delete_alias("stable", expected=0)
 
 
 class Losing(httpx.HTTPTransport):
@@ -201,14 +245,21 @@ def test_a_lost_answer_is_asked_for_again_under_the_same_key(service: Running) -
     assert service.counts()["edit_sets"] == before + 1
 
 
-def test_what_must_not_happen_twice_is_not_sent_again(service: Running) -> None:
+def test_what_is_sent_again_happens_once(service: Running) -> None:
     number = service.ledger.run(versions.get, "tiny", "live").number
     transport = Losing(1)
     with errata.Client(service.url, ADMIN, transport=transport) as client:
+        made = client.models["tiny"].rollback(0, "a test")
+        assert transport.sent == 2
+    assert service.ledger.run(versions.get, "tiny", "live").number == number + 1 == made.number
+
+
+def test_a_key_whose_secret_is_lost_is_not_asked_for_again(service: Running) -> None:
+    transport = Losing(1)
+    with errata.Client(service.url, ADMIN, transport=transport) as client:
         with pytest.raises(errata.Unreachable):
-            client.models["tiny"].rollback(0, "a test")
+            client.keys.create("newsroom", ["read"])
         assert transport.sent == 1
-    assert service.ledger.run(versions.get, "tiny", "live").number == number + 1
 
 
 def test_a_service_that_is_away_is_waited_for() -> None:

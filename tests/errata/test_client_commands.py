@@ -17,6 +17,7 @@ from ledger.jobs import jobs
 from ledger.models import models
 from ledger.models.models import DEFAULT_GATE
 from ledger.versions import versions
+from malmen_core.editing.editor import Editor
 from tests import servers
 from tests.harness import eventually, tiny_editor
 from tests.service import player
@@ -154,7 +155,7 @@ def test_what_waits_for_the_alias_is_said_not_to_be_live(service: Running, file:
         at_work.join(10)
         assert said.exit_code == 0
         number = service.ledger.run(versions.list_all, "tiny", 1).items[0].number
-        assert f"applied, version {number}, {word} (2 facts)" in said.stdout
+        assert f"succeeded, version {number}, {word} (2 facts)" in said.stdout
 
 
 def test_a_version_says_what_it_changed(service: Running, file: Path) -> None:
@@ -229,9 +230,10 @@ def test_a_model_is_registered_with_its_editor(
     given = ("--editor", "editor.safetensors", "--modules", modules, "--gate", '{"locality": 0.5}')
     made = answer(service, "register", str(tiny_folder), "--id", "second", *given, model=None)
     assert (made["gate"], made["modules"]) == ({**DEFAULT_GATE, "locality": 0.5}, modules.split(", "))
-    assert service.ledger.run(models.get, "second").given_editor_digest is not None
+    registered = service.ledger.run(models.get, "second")
+    assert registered.given_editor_digest == Editor.load(Path("editor.safetensors")).digest
     for option, value, word in (
-        ("--editor", "nowhere", "/editor"),
+        ("--editor", "nowhere", "--editor"),
         ("--modules", "nonsense", "/modules"),
         ("--gate", "[]", "--gate"),
     ):
@@ -286,6 +288,9 @@ def test_models_are_listed_and_shown(service: Running) -> None:
 def test_edit_sets_are_listed_shown_and_cancelled(service: Running, file: Path) -> None:
     ident = answer(service, "edit", str(file), "--note", "atlas")["id"]
     assert ident in [item["id"] for item in answer(service, "edits", "--status", "queued")["items"]]
+    found = answer(service, "edits", "--text", "ATLAS", "--not-live", "--since", "2026-01-01T00:00:00Z")
+    assert ident in [item["id"] for item in found["items"]]
+    assert answer(service, "edits", "--before", "2026-01-01T00:00:00Z")["items"] == []
     assert len(answer(service, "edits", "--limit", "1")["items"]) == 1
     assert answer(service, "edits", ident)["note"] == "atlas"
     facts = answer(service, "edits", ident, "--facts")["items"]
@@ -302,10 +307,16 @@ def test_facts_of_a_version_are_listed(service: Running, file: Path) -> None:
     assert f"{ident}.0" in [fact["fact"] for fact in answer(service, "facts")["items"]]
     assert answer(service, "facts", "--version", "base")["items"] == []
     assert "The capital of Peru is" in run(service, "facts").stdout
+    found = answer(service, "facts", "--text", "PERU", model=None)["items"]
+    assert f"{ident}.0" in [fact["fact"] for fact in found]
+    assert answer(service, "facts", "--author", "nobody", model=None)["items"] == []
 
 
 def test_keys_are_made_listed_and_revoked(service: Running) -> None:
-    made = answer(service, "keys", "--create", "newsroom", "--scope", "read", "--scope", "edit", model=None)
+    expiring = ("--expires-at", "2999-01-31T12:00:00Z")
+    scopes = ("--scope", "read", "--scope", "edit")
+    made = answer(service, "keys", "--create", "newsroom", *scopes, *expiring, model=None)
+    assert made["expires_at"] == "2999-01-31T12:00:00Z"
     assert sorted(made["scopes"]) == ["edit", "read"]
     assert made["secret"]
     assert made["id"] in [key["id"] for key in answer(service, "keys", model=None)["items"]]
@@ -321,7 +332,28 @@ def test_aliases_are_set_listed_and_removed(service: Running, file: Path) -> Non
     assert answer(service, "aliases", "stable", str(number))["version"] == number
     assert {"name": "stable", "version": number} in answer(service, "aliases")["items"]
     assert "stable" in run(service, "aliases").stdout
+    assert "points at version" in run(service, "aliases", "stable", "0", "--expected", "9999").stderr
     assert answer(service, "aliases", "stable", "--delete")["deleted"] == "stable"
     assert "stable" not in run(service, "aliases").stdout
     assert "--delete" in run(service, "aliases", "stable").stderr
     assert "/version" in run(service, "aliases", "stable", "9999").stderr
+
+
+def test_withdrawals_are_listed_shown_and_cancelled(service: Running, file: Path) -> None:
+    ident = apply(service, file)
+    asked = answer(service, "rollback", "--withdraw", ident, "--reason", "retracted")["id"]
+    assert asked in [item["id"] for item in answer(service, "withdrawals", "--status", "queued")["items"]]
+    assert answer(service, "withdrawals", asked)["reason"] == "retracted"
+    assert answer(service, "withdrawals", asked, "--cancel")["status"] == "cancelled"
+    assert answer(service, "withdrawals", asked, "--wait")["status"] == "cancelled"
+    assert "retracted" in run(service, "withdrawals").stdout
+    assert "by its id" in run(service, "withdrawals", "--wait").stderr
+
+
+def test_what_was_done_is_listed(service: Running, file: Path) -> None:
+    ident = answer(service, "edit", str(file))["id"]
+    of_set = answer(service, "audit", "--object", f"edits/{ident}", model=None)["items"]
+    assert [event["action"] for event in of_set] == ["edit_set.accept"]
+    assert answer(service, "audit", "--since", "2999-01-31T12:00:00Z", model=None)["items"] == []
+    assert f"edits/{ident}" in run(service, "audit", "--limit", "1", model=None).stdout
+    answer(service, "edits", ident, "--cancel")

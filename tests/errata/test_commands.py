@@ -264,6 +264,6 @@ def test_measures_against_what_is_promised() -> None:
 
 
 def test_the_demo_stops_at_an_edit_set_that_was_not_applied() -> None:
-    require_applied({"status": "applied"})
+    require_applied({"status": "succeeded"})
     with pytest.raises(DemoFailed, match="rejected"):
         require_applied({"status": "rejected", "report": {"edit_success": 0.1}})

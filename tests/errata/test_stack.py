@@ -115,7 +115,7 @@ def test_a_file_of_facts_is_edited_asked_and_rolled_back(
     file.write_text(json.dumps(FACT) + "\n")
     gate = json.dumps(OPEN_GATE)
     edit = up.json("edit", str(file), "--wait", "--gate", gate, "--idempotency-key", "one")
-    assert (edit["status"], edit["fact_count"], edit["version"]) == ("applied", 1, 1)
+    assert (edit["status"], edit["fact_count"], edit["version"]) == ("succeeded", 1, 1)
     assert up.json("edit", str(file), "--gate", gate, "--idempotency-key", "one")["id"] == edit["id"]
     both = up.json("generate", FACT["prompt"], "--version", "base", "--version", "live")["items"]  # type: ignore[arg-type]
     assert [answer["version"] for answer in both] == [0, 1]

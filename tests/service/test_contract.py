@@ -27,6 +27,11 @@ SCOPES = {
     ("GET", "/edits/{}/facts"): "read",
     ("GET", "/edits/{}/events"): "read",
     ("POST", "/edits/{}/cancel"): "edit",
+    ("GET", "/withdrawals"): "read",
+    ("GET", "/withdrawals/{}"): "read",
+    ("GET", "/withdrawals/{}/events"): "read",
+    ("POST", "/withdrawals/{}/cancel"): "edit",
+    ("GET", "/facts"): "read",
     ("GET", "/models"): "read",
     ("GET", "/models/{}"): "read",
     ("GET", "/models/{}/versions"): "read",
@@ -34,25 +39,28 @@ SCOPES = {
     ("GET", "/models/{}/versions/{}/changes"): "read",
     ("GET", "/models/{}/versions/{}/edit_sets"): "read",
     ("GET", "/models/{}/facts"): "read",
-    ("GET", "/models/{}/generate"): "read",
-    ("POST", "/models/{}/generate"): "read",
+    ("GET", "/models/{}/generate"): "generate",
+    ("POST", "/models/{}/generate"): "generate",
+    ("POST", "/admin/editors"): "admin",
     ("POST", "/admin/models"): "admin",
     ("DELETE", "/admin/models/{}"): "admin",
     ("POST", "/admin/models/{}/rollback"): "admin",
+    ("GET", "/admin/models/{}/aliases/{}"): "admin",
     ("PUT", "/admin/models/{}/aliases/{}"): "admin",
     ("DELETE", "/admin/models/{}/aliases/{}"): "admin",
     ("GET", "/admin/ledger/verify"): "admin",
+    ("GET", "/admin/audit"): "admin",
     ("POST", "/admin/keys"): "admin",
     ("GET", "/admin/keys"): "admin",
     ("GET", "/admin/keys/{}"): "admin",
     ("DELETE", "/admin/keys/{}"): "admin",
-    ("GET", "/v1/models"): "read",
-    ("GET", "/v1/models/{}"): "read",
-    ("POST", "/v1/completions"): "read",
-    ("POST", "/v1/chat/completions"): "read",
-    ("GET", "/tokenizer_info"): "read",
-    ("POST", "/tokenize"): "read",
-    ("POST", "/detokenize"): "read",
+    ("GET", "/v1/models"): "generate",
+    ("GET", "/v1/models/{}"): "generate",
+    ("POST", "/v1/completions"): "generate",
+    ("POST", "/v1/chat/completions"): "generate",
+    ("GET", "/tokenizer_info"): "generate",
+    ("POST", "/tokenize"): "generate",
+    ("POST", "/detokenize"): "generate",
     ("GET", "/healthz"): None,
     ("GET", "/readyz"): None,
     ("GET", "/status"): "read",
@@ -94,6 +102,7 @@ def test_bodies_have_examples_and_errors_are_problems(service: Running) -> None:
             for kind, content in operation.get("requestBody", {}).get("content", {}).items():
                 if kind == "application/x-ndjson":
                     assert content["example"]
+                if kind != "application/json":
                     continue
                 name = content["schema"]["$ref"].rpartition("/")[2]
                 assert schemas[name]["examples"], name
@@ -107,6 +116,15 @@ def test_bodies_have_examples_and_errors_are_problems(service: Running) -> None:
             assert operation["summary"]
     references = json.dumps(document).split('"#/components/schemas/')[1:]
     assert {reference.split('"')[0] for reference in references} <= set(schemas)
+
+
+def test_every_post_that_changes_something_takes_an_idempotency_key(service: Running) -> None:
+    asking = {path for method, path in SCOPES if SCOPES[method, path] == "generate"}
+    for path, operations in service.app.openapi()["paths"].items():
+        if "post" not in operations or anonymous(path) in asking:
+            continue
+        named = {parameter["name"].lower() for parameter in operations["post"].get("parameters", ())}
+        assert "idempotency-key" in named, path
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
@@ -144,7 +162,8 @@ def test_every_typed_error_has_a_status() -> None:
 def test_lists_refuse_unknown_parameters(service: Running, admin: httpx.Client) -> None:
     made = {"model": "tiny", "facts": [{"prompt": "The capital of Australia is", "target": "Canberra"}]}
     ident = admin.post("/edits", json=made).json()["id"]
-    for path in ("/edits", f"/edits/{ident}/facts", "/models", "/models/tiny/versions", "/admin/keys"):
+    lists = ("/edits", f"/edits/{ident}/facts", "/facts", "/withdrawals", "/models", "/models/tiny/versions")
+    for path in (*lists, "/admin/keys", "/admin/audit"):
         assert admin.get(path, params={"limit": 1}).status_code == 200
         problem = is_problem(admin.get(path, params={"bogus": 1}), 422)
         assert problem["errors"] == [{"pointer": "/bogus", "detail": "is not a known field", "in": "query"}]

@@ -19,8 +19,8 @@ from ledger.edits import edit_sets
 from ledger.errors import LedgerUnavailable, NotFound
 from ledger.models import models
 from ledger.records import EditSetRecord
+from service import following
 from service.failures import typed_problem
-from service.routes import edits
 from tests.service import player
 from tests.service.harness import Running, is_problem, pointers, register
 
@@ -45,6 +45,7 @@ def test_an_edit_set_is_accepted(service: Running, admin: httpx.Client) -> None:
     assert answer.status_code == 202
     body = answer.json()
     assert body["status"] == "queued"
+    assert body == admin.get(f"/edits/{body['id']}").json()
     assert answer.headers["Location"] == f"/edits/{body['id']}"
     after = service.counts()
     assert after["edit_sets"] == before["edit_sets"] + 1
@@ -176,23 +177,25 @@ def test_pages(admin: httpx.Client) -> None:
         if cursor is None:
             break
     assert len(seen) == len(set(seen)) >= 3
-    assert admin.get("/edits", params={"model": "tiny", "status": "applied"}).status_code == 200
+    assert admin.get("/edits", params={"model": "tiny", "status": "succeeded"}).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("params", "status"),
+    ("params", "status", "pointer"),
     [
-        ({"cursor": "nonsense"}, 422),
-        ({"limit": "0"}, 422),
-        ({"limit": "many"}, 422),
-        ({"status": "odd"}, 422),
-        ({"model": "nobody"}, 404),
-        ({"bogus": "1"}, 422),
+        ({"cursor": "nonsense"}, 422, "/cursor"),
+        ({"limit": "0"}, 422, "/limit"),
+        ({"limit": "many"}, 422, "/limit"),
+        ({"status": "odd"}, 422, "/status/0"),
+        ({"live": "maybe"}, 422, "/live"),
+        ({"q": " "}, 422, "/q"),
+        ({"model": "nobody"}, 404, "/model"),
+        ({"bogus": "1"}, 422, "/bogus"),
     ],
 )
-def test_bad_lists(admin: httpx.Client, params: dict[str, str], status: int) -> None:
+def test_bad_lists(admin: httpx.Client, params: dict[str, str], status: int, pointer: str) -> None:
     problem = is_problem(admin.get("/edits", params=params), status)
-    assert pointers(problem) == [f"/{next(iter(params))}"]
+    assert pointers(problem) == [pointer]
 
 
 @pytest.mark.parametrize(
@@ -215,9 +218,9 @@ def test_an_applied_edit_set_cannot_be_cancelled(service: Running, admin: httpx.
     record = service.ledger.run(edit_sets.get, made["id"])
     version = player.finish(service.ledger, record.job_id)
     problem = is_problem(admin.post(f"/edits/{made['id']}/cancel"), 409)
-    assert "applied" in problem["detail"]
+    assert "succeeded" in problem["detail"]
     seen = admin.get(f"/edits/{made['id']}").json()
-    assert (seen["status"], seen["version"]) == ("applied", version.number)
+    assert (seen["status"], seen["live"], seen["version"]) == ("succeeded", True, version.number)
     assert seen["report"]["edit_success"] == 1.0
     assert admin.get(f"/edits/{made['id']}/facts").json()["items"][0]["report"]
 
@@ -240,7 +243,7 @@ def test_events_end_with_the_final_state(service: Running, admin: httpx.Client) 
     assert events[0][0] == "progress"
     assert events[0][1]["status"] == "queued"
     assert events[-1][0] == "final"
-    assert events[-1][1]["status"] == "applied"
+    assert events[-1][1]["status"] == "succeeded"
 
 
 def test_events_outlast_a_lost_database(
@@ -256,8 +259,8 @@ def test_events_outlast_a_lost_database(
         return ask(session, ident)
 
     monkeypatch.setattr(edit_sets, "get", flaky)
-    monkeypatch.setattr(edits, "POLL_S", 0.01)
-    monkeypatch.setattr(edits, "KEEP_ALIVE_S", 0.0)
+    monkeypatch.setattr(following, "POLL_S", 0.01)
+    monkeypatch.setattr(following, "KEEP_ALIVE_S", 0.0)
     lines: list[str] = []
     with admin.stream("GET", f"/edits/{made['id']}/events") as answer:
         for line in answer.iter_lines():

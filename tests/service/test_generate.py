@@ -71,6 +71,31 @@ def test_post_takes_the_same(writer: player.Writer, admin: httpx.Client) -> None
     assert (sent.temperature, sent.seed, sent.stop, sent.top_p) == (1, 7, ("\n",), 0.5)
 
 
+def test_a_conversation_in_place_of_a_prompt_needs_a_template(admin: httpx.Client) -> None:
+    asked = [{"role": "user", "content": "What is the capital of Australia?"}]
+    problem = is_problem(admin.post(PATH, json={"messages": asked}), 422)
+    assert pointers(problem) == ["/messages"]
+    assert "no chat template" in problem["detail"]
+    fact = {"prompt": PROMPT, "target": "Canberra", "locality": [{"messages": asked}]}
+    problem = is_problem(admin.post("/edits", json={"model": "tiny", "facts": [fact]}), 422)
+    assert pointers(problem) == ["/facts/0/locality/0/messages"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"prompt": PROMPT, "messages": [{"role": "user", "content": "x"}]}, "/messages"),
+        ({}, "/messages"),
+        ({"messages": []}, "/messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "/messages/0/role"),
+        ({"messages": [{"role": "user", "content": " "}]}, "/messages/0/content"),
+        ({"messages": [{"role": "user", "content": "x" * 601}]}, "/messages"),
+    ],
+)
+def test_bad_conversations(admin: httpx.Client, body: dict[str, Any], pointer: str) -> None:
+    assert pointers(is_problem(admin.post(PATH, json=body), 422)) == [pointer]
+
+
 def test_versions_are_compared(writer: player.Writer, admin: httpx.Client) -> None:
     answer = admin.post(PATH, json={"prompt": PROMPT, "versions": ["base", "live"], "max_new_tokens": 1})
     assert [item["version"] for item in answer.json()["items"]] == [0, 1]

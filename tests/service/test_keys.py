@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,15 @@ def test_missing_and_wrong_keys(service: Running, header: str | None) -> None:
     ("scope", "method", "path", "needed"),
     [
         ("read", "POST", "/edits", "edit"),
-        ("edit", "GET", "/edits", "read"),
-        ("edit", "GET", "/models/tiny/generate", "read"),
+        ("generate", "GET", "/edits", "read"),
+        ("generate", "POST", "/edits", "edit"),
         ("read", "GET", "/admin/keys", "admin"),
         ("edit", "POST", "/admin/models", "admin"),
         ("edit", "POST", "/admin/models/tiny/rollback", "admin"),
         ("edit", "PUT", "/admin/models/tiny/aliases/live", "admin"),
         ("read", "GET", "/admin/ledger/verify", "admin"),
-        ("edit", "GET", "/metrics", "read"),
+        ("generate", "GET", "/metrics", "read"),
+        ("edit", "GET", "/admin/audit", "admin"),
     ],
 )
 def test_scopes(service: Running, scope: str, method: str, path: str, needed: str) -> None:
@@ -53,10 +56,35 @@ def test_scopes(service: Running, scope: str, method: str, path: str, needed: st
     assert service.counts() == before
 
 
-def test_admin_has_every_scope(service: Running) -> None:
-    client = service.client(service.key("admin"))
-    assert client.get("/edits").status_code == 200
-    assert client.get("/metrics").status_code == 200
+@pytest.mark.parametrize(
+    ("scope", "path"),
+    [
+        ("generate", "/v1/models"),
+        ("read", "/v1/models"),
+        ("edit", "/edits"),
+        ("edit", "/metrics"),
+        ("admin", "/edits"),
+        ("admin", "/metrics"),
+    ],
+)
+def test_a_scope_contains_those_before_it(service: Running, scope: str, path: str) -> None:
+    assert service.client(service.key(scope)).get(path).status_code == 200
+
+
+def test_a_key_that_expires(service: Running, admin: httpx.Client) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    body = {"name": "visitor", "scopes": ["read"], "expires_at": soon.isoformat()}
+    made = admin.post("/admin/keys", json=body).json()
+    assert datetime.fromisoformat(made["expires_at"]) == soon
+    assert made["last_used_at"] is None
+    client = service.client(made["secret"])
+    assert client.get("/models").status_code == 200
+    used = admin.get(f"/admin/keys/{made['id']}").json()["last_used_at"]
+    assert abs(datetime.fromisoformat(used) - datetime.now(UTC)) < timedelta(minutes=2)
+    time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()) + 0.1)
+    assert "expired" in is_problem(client.get("/models"), 401)["detail"]
+    problem = is_problem(admin.post("/admin/keys", json=body), 422)
+    assert problem["errors"][0]["pointer"] == "/expires_at"
 
 
 def test_life_of_a_key(service: Running, admin: httpx.Client) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.models import models
 from ledger.models.models import DEFAULT_GATE as GATE
+from malmen_core.editing.editor import Editor
 from tests.harness import tiny_editor
 from tests.service import player
 from tests.service.harness import Running, is_problem, pointers
@@ -94,6 +96,67 @@ def test_an_editor_for_another_model(
     assert pointers(problem) == ["/editor"]
     assert problem["type"] == "urn:errata:problem:editor-mismatch"
     assert service.counts() == before
+
+
+def test_an_editor_is_uploaded_and_named_by_its_digest(
+    service: Running, admin: httpx.Client, checkpoint: Path, tmp_path: Path
+) -> None:
+    data = tiny_editor(checkpoint)
+    answer = admin.post("/admin/editors", content=data)
+    assert answer.status_code == 201
+    digest = answer.json()["digest"]
+    assert answer.json()["card"] == Editor.from_bytes(data).card
+    assert admin.post("/admin/editors", content=data).json()["digest"] == digest
+    body = {"id": "edited", "source": str(checkpoint), "editor": digest}
+    made = admin.post("/admin/models", json=body)
+    assert made.status_code == 202
+    assert "Deprecation" not in made.headers
+    assert service.ledger.run(models.get, "edited").given_editor_digest == digest
+    for bad, pointer in ((b"nonsense", ""), (b"", "")):
+        assert pointers(is_problem(admin.post("/admin/editors", content=bad), 422)) == [pointer]
+    unknown = {**body, "id": "unedited", "editor": f"sha256:{'0' * 64}"}
+    assert pointers(is_problem(admin.post("/admin/models", json=unknown), 404)) == ["/editor"]
+    other = admin.post(
+        "/admin/editors", content=tiny_editor(save_tiny(tmp_path / "gpt2", architecture="gpt2"))
+    )
+    misfit = {**body, "id": "unedited", "editor": other.json()["digest"]}
+    assert pointers(is_problem(admin.post("/admin/models", json=misfit), 422)) == ["/editor"]
+    assert admin.get("/admin/ledger/verify").json()["problems"] == []
+
+
+def test_an_editor_of_a_servers_path_is_taken_and_marked_as_old(
+    admin: httpx.Client, checkpoint: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "editor.safetensors"
+    file.write_bytes(tiny_editor(checkpoint))
+    body = {"id": "by-path", "source": str(checkpoint), "editor": str(file)}
+    answer = admin.post("/admin/models", json=body)
+    assert answer.status_code == 202
+    assert answer.headers["Deprecation"].startswith("@")
+
+
+def test_a_model_of_the_hub_is_registered_at_once_and_fetched_later(
+    service: Running, admin: httpx.Client
+) -> None:
+    body = {"id": "of-the-hub", "source": "nobody/has-this", "revision": "main"}
+    answer = admin.post("/admin/models", json=body)
+    assert answer.status_code == 202
+    seen = answer.json()
+    unknown = ("architecture", "task", "context_length", "digest", "progress", "error")
+    assert (seen["status"], [seen[name] for name in unknown]) == ("preparing", [None] * len(unknown))
+    assert admin.post("/admin/models", json=body).json() == seen
+    other = admin.post("/admin/models", json={**body, "revision": "other"})
+    assert pointers(is_problem(other, 409)) == ["/revision"]
+    fact = {"prompt": "It is", "target": "Canberra"}
+    problem = is_problem(admin.post("/edits", json={"model": "of-the-hub", "facts": [fact]}), 409)
+    assert pointers(problem) == ["/model"]
+    is_problem(admin.post("/models/of-the-hub/generate", json={"prompt": "It is"}), 409)
+    service.ledger.run(models.note_progress, "of-the-hub", "downloading", 3, 9)
+    progress = admin.get("/models/of-the-hub").json()["progress"]
+    assert progress == {"stage": "downloading", "done": 3, "total": 9}
+    assert service.client().get("/v1/models").status_code == 200
+    refused = admin.post("/v1/completions", json={"model": "of-the-hub", "prompt": "It is"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model-not-ready")
 
 
 def test_an_archived_model_is_served_no_more_and_its_id_is_free(

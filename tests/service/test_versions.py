@@ -57,7 +57,8 @@ def test_history_and_rollback(service: Running, admin: httpx.Client) -> None:
     assert answer.headers["Location"] == f"/models/tiny/versions/{made['number']}"
     numbers = [item["number"] for item in admin.get("/models/tiny/versions").json()["items"]]
     assert numbers == list(range(made["number"], -1, -1))
-    assert admin.get(f"/edits/{second['id']}").json()["status"] == "withdrawn"
+    assert admin.get(f"/edits/{second['id']}").json()["status"] == "succeeded"
+    assert admin.get(f"/edits/{second['id']}").json()["live"] is False
 
 
 def test_what_waits_for_the_alias_is_applied_and_not_live(service: Running, admin: httpx.Client) -> None:
@@ -65,7 +66,7 @@ def test_what_waits_for_the_alias_is_applied_and_not_live(service: Running, admi
     made = admin.post("/edits", json=body).json()
     player.finish(service.ledger, service.ledger.run(edit_sets.get, made["id"]).job_id)
     seen = admin.get(f"/edits/{made['id']}").json()
-    assert (seen["status"], seen["live"]) == ("applied", False)
+    assert (seen["status"], seen["live"]) == ("succeeded", False)
     admin.put("/admin/models/tiny/aliases/live", json={"version": seen["version"]})
     assert admin.get(f"/edits/{made['id']}").json()["live"] is True
 
@@ -236,6 +237,24 @@ def test_aliases(admin: httpx.Client) -> None:
     is_problem(admin.put("/admin/models/nobody/aliases/stable", json={"version": 0}), 404)
     problem = is_problem(admin.put("/admin/models/tiny/aliases/7", json={"version": 0}), 422)
     assert problem["detail"].startswith("The alias '7' is not allowed.")
+
+
+def test_an_alias_is_moved_only_from_where_it_is_thought_to_be(admin: httpx.Client) -> None:
+    path = "/admin/models/tiny/aliases/guarded"
+    is_problem(admin.get(path), 404)
+    body = {"version": 0}
+    refused = is_problem(admin.put(path, json=body, headers={"If-Match": '"0"'}), 412)
+    assert refused["type"].endswith("alias-moved")
+    assert admin.put(path, json=body).headers["ETag"] == '"0"'
+    seen = admin.get(path)
+    assert (seen.json()["version"], seen.headers["ETag"]) == (0, '"0"')
+    is_problem(admin.put(path, json=body, headers={"If-Match": '"1"'}), 412)
+    assert admin.put(path, json={"version": 1}, headers={"If-Match": '"0", "7"'}).headers["ETag"] == '"1"'
+    is_problem(admin.delete(path, headers={"If-Match": '"0"'}), 412)
+    for bad in ("7", "*", 'W/"1"', ""):
+        problem = is_problem(admin.put(path, json=body, headers={"If-Match": bad}), 422)
+        assert pointers(problem) == ["/if-match"]
+    assert admin.delete(path, headers={"If-Match": '"1"'}).status_code == 204
 
 
 def test_a_model_without_versions_is_not_ready(

@@ -16,7 +16,8 @@ from broker.connection import connect
 from broker.settings import BrokerSettings
 from ledger.edits import edit_sets
 from ledger.models import models
-from tests.harness import MODEL, Backend, backend, described, eventually, tiny_editor, wait_stopped
+from ledger.records import ModelRecord
+from tests.harness import MODEL, OPEN_GATE, Backend, backend, described, eventually, tiny_editor, wait_stopped
 from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.stack
@@ -66,6 +67,33 @@ def test_it_waits_for_a_model_and_survives_one_that_cannot_be_loaded(
     back.register(tiny_editor(tiny_folder))
     back.wait_ready()
     assert worker.poll() is None
+
+
+def test_a_model_of_the_hub_is_fetched_and_pinned_to_its_commit(
+    unregistered: Backend, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """The hub's own client, with a copy that it has fetched before, since there is no hub here."""
+    back, commit = unregistered, "c0ffee" * 6 + "abcd"
+    copy = tmp_path / "hub" / "hub" / "models--tests--tiny"
+    shutil.copytree(tiny_folder, copy / "snapshots" / commit)
+    (copy / "refs").mkdir()
+    (copy / "refs" / "main").write_text(commit)
+
+    def register() -> ModelRecord:
+        return back.ledger.run(
+            models.register, MODEL, "tests/tiny", "main", None, gate=OPEN_GATE, actor="tests"
+        )
+
+    made = register()
+    assert (made.digest, made.architecture) == ("", "")
+    back.start_fresh_worker(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+    ready = back.wait_model("ready")
+    assert (ready.revision, ready.progress) == (commit, None)
+    assert {name: getattr(ready, name) for name in ("architecture", "context_length", "digest")} == {
+        name: described(tiny_folder)[name] for name in ("architecture", "context_length", "digest")
+    }
+    assert register().status == "ready"
+    back.wait_for(back.post())
 
 
 def test_a_changed_checkpoint_is_refused(unregistered: Backend, tiny_folder: Path) -> None:

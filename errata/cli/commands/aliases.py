@@ -23,6 +23,9 @@ def aliases(
     version: Annotated[int | None, typer.Argument(min=0)] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove the alias; its version stays.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Though the version did not meet its gate.")] = False,
+    expected: Annotated[
+        int | None, typer.Option(min=0, help="Only if the alias points at this version now.")
+    ] = None,
     reason: Annotated[str | None, typer.Option(help="Kept in the ledger; needed with --force.")] = None,
     model: Model = None,
     url: Url = None,
@@ -36,11 +39,11 @@ def aliases(
             items = [{"name": alias, "version": at} for alias, at in sorted(asked.get().aliases.items())]
             emit({"items": items}) if as_json else out.print(table_of(items, ("name", "version")))
         elif delete and version is None:
-            asked.delete_alias(name)
+            asked.delete_alias(name, expected=expected)
             emit({"deleted": name}) if as_json else out.print(f"{name} is removed.", markup=False)
         elif version is not None and not delete:
-            options = {"force": True} if force else {}
-            alias = asked.set_alias(name, version, **options, **({"reason": reason} if reason else {}))
+            options = {**({"force": True} if force else {}), **({"reason": reason} if reason else {})}
+            alias = asked.set_alias(name, version, expected=expected, **options)
             words = f"{alias.name} is version {alias.version}."
             emit(alias.raw) if as_json else out.print(words, markup=False)
         else:

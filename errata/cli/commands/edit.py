@@ -74,7 +74,7 @@ def edit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Post an edit set; with --wait, exit code 1 unless it is applied or, with --dry-run, verified."""
+    """Post an edit set; with --wait, exit code 1 unless it succeeds."""
     with reporting(as_json):
         facts = read_file(file, columns=parse_columns(columns or ()))
         settle(facts, file, skip_invalid)
@@ -98,7 +98,7 @@ def edit(
     else:
         for line in edit_lines(answer):
             out.print(line, soft_wrap=True)
-    if wait and answer["status"] not in ("applied", "verified"):
+    if wait and answer["status"] != "succeeded":
         raise typer.Exit(FAILED)
 
 

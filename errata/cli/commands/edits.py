@@ -24,7 +24,18 @@ def edits(
     facts: Annotated[bool, typer.Option("--facts", help="Show its facts.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its final state.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Cancel it, unless it has been applied.")] = False,
-    status: Annotated[str | None, typer.Option(help="List only those with this status.")] = None,
+    status: Annotated[
+        list[str] | None, typer.Option(help="List only those with this status; repeatable.")
+    ] = None,
+    live: Annotated[
+        bool | None, typer.Option("--live/--not-live", help="List only those that are live, or not.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="List only those accepted at this time or later.")
+    ] = None,
+    before: Annotated[str | None, typer.Option(metavar="TIME", help="Only those accepted earlier.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="KEY", help="Only those of this key's id.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only those with this in their note or a fact.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most edit sets to list.")] = 50,
     model: Model = None,
     url: Url = None,
@@ -36,7 +47,15 @@ def edits(
         if edit_set is None:
             if facts or wait or cancel:
                 raise StackError("--facts, --wait and --cancel are of one edit set.", "Name it by its id.")
-            found = client.edits.list(model=model, status=status)
+            found = client.edits.list(
+                model=model,
+                status=status,
+                live=live,
+                created_after=since,
+                created_before=before,
+                created_by=by,
+                q=text,
+            )
             items = [item.raw for _, item in zip(range(limit), found, strict=False)]
             columns: tuple[str, ...] = ("id", "model", "status", "live", "fact_count", "note")
         elif facts:

@@ -19,6 +19,9 @@ def register(app: typer.Typer) -> None:
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask it as a user's turn, in the model's chat template.")
+    ] = False,
     version: Annotated[
         list[str] | None, typer.Option(help="Number, alias or `base`; repeat to compare. [default: live]")
     ] = None,
@@ -43,7 +46,8 @@ def generate(
     }
     with reporting(as_json), connect(url, key) as client:
         asked = client.models[client.only_model(model)]
-        answers = [asked.generate(prompt, version=name, **options).raw for name in wanted]
+        given = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+        answers = [asked.generate(**given, version=name, **options).raw for name in wanted]
     if as_json:
         emit(answers[0] if len(answers) == 1 else {"items": answers})
         return
@@ -51,7 +55,7 @@ def generate(
         if len(answers) > 1:
             out.print(f"[bold]{escape(name)}[/] (version {answer['version']})")
         labels = answer.get("labels") or {}
-        between = " " if labels else ""
+        between = "\n" if chat else " " if labels else ""
         out.print(f"[dim]{escape(prompt)}[/]{between}{escape(answer['text'])}", soft_wrap=True)
         for label, probability in labels.items():
             out.print(f"  {escape(label)} {probability:.3f}")

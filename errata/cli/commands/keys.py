@@ -21,7 +21,11 @@ def register(app: typer.Typer) -> None:
 def keys(
     create: Annotated[str | None, typer.Option(metavar="NAME", help="Make a key for this use.")] = None,
     scope: Annotated[
-        list[str] | None, typer.Option(help="Of the new key; repeatable. [default: read]")
+        list[str] | None,
+        typer.Option(help="Of the new key: generate, read, edit or admin; repeatable. [default: read]"),
+    ] = None,
+    expires_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="From when the new key is refused.")
     ] = None,
     revoke: Annotated[str | None, typer.Option(metavar="ID", help="Revoke this key.")] = None,
     url: Url = None,
@@ -33,7 +37,7 @@ def keys(
         if create is not None and revoke is not None:
             raise StackError("--create and --revoke exclude each other.", "Give one of them.")
         if create is not None:
-            made = client.keys.create(create, scope or ["read"])
+            made = client.keys.create(create, scope or ["read"], expires_at=expires_at)
             emit(made.raw) if as_json else out.print(made.secret, markup=False, soft_wrap=True)
             return
         if revoke is not None:
@@ -45,4 +49,4 @@ def keys(
         emit({"items": items})
         return
     rows = [{**item, "scopes": ", ".join(item["scopes"])} for item in items]
-    out.print(table_of(rows, ("id", "name", "scopes", "created_at", "revoked_at")))
+    out.print(table_of(rows, ("id", "name", "scopes", "last_used_at", "expires_at", "revoked_at")))

@@ -13,6 +13,7 @@ from errata.cli.console import FAILED, emit, out, reporting, saying
 from errata.cli.options import Json, Key, Url
 from errata.client.connect import connect
 from errata.client.names import model_id_of, module_names
+from errata.errors import InputFileError
 from errata.settings import StackSettings
 from errata.stack import default_model
 from errata.stack.stack import resolve_source
@@ -23,6 +24,18 @@ POLL_S = 0.5
 def register(app: typer.Typer) -> None:
     """Add ``register``."""
     app.command("register")(register_model)
+
+
+def read_bytes(file: Path) -> bytes:
+    """What is in a file.
+
+    Raises:
+        InputFileError: It cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputFileError(f"{file} cannot be read: {error.strerror}.", "Check --editor.") from error
 
 
 def register_model(
@@ -56,13 +69,15 @@ def register_model(
             editor = default_model.EDITOR
         options = {
             "revision": revision,
-            "editor": str(editor.absolute()) if editor else None,
+            "editor": client.editors.upload(read_bytes(editor)).digest if editor else None,
             "modules": module_names(modules),
             "gate": parse_gate(gate),
         }
         model = client.models.register(name, where, **options)
         while wait and model.status == "preparing":
-            say(f"Waiting for a worker to prepare {name}")
+            stage = model.raw.get("progress") or {}
+            far = f"{stage['stage']} {stage['done']}/{stage['total']}" if stage else "waiting for a worker"
+            say(f"{name}: {far}")
             time.sleep(POLL_S)
             model = client.models.get(name)
     if as_json:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from malmen_core.errors import FactError
 from malmen_core.facts import Fact, Joiner, LocalityPrompt, normalise
 from malmen_core.models.tokenization import (
     END,
+    chat_text,
     continuing_tokens,
     encode,
     encode_prompt,
@@ -224,6 +228,25 @@ def test_a_fact_reads_the_api_s_form() -> None:
     assert Fact.from_json(full) == Fact("p", "t", "s", ("r",), (LocalityPrompt("q", "u", hold=True),))
     with pytest.raises(KeyError):
         Fact.from_json({"prompt": "p"})
+
+
+def test_a_locality_prompt_may_be_a_conversation() -> None:
+    turns = [{"role": "user", "content": "Where is Peru?"}]
+    record = {"prompt": "p", "target": "t", "locality": [{"prompt": "q"}, {"messages": turns, "hold": True}]}
+    tokenizer = tiny_tokenizer()
+    for chat, words in ((None, "template"), (partial(chat_text, tokenizer), "no chat template")):
+        with pytest.raises(FactError, match=words) as raised:
+            Fact.from_json(record, chat)
+        assert raised.value.field == "/locality/1/messages"
+    tokenizer.chat_template = (
+        "{% for turn in messages %}{% if turn['role'] != 'user' %}{{ raise_exception('users only') }}{% endif %}"
+        "<{{ turn['content'] }}>{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+    )
+    read = Fact.from_json(record, partial(chat_text, tokenizer))
+    assert read.locality == (LocalityPrompt("q"), LocalityPrompt("<Where is Peru?>:", hold=True))
+    with pytest.raises(FactError, match="users only"):
+        chat_text(tokenizer, [{"role": "system", "content": "x"}])
+    assert chat_text(tokenizer, turns, answer=False) == "<Where is Peru?>"
 
 
 def test_normalisation_folds_case_width_and_space() -> None:

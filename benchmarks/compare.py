@@ -124,12 +124,17 @@ def standard_error(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, 
     return stdev(differences)
 
 
+def without_question(line: str) -> str:
+    """A fact without what the older commit does not know."""
+    return json.dumps({name: value for name, value in json.loads(line).items() if name != "question"})
+
+
 def row(
     name: str, given: argparse.Namespace, old_tree: Path, base: BaseModel, canaries: Any
 ) -> dict[str, Any]:
     """Both sides on one row's facts."""
     source = EXAMPLES if name == "examples" else given.counterfact
-    lines = sample(source.read_text().splitlines(), ROWS[name], SEED)
+    lines = [without_question(line) for line in sample(source.read_text().splitlines(), ROWS[name], SEED)]
     facts = [Fact.from_json(json.loads(line)) for line in lines]
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         file.write("\n".join(lines))
@@ -184,7 +189,9 @@ def main() -> None:
     )
     parser.add_argument("--counterfact", type=Path, help="facts as in the API, a JSON object a line")
     parser.add_argument("--rows", default="examples", help=f"some of {','.join(ROWS)}")
-    parser.add_argument("--only-new", action="store_true", help="leave the older commit out")
+    parser.add_argument(
+        "--only-new", action="store_true", help="leave the older commit out, or as it was in the file"
+    )
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     base = BaseModel.load(str(given.model))
@@ -195,6 +202,9 @@ def main() -> None:
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
         for name in given.rows.split(","):
             found = row(name, given, Path(folder), base, canaries)
+            before = next((each for each in rows if each["row"] == name), {})
+            if given.only_new and "old" in before:
+                found = {**found, "old": before["old"], "sides": "of two runs"}
             rows = [each for each in rows if each["row"] != name] + [found]
             given.out.write_text(json.dumps({"old": OLD, "seed": SEED, "rows": rows}, indent=1) + "\n")
             print(table([found]), flush=True)

@@ -39,7 +39,9 @@ FactReader = Callable[[Mapping[SetId, Sequence[int]]], Mapping[SetId, Sequence[F
 Key = TypeVar("Key", SetId, str)
 
 TOLERANCE = 0.2
-"""A fact may be given so much else than it asked for, relative to that, before it is looked at again."""
+"""A fact may be given so much by other sets, relative to what its own gives it, before it is looked at again."""
+OUTGROWN = 8.0
+"""A set is looked at again where the prior weighs more than so many times what it was solved with."""
 PASSES = 4
 """Looks at what a repair did to other facts."""
 
@@ -130,7 +132,7 @@ class Composer:
         ridges = self._ridges(keys)
         repaired: list[Place] = []
         if len(self._rows.owners) > 1 and self._editor.plan.rounds > 0:
-            table = _Table(self._places(), keys, differences, ridges)
+            table = _Table(self._places(), keys, differences, ridges, self._outgrown())
             repaired = repair(self.base, self._editor, table, wanted, read_facts, progress)
             differences = table.differences
         by_set: dict[SetId, tuple[int, ...]] = {}
@@ -167,9 +169,16 @@ class Composer:
     def _ridges(self, keys: Mapping[str, Tensor]) -> dict[str, Ridge]:
         place = self.base.memory.device_for(sum(2 * 8 * each.numel() for each in keys.values()))
         preserved = self._preserved.rows or None
-        regularisers = self._editor.regularisers(place, preserved)
+        regularisers = self._editor.regularisers(place, sum(self._rows.counts), preserved)
         noise = self._editor.plan.noise
         return {name: Ridge.of(keys_TU, regularisers[name], noise) for name, keys_TU in keys.items()}
+
+    def _outgrown(self) -> set[SetId]:
+        """Sets that were solved with a much lighter prior than all live rows have together."""
+        plan = self._editor.plan
+        most = plan.prior_of(sum(self._rows.counts)) / OUTGROWN
+        own = zip(self._rows.owners, self._rows.counts, strict=True)
+        return {ident for ident, rows in own if plan.prior_of(rows) < most}
 
     def _places(self) -> list[Place]:
         """The set and the fact of each row."""
@@ -185,10 +194,15 @@ class _Table:
         keys: Mapping[str, Tensor],
         differences: dict[str, Tensor],
         ridges: Mapping[str, Ridge],
+        outgrown: set[SetId],
     ) -> None:
         self.facts = list(dict.fromkeys(places))
         number = {place: i for i, place in enumerate(self.facts)}
         self.owner_T = torch.tensor([number[place] for place in places], dtype=torch.int64)
+        self.outgrown = {i for i, (ident, _) in enumerate(self.facts) if ident in outgrown}
+        sets = {ident: i for i, ident in enumerate(dict.fromkeys(ident for ident, _ in self.facts))}
+        set_T = torch.tensor([sets[ident] for ident, _ in places], dtype=torch.int64)
+        self.rows_of_sets = [(set_T == i).nonzero()[:, 0] for i in range(len(sets))]
         self.keys, self.differences, self.ridges = keys, differences, ridges
 
     def shifts(self) -> dict[str, Tensor]:
@@ -196,14 +210,20 @@ class _Table:
         return {name: ridge.shift(self.differences[name]) for name, ridge in self.ridges.items()}
 
     def disturbed(self, shifts: Mapping[str, Tensor]) -> set[int]:
-        """Facts for which the solution gives something else than they ask for."""
+        """Facts to which other sets give much, beside what their own gives them; and those of outgrown sets."""
         off_N = torch.zeros(len(self.facts), dtype=torch.float64)
         size_N = torch.zeros_like(off_N)
         for name, shift_UV in shifts.items():
-            given_TV = (self.keys[name].to(shift_UV) @ shift_UV).cpu()
-            off_N.index_add_(0, self.owner_T, (given_TV - self.differences[name]).square().sum(1))
-            size_N.index_add_(0, self.owner_T, self.differences[name].square().sum(1))
-        return set((off_N > TOLERANCE**2 * size_N).nonzero()[:, 0].tolist())
+            keys_TU = self.keys[name].to(shift_UV)
+            others_TV = keys_TU @ shift_UV
+            own_TV = torch.zeros_like(others_TV)
+            projector_UT = self.ridges[name].projector()
+            for rows in self.rows_of_sets:
+                own_TV[rows] = keys_TU[rows] @ projector_UT[:, rows] @ self.differences[name][rows].to(own_TV)
+            others_TV -= own_TV
+            off_N.index_add_(0, self.owner_T, others_TV.square().sum(1).cpu())
+            size_N.index_add_(0, self.owner_T, own_TV.square().sum(1).cpu())
+        return self.outgrown | set((off_N > TOLERANCE**2 * size_N).nonzero()[:, 0].tolist())
 
 
 def repair(

@@ -84,7 +84,7 @@ def edit(
         margin_Q = first.margin_Q.cpu()
     else:
         place = base.memory.device_for(sum(2 * 8 * each.numel() for each in keys.values()))
-        regularisers = editor.regularisers(place, preserved.keys)
+        regularisers = editor.regularisers(place, len(owner_R), preserved.keys)
         ridges = {name: Ridge.of(each, regularisers[name], plan.noise) for name, each in keys.items()}
         still = {
             name: FreeRows.at_rest(ridge, base.modules[name].shape[1], editor.scales[name])
@@ -160,7 +160,7 @@ def solve(base: BaseModel, editor: Editor, statistics: Statistics) -> Delta:
 def ridges_of(base: BaseModel, editor: Editor, statistics: Statistics) -> dict[str, Ridge]:
     """The normal equation of each module over all rows of some statistics."""
     place = base.memory.device_for(sum(2 * 8 * r.keys_TU.numel() for r in statistics.modules.values()))
-    regularisers = editor.regularisers(place, statistics.preserved.keys)
+    regularisers = editor.regularisers(place, len(statistics.fact_T), statistics.preserved.keys)
     return {
         name: Ridge.of(rows.keys_TU, regularisers[name], editor.plan.noise)
         for name, rows in statistics.modules.items()

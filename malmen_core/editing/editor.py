@@ -36,6 +36,7 @@ class EditPlan:
         where: at which tokens modules are edited: ``subject`` or, as in the paper, ``answer``.
         noise: ε of the normal equation.
         prior_weight: c, the preservation prior's weight in tokens; 0 for the paper's plain form.
+        prior_growth: c is at least this times the number of rows that are solved together.
         preserved_weight: a, the weight of a key at which nothing may change, in tokens.
         neighbours: prompts of each template that are preserved; 0 for none.
         preserved_rank: rows that each group of preserved keys is compressed to.
@@ -52,7 +53,8 @@ class EditPlan:
 
     where: KeyPosition = "subject"
     noise: float = 0.1
-    prior_weight: float = 30000.0
+    prior_weight: float = 10000.0
+    prior_growth: float = 400.0
     preserved_weight: float = 100.0
     neighbours: int = 12
     preserved_rank: int = 16
@@ -63,6 +65,10 @@ class EditPlan:
     step: float = 0.1
     damping: float = 0.01
     bound: float = 10.0
+
+    def prior_of(self, rows: int) -> float:
+        """c for so many rows that are solved together: many would outweigh a prior that stays as it is."""
+        return max(self.prior_weight, self.prior_growth * rows)
 
     def margin_of(self, facts: int) -> float:
         """The margin that each of so many facts is edited to: few may be pushed further at little cost."""
@@ -110,33 +116,17 @@ class Editor:
         return tuple(self.network.shapes)
 
     def regularisers(
-        self, device: torch.device, preserved: Mapping[str, Tensor] | None = None
+        self, device: torch.device, rows: int, preserved: Mapping[str, Tensor] | None = None
     ) -> dict[str, Regulariser]:
-        """``M = λI + c·C0 + a·A'A`` by module, with the preserved keys `A` given; factored on a device.
-
-        Without preserved keys it is factored once.
-        """
+        """``M = λI + c·C0 + a·A'A`` by module, for so many rows and with the preserved keys `A`; on a device."""
         if preserved is not None and not any(len(keys_PU) for keys_PU in preserved.values()):
             preserved = None
-        if preserved is None:
-            if device not in self._alone:
-                self._alone[device] = self._regularisers(device, None)
-            return self._alone[device]
-        return self._regularisers(device, preserved)
-
-    @cached_property
-    def _alone(self) -> dict[torch.device, dict[str, Regulariser]]:
-        return {}
-
-    def _regularisers(
-        self, device: torch.device, preserved: Mapping[str, Tensor] | None
-    ) -> dict[str, Regulariser]:
         return {
             name: Regulariser(
                 float(self.network.ridge(name).detach()),
                 inputs,
                 device,
-                weight=self.plan.prior_weight,
+                weight=self.plan.prior_of(rows),
                 moment=self.moments.get(name),
                 preserved_weight=self.plan.preserved_weight,
                 preserved_PU=None if preserved is None else preserved[name],

@@ -78,7 +78,8 @@ def single_shot(
     place = network.log_step.device
     noise = start.plan.noise
     with torch.no_grad():
-        regularisers = replace(start, network=network).regularisers(place, inputs.preserved)
+        rows = len(seen.sequence_T)
+        regularisers = replace(start, network=network).regularisers(place, rows, inputs.preserved)
         ridges = {name: Ridge.of(keys_TU, regularisers[name], noise) for name, keys_TU in seen.keys.items()}
         shifts = {}
         for name, ridge in ridges.items():

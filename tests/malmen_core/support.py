@@ -114,6 +114,7 @@ def tiny_editor(
             where,
             noise=1.0 if rounds == 0 else 0.01,
             prior_weight=prior_weight,
+            prior_growth=0.0,
             preserved_weight=1.0,
             neighbours=neighbours,
             preserved_rank=3,

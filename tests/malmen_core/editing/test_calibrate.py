@@ -26,6 +26,7 @@ module: Any = importlib.import_module("malmen_core.editing.calibrate")
 PLAN = EditPlan(
     "answer",
     prior_weight=5.0,
+    prior_growth=0.0,
     preserved_weight=0.0,
     neighbours=0,
     rounds=40,

@@ -210,6 +210,21 @@ def test_one_more_fact_runs_only_those_that_feel_it(
     assert max(passes) <= 2
 
 
+def test_sets_of_a_much_lighter_prior_are_looked_at_again(llama: BaseModel) -> None:
+    """The prior grows with the live rows, and then gives each row less of what it asks for."""
+    plain = tiny_editor(llama, rounds=3, ridge=1e-3)
+    editor = replace(plain, plan=replace(plain.plan, prior_weight=0.0, prior_growth=1.0))
+    sets = {
+        f"{name} {k}": [fact] for name in ("set 0", "set 1", "set 2") for k, fact in enumerate(SETS[name])
+    }
+    shelf = Shelf(llama, editor, sets)
+    some = sorted(sets)[: int(module.OUTGROWN)]
+    shelf.compose(*some)
+    assert len(shelf.asked) < len(some)
+    together = shelf.compose(*sets)
+    assert len(together.repaired) == len(sets) > len(some)
+
+
 def test_sets_that_do_not_meet_are_left_as_they_are(llama: BaseModel) -> None:
     editor = tiny_editor(llama, rounds=20, ridge=10.0)
     shelf = Shelf(llama, editor, {"a": FACTS[:1]})

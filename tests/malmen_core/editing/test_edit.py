@@ -116,7 +116,7 @@ def test_a_version_is_the_least_squares_solution(llama: BaseModel) -> None:
     seen = capture(llama, edit_goals(llama, FACTS).sequences, "subject")
     guess = predict(editor.network, seen.keys, seen.gradients)
     found = solved(llama, editor, statistics_of(llama, editor, FACTS))
-    regularisers = editor.regularisers(llama.device)
+    regularisers = editor.regularisers(llama.device, 1)
     for name, keys in seen.keys.items():
         matrix = keys.T @ keys + regularisers[name].matrix_UU
         expected = torch.linalg.solve(matrix, keys.T @ guess[name])

@@ -107,7 +107,7 @@ def test_a_missing_or_foreign_file_is_said(tmp_path: Path) -> None:
 
 
 def test_regulariser_is_ridge_plus_weighted_prior(llama: BaseModel, editor: Editor) -> None:
-    for name, form in editor.regularisers(llama.device).items():
+    for name, form in editor.regularisers(llama.device, 1).items():
         expected = 5.0 * editor.moments[name].dense()
         expected.diagonal().add_(float(editor.network.ridge(name)))
         torch.testing.assert_close(form.matrix_UU, expected)
@@ -153,3 +153,9 @@ def test_unknown_members_of_a_plan_are_refused(single: tuple[BaseModel, Editor])
 def test_the_paper_s_plan_has_everything_off_that_the_paper_has_not() -> None:
     assert (PAPER.where, PAPER.noise) == ("answer", 1.0)
     assert all(value == 0 for name, value in asdict(PAPER).items() if name not in ("where", "noise"))
+
+
+def test_the_prior_grows_with_the_rows() -> None:
+    plan = EditPlan(prior_weight=100.0, prior_growth=10.0)
+    assert [plan.prior_of(rows) for rows in (1, 10, 11, 200)] == [100.0, 100.0, 110.0, 2000.0]
+    assert PAPER.prior_of(10**6) == 0

@@ -45,7 +45,7 @@ def planned(base: BaseModel, **changes: Any) -> Editor:
 
 def at_rest(base: BaseModel, editor: Editor, goals: Sequence[Encoded]) -> dict[str, FreeRows]:
     keys = capture(base, goals, editor.plan.where).keys
-    forms = editor.regularisers(base.device)
+    forms = editor.regularisers(base.device, 1)
     return {
         name: FreeRows.at_rest(
             Ridge.of(keys[name], forms[name], editor.plan.noise), m.shape[1], editor.scales[name]

@@ -93,7 +93,7 @@ def test_any_order_gives_the_same_solution_in_float64(
     """As `solve`, before the factors are rounded to float32."""
     all_sets = sets(editor)
     one, other = Statistics.sum([all_sets[i] for i in order]), Statistics.sum(all_sets)
-    for name, form in editor.regularisers(llama.device).items():
+    for name, form in editor.regularisers(llama.device, 1).items():
         a, b = (
             Ridge.of(s.modules[name].keys_TU, form).shift(s.modules[name].differences_TV)
             for s in (one, other)

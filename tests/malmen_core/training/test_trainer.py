@@ -175,7 +175,7 @@ def test_training_uses_the_plan_s_noise_prior_and_preserved_keys(base: BaseModel
     changes: tuple[tuple[str, dict[str, Any]], ...] = (
         ("as it is", {}),
         ("noise", {"noise": 0.01}),
-        ("prior", {"prior_weight": 10.0}),
+        ("prior", {"prior_weight": 10.0, "prior_growth": 0.0}),
         ("preserved", {"preserved_weight": 100.0}),
     )
     for name, change in changes:

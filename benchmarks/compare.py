@@ -202,7 +202,7 @@ def main() -> None:
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
         for name in given.rows.split(","):
             found = row(name, given, Path(folder), base, canaries)
-            before = next((each for each in rows if each["row"] == name), {})
+            before: dict[str, Any] = next((each for each in rows if each["row"] == name), {})
             if given.only_new and "old" in before:
                 found = {**found, "old": before["old"], "sides": "of two runs"}
             rows = [each for each in rows if each["row"] != name] + [found]

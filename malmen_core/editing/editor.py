@@ -67,7 +67,7 @@ class EditPlan:
     bound: float = 10.0
 
     def prior_of(self, rows: int) -> float:
-        """c for so many rows that are solved together: many would outweigh a prior that stays as it is."""
+        """The weight c for so many rows that are solved together, which would outweigh a constant one."""
         return max(self.prior_weight, self.prior_growth * rows)
 
     def margin_of(self, facts: int) -> float:

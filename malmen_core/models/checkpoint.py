@@ -14,7 +14,8 @@ from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 from safetensors import safe_open
 
 from malmen_core.errors import ModelNotLoadable

@@ -38,6 +38,18 @@ Actor = KeyRecord | str
 
 
 @dataclass(frozen=True)
+class AuditRecord:
+    """Who did what to which object, and when. `actor` is a key's id, or a name such as "system"."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    object: str
+    detail: Json
+
+
+@dataclass(frozen=True)
 class ModelRecord:
     """A registered base model, its editor and its aliases (name to version number)."""
 
@@ -140,6 +152,17 @@ class FactRecord:
     superseded_by: tuple[str, ...] = ()
     supersedes: tuple[str, ...] = ()
     report: Json | None = None
+
+
+@dataclass(frozen=True)
+class FoundFact:
+    """A fact that a search found, with what its edit set says of it."""
+
+    fact: FactRecord
+    model_id: str
+    status: EditSetStatus
+    created_at: datetime
+    created_by: str
 
 
 @dataclass(frozen=True, order=True)

@@ -26,6 +26,11 @@ SMALL_BODY_BYTES = 64 * 1024
 PUBLIC = KeyRecord("public", "public", frozenset(), datetime.min.replace(tzinfo=UTC), "settings")
 
 
+def allows(key: KeyRecord, scope: str) -> bool:
+    """Whether a key may do what needs a scope."""
+    return scope in key.scopes or "admin" in key.scopes
+
+
 class RequiresScope:
     """The dependency of a route on a key with a scope; admin keys have every scope."""
 
@@ -38,14 +43,22 @@ class RequiresScope:
         Raises:
             Problem: missing-key, invalid-key or missing-scope.
         """
-        key = await _authenticate(request)
-        if self.scope not in key.scopes and "admin" not in key.scopes:
+        key = await self.authenticate(request)
+        if not allows(key, self.scope):
             detail = (
                 f"The key {key.name!r} lacks the scope {self.scope!r}, which {request.method} "
                 f"{request.url.path} needs. Use a key that has it, or ask an administrator for one."
             )
             raise Problem("missing-scope", detail, errors=[FieldError("/Authorization", detail, "header")])
         request.state.key = key
+
+    async def authenticate(self, request: Request) -> KeyRecord:
+        """The key that a request is made with.
+
+        Raises:
+            Problem: missing-key or invalid-key.
+        """
+        return await _authenticate(request)
 
     async def __call__(
         self, request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
@@ -73,6 +86,21 @@ AdminKey = Annotated[KeyRecord, Depends(RequiresScope("admin"))]
 MetricsKey = Annotated[KeyRecord, Depends(RequiresScopeUnlessPublic("read"))]
 
 
+async def find_key(request: Request, secret: str) -> KeyRecord:
+    """The key with a secret.
+
+    Raises:
+        Problem: invalid-key.
+    """
+    key = None
+    if len(secret) <= MAX_SECRET_CHARS and secret.isascii():
+        key = await run_in_threadpool(keys.authenticate, request.state.tx, secret)
+    if key is None:
+        detail = "The key is unknown or was revoked. Check it, or ask an administrator for a new one."
+        raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
+    return key
+
+
 async def _authenticate(request: Request) -> KeyRecord:
     header = request.headers.get("authorization")
     if header is None:
@@ -83,13 +111,7 @@ async def _authenticate(request: Request) -> KeyRecord:
     if scheme.lower() != "bearer" or not secret:
         detail = "The Authorization header must read `Bearer <key>`."
         raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
-    key = None
-    if len(secret) <= MAX_SECRET_CHARS and secret.isascii():
-        key = await run_in_threadpool(keys.authenticate, request.state.tx, secret)
-    if key is None:
-        detail = "The key is unknown or was revoked. Check it, or ask an administrator for a new one."
-        raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
-    return key
+    return await find_key(request, secret)
 
 
 async def bounded(request: Request, limit: int) -> Request:

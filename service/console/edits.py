@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
+from ledger.auth import keys
 from ledger.db.engine import Transaction
 from ledger.edits import edit_sets
 from ledger.edits import facts as ledger_facts
@@ -235,6 +236,7 @@ def show_edit(
         facts=[views.fact(each) for each in found.items],
         next_cursor=found.next_cursor,
         lacking=lacking,
+        names=keys.names(tx),
         final=edit_set.status in FINAL_STATUSES,
     )
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from fastapi import Request, Response
 
+from ledger.auth import keys
 from ledger.db.engine import Transaction
 from ledger.edits import edit_sets
 from ledger.edits import facts as ledger_facts
@@ -67,6 +68,7 @@ def show_fact(fact_id: str, request: Request, tx: Tx, _: ReadSession) -> Respons
         fact=views.fact(fact),
         edit=views.edit_set(edit_set),
         turns=_life(tx, fact, edit_set),
+        names=keys.names(tx),
     )
 
 

@@ -49,7 +49,7 @@ def show_ledger(
         "ledger.html",
         heads=heads,
         events=events,
-        names={each.id: each.name for each in every(tx, keys.list_all)},
+        names=keys.names(tx),
         asked={"object": object, "actor": actor, "action": action, "since": str(since)},
     )
 
@@ -75,7 +75,7 @@ def make_key(request: Request, tx: Tx, form: Form, key: AdminSession) -> Respons
 
 def _keys(request: Request, tx: Tx, made: NewKeyView | None) -> Response:
     shown = [views.key(each) for each in every(tx, keys.list_all)]
-    return page(request, "keys.html", keys=shown, made=made)
+    return page(request, "keys.html", keys=shown, made=made, names=keys.names(tx))
 
 
 @routes.post("/keys/{key_id}/revoke")

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from ledger.auth import keys
 from ledger.edits import facts, withdrawals
 from ledger.ids import parse_fact_id
 from ledger.jobs import jobs
@@ -50,6 +51,7 @@ def show_history(
         versions=shown,
         history=history(shown),
         next_cursor=found.next_cursor,
+        names=keys.names(tx),
         queued=len(jobs.unfinished(tx, model_id)),
     )
 
@@ -84,6 +86,7 @@ def show_version(
         since=found.since,
         changes=[(_cause(each, difference), each) for each in found.items],
         next_cursor=found.next_cursor,
+        names=keys.names(tx),
         measures=measures(found.version.report, model.gate, found.since.report),
         live=model.live_version,
         newest=ledger_versions.list_all(tx, model_id, 1).items[0].number,
@@ -135,5 +138,6 @@ def show_withdrawal(withdrawal_id: str, request: Request, tx: Tx, _: ReadSession
         "withdrawal.html",
         withdrawal=found,
         facts=[views.held_fact(each) for each in shown],
+        names=keys.names(tx),
         final=found.status in FINAL_STATUSES,
     )

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from ledger.states import EditSetStatus, JobKind, Joiner, ModelStatus, OnConflict, Promote, VersionKind
+from ledger.states import (
+    EditSetStatus,
+    FactState,
+    JobKind,
+    Joiner,
+    ModelStatus,
+    OnConflict,
+    Promote,
+    VersionKind,
+)
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -159,8 +168,8 @@ class FoundFact:
     """A fact that a search found, with what its edit set says of it."""
 
     fact: FactRecord
+    state: FactState
     model_id: str
-    status: EditSetStatus
     created_at: datetime
     created_by: str
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import all_, and_, or_, select
+from sqlalchemy import all_, and_, false, func, not_, or_, select
 from sqlalchemy.orm import Session
 
 from ledger.db import cursors
 from ledger.db.tables import Alias, EditSet, Fact, Membership
 from ledger.edits import facts
 from ledger.records import FoundFact, Page
+from ledger.states import FactState
 from ledger.versions import members, versions
 
 
@@ -44,18 +46,19 @@ def search(
     Raises:
         InvalidCursor: the cursor is not one of this list.
     """
-    held = (
-        select(Membership.edit_set_id)
-        .join(Alias, and_(Alias.model_id == Membership.model_id, Alias.name == versions.LIVE))
-        .where(
-            Membership.edit_set_id == Fact.edit_set_id,
-            members.covers(Membership, Alias.number),
-            Fact.position != all_(Membership.withdrawn),
-            Fact.position != all_(Membership.superseded),
+    query = (
+        select(Fact, EditSet, Membership)
+        .join(EditSet, EditSet.id == Fact.edit_set_id)
+        .outerjoin(Alias, and_(Alias.model_id == EditSet.model_id, Alias.name == versions.LIVE))
+        .outerjoin(
+            Membership,
+            and_(
+                Membership.model_id == EditSet.model_id,
+                Membership.edit_set_id == EditSet.id,
+                members.covers(Membership, Alias.number),
+            ),
         )
-        .exists()
     )
-    query = select(Fact, EditSet, held.label("live")).join(EditSet, EditSet.id == Fact.edit_set_id)
     if q:
         texts = (Fact.prompt, Fact.target, Fact.subject, Fact.question)
         query = query.where(or_(*(text.icontains(q, autoescape=True) for text in texts)))
@@ -66,19 +69,30 @@ def search(
     if model_id:
         query = query.where(EditSet.model_id == model_id)
     if live is not None:
-        query = query.where(held if live else ~held)
+        held = and_(
+            Membership.edit_set_id.is_not(None),
+            Fact.position != all_(Membership.withdrawn),
+            Fact.position != all_(Membership.superseded),
+        )
+        query = query.where(held if live else not_(func.coalesce(held, false())))
     limit, shown = cursors.clamp(limit), cursors.decode("found facts", cursor, 32) or 0
     ordered = query.order_by(EditSet.seq.desc(), Fact.position).offset(shown).limit(limit + 1)
     rows = session.execute(ordered).all()
     following = cursors.encode("found facts", shown + limit) if len(rows) > limit else None
-    found = tuple(
-        FoundFact(
-            replace(facts.record(row.Fact), live=row.live),
-            row.EditSet.model_id,
-            row.EditSet.status,
-            row.EditSet.created_at,
-            row.EditSet.created_by,
-        )
-        for row in rows[:limit]
-    )
+    found = tuple(map(_found, rows[:limit]))
     return Page(found, following)
+
+
+def _found(row: Any) -> FoundFact:
+    member, position = row.Membership, row.Fact.position
+    state: FactState = row.EditSet.status
+    if member is not None:
+        held: FactState = "superseded" if position in member.superseded else "live"
+        state = "withdrawn" if position in member.withdrawn else held
+    return FoundFact(
+        fact=replace(facts.record(row.Fact), live=state == "live"),
+        state=state,
+        model_id=row.EditSet.model_id,
+        created_at=row.EditSet.created_at,
+        created_by=row.EditSet.created_by,
+    )

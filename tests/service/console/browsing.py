@@ -21,11 +21,11 @@ class Browser:
         self.client.follow_redirects = True
         self.csrf = ""
 
-    def get(self, path: str, status: int = 200, **parameters: Any) -> str:
+    def get(self, path: str, status: int = 200, /, **parameters: Any) -> str:
         """The text of a page, whose forms are then at hand."""
         return self._seen(self.client.get(f"/console{path}", params=parameters), status)
 
-    def post(self, path: str, status: int = 200, **fields: Any) -> str:
+    def post(self, path: str, status: int = 200, /, **fields: Any) -> str:
         """Send a form, and return the page that it leads to."""
         files = fields.pop("files", None)
         data = {"csrf": self.csrf, **fields}

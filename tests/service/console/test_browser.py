@@ -75,7 +75,7 @@ def keep(page: Page, name: str) -> None:
     """Look at a page for barriers in light and dark and, if a folder is named, keep its picture at two widths."""
     folder = os.environ.get("SCREENSHOTS")
     for scheme in ("dark", "light"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # of a Literal
+        page.emulate_media(color_scheme=scheme)
         found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
         assert found.violations_count == 0, f"{name}, {scheme}: {found.generate_report()}"
         for width in WIDTHS:

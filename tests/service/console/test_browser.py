@@ -25,6 +25,7 @@ pytestmark = [
 ]
 WIDTHS = (1280, 360)
 PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 Site = tuple[Running, Backend]
 
 

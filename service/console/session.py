@@ -44,7 +44,7 @@ class SignedIn(RequiresScope):
         key = await run_in_threadpool(_in_force, request, key_id)
         if key is None:
             raise Problem("missing-key", "The key of this session was revoked. Sign in with another.")
-        request.state.csrf = csrf_token(token)
+        request.state.key, request.state.csrf = key, csrf_token(token)
         return key
 
 

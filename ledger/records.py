@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from ledger.states import EditSetStatus, JobKind, Joiner, ModelStatus, OnConflict, Promote, VersionKind
+from ledger.states import (
+    EditSetStatus,
+    FactState,
+    JobKind,
+    Joiner,
+    ModelStatus,
+    OnConflict,
+    Promote,
+    VersionKind,
+)
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -35,9 +44,13 @@ class KeyRecord:
     last_used_at: datetime | None = None
 
 
+Actor = KeyRecord | str
+"""Who asks for a change: an authenticated key, or a name such as "system"."""
+
+
 @dataclass(frozen=True)
 class AuditRecord:
-    """Who did what to which object, and when."""
+    """Who did what to which object, and when. `actor` is a key's id, or a name such as "system"."""
 
     id: int
     at: datetime
@@ -45,10 +58,6 @@ class AuditRecord:
     action: str
     object: str
     detail: Json
-
-
-Actor = KeyRecord | str
-"""Who asks for a change: an authenticated key, or a name such as "system"."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,17 @@ class FactRecord:
     superseded_by: tuple[str, ...] = ()
     supersedes: tuple[str, ...] = ()
     report: Json | None = None
+
+
+@dataclass(frozen=True)
+class FoundFact:
+    """A fact that a search found, with what its edit set says of it."""
+
+    fact: FactRecord
+    state: FactState
+    model_id: str
+    created_at: datetime
+    created_by: str
 
 
 @dataclass(frozen=True, order=True)

@@ -13,6 +13,8 @@ ModelStatus = Literal["preparing", "ready", "failed", "archived"]
 EditSetStatus = Literal[
     "queued", "running", "verifying", "applied", "rejected", "failed", "cancelled", "withdrawn", "verified"
 ]
+FactState = EditSetStatus | Literal["live", "superseded"]
+"""Of a fact in the live version's edit sets: whether the version holds it; of others, the status of their set."""
 VersionKind = Literal["base", "edit", "rollback", "withdraw"]
 JobKind = Literal["edit", "withdraw"]
 Promote = Literal["auto", "manual"]

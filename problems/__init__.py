@@ -39,6 +39,7 @@ KINDS: dict[str, Kind] = {
     "missing-scope": Kind(
         403, "The key lacks a scope", {"WWW-Authenticate": f'{BEARER}, error="insufficient_scope"'}
     ),
+    "forged-form": Kind(403, "The form is not of this session"),
     "no-such-path": Kind(404, "There is no such path"),
     "method-not-allowed": Kind(405, "The path has no such method"),
     "body-too-large": Kind(413, "The body is too large"),

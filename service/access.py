@@ -62,6 +62,9 @@ class AccessMiddleware:
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
+        above = scope.get("app_root_path")  # of a path below a mounted application
+        if above is not None and route != "unmatched":
+            route = scope["root_path"].removeprefix(above) + route
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
         self.metrics.request(method, route, status, seconds)
         key = scope.get("state", {}).get("key")

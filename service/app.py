@@ -22,6 +22,7 @@ from ledger.settings import LedgerSettings
 from service import failures
 from service.access import AccessMiddleware
 from service.changes import Changes
+from service.console.app import create_console
 from service.context import Services
 from service.openai import routes as openai
 from service.routes import (
@@ -100,6 +101,7 @@ def create_app(
     failures.install(app)
     for noun in NOUNS:
         app.include_router(noun.routes)
+    app.mount("/console", create_console(services))
     app.add_api_route("/", _home, include_in_schema=False)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -174,13 +174,20 @@ def parse_failure(error: ValueError | RecursionError) -> Problem:
     return Problem("invalid-json", detail, errors=[FieldError("", why)])
 
 
+HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    Problem: on_problem,
+    ErrataError: on_typed,
+    CoreError: on_typed,
+    RequestValidationError: on_validation,
+    HTTPException: on_http,
+    DBAPIError: on_database,
+    PoolTimeout: on_database,
+    RedisError: on_redis,
+}
+"""What answers for each exception of a lower layer."""
+
+
 def install(app: FastAPI) -> None:
     """Give every exception of a lower layer its handler."""
-    app.add_exception_handler(Problem, on_problem)
-    for kind in (ErrataError, CoreError):
-        app.add_exception_handler(kind, on_typed)
-    app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(HTTPException, on_http)
-    for database in (DBAPIError, PoolTimeout):
-        app.add_exception_handler(database, on_database)
-    app.add_exception_handler(RedisError, on_redis)
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)

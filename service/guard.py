@@ -30,6 +30,11 @@ SMALL_BODY_BYTES = 64 * 1024
 PUBLIC = KeyRecord("public", "public", frozenset(), datetime.min.replace(tzinfo=UTC), "settings")
 
 
+def allows(key: KeyRecord, scope: str) -> bool:
+    """Whether a key may do what needs a scope."""
+    return keys.grants(key, scope)
+
+
 class RequiresScope:
     """The dependency of a route on a key with a scope, by name or by a greater one."""
 
@@ -42,14 +47,22 @@ class RequiresScope:
         Raises:
             Problem: missing-key, invalid-key or missing-scope.
         """
-        key = await _authenticate(request)
-        if not keys.grants(key, self.scope):
+        key = await self.authenticate(request)
+        if not allows(key, self.scope):
             detail = (
                 f"The key {key.name!r} lacks the scope {self.scope!r}, which {request.method} "
                 f"{request.url.path} needs. Use a key that has it, or ask an administrator for one."
             )
             raise Problem("missing-scope", detail, errors=[FieldError("/Authorization", detail, "header")])
         request.state.key = key
+
+    async def authenticate(self, request: Request) -> KeyRecord:
+        """The key that a request is made with.
+
+        Raises:
+            Problem: missing-key or invalid-key.
+        """
+        return await _authenticate(request)
 
     async def __call__(
         self, request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
@@ -95,6 +108,23 @@ async def repeatable(idempotency_key: IdempotencyKey = None) -> None:
 Repeatable = Annotated[None, Depends(repeatable)]
 
 
+async def find_key(request: Request, secret: str) -> KeyRecord:
+    """The key with a secret, whose use is noted.
+
+    Raises:
+        Problem: invalid-key.
+    """
+    key = None
+    if len(secret) <= MAX_SECRET_CHARS and secret.isascii():
+        key = await run_in_threadpool(keys.authenticate, request.state.tx, secret)
+    if key is None:
+        detail = "The key is unknown, was revoked, or has expired. Check it, or ask an administrator for one."
+        raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
+    if await run_in_threadpool(keys.note_use, request.state.tx, key):
+        await _commit(request)
+    return key
+
+
 async def _authenticate(request: Request) -> KeyRecord:
     header = request.headers.get("authorization")
     if header is None:
@@ -105,15 +135,7 @@ async def _authenticate(request: Request) -> KeyRecord:
     if scheme.lower() != "bearer" or not secret:
         detail = "The Authorization header must read `Bearer <key>`."
         raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
-    key = None
-    if len(secret) <= MAX_SECRET_CHARS and secret.isascii():
-        key = await run_in_threadpool(keys.authenticate, request.state.tx, secret)
-    if key is None:
-        detail = "The key is unknown, was revoked, or has expired. Check it, or ask an administrator for one."
-        raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
-    if await run_in_threadpool(keys.note_use, request.state.tx, key):
-        await _commit(request)
-    return key
+    return await find_key(request, secret)
 
 
 async def bounded(

@@ -64,7 +64,7 @@ async def read(request: Request, settings: ServiceSettings) -> EditRequest:
         Problem: the options are bad, the body is too large, or facts are bad: each line is named.
     """
     options = read_options(request.query_params)
-    upload = _Upload(settings)
+    upload = Upload(settings)
     batch: list[bytes] = []
     async for line in _lines(request, settings):
         batch.append(line)
@@ -124,7 +124,7 @@ def _check_size(what: str, size: int, limit: int, setting: str) -> None:
         )
 
 
-class _Upload:
+class Upload:
     """The facts so far, or what is wrong with them."""
 
     def __init__(self, settings: ServiceSettings) -> None:

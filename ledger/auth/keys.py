@@ -201,6 +201,11 @@ def list_all(session: Session, limit: int = 50, cursor: str | None = None) -> Pa
     return queries.page(session, select(Key), Key.seq, "keys", limit, cursor, lambda row: _record(row.Key))
 
 
+def names(session: Session) -> dict[str, str]:
+    """Return the name of every key by its id, revoked ones too."""
+    return dict(session.execute(select(Key.id, Key.name)).all())
+
+
 def revoke(session: Session, ident: str, actor: Actor) -> KeyRecord:
     """Revoke a key, at once and for good; a key already revoked stays as it is.
 

@@ -8,6 +8,7 @@ from typing import TypeVarTuple
 
 from sqlalchemy import (
     ARRAY,
+    ColumnElement,
     Integer,
     Row,
     Select,
@@ -28,7 +29,7 @@ from ledger.db import cursors, queries
 from ledger.db.tables import Alias, EditSet, Fact, FactReportRow, Membership, TrialReport
 from ledger.edits import conflicts, edit_sets
 from ledger.errors import NotFound
-from ledger.ids import fact_id
+from ledger.ids import fact_id, parse_fact_id
 from ledger.integrity import chain
 from ledger.records import FactRecord, Json, Page, Provenance, VersionRecord
 from ledger.states import Joiner
@@ -39,7 +40,8 @@ POSITIONS = 2**24
 """More than any edit set has facts: an edit set's number and a position make one number."""
 
 
-def _record(row: Fact, live: bool, report: Json | None) -> FactRecord:
+def record(row: Fact, live: bool = False, report: Json | None = None) -> FactRecord:
+    """Return the record of a row."""
     joiner: Joiner = row.joiner  # type: ignore[assignment]  # a check constraint holds it
     return FactRecord(
         id=fact_id(row.edit_set_id, row.position),
@@ -81,7 +83,7 @@ def _records(session: Session, edit_set: EditSet, found: Sequence[Fact]) -> list
     by, over = conflicts.of_facts(session, edit_set.model_id, number, edit_set.id)
     return [
         replace(
-            _record(row, own is not None and row.position not in own.left_out, reports.get(row.position)),
+            record(row, own is not None and row.position not in own.left_out, reports.get(row.position)),
             superseded_by=tuple(by[row.position]),
             supersedes=tuple(over[row.position]),
         )
@@ -89,10 +91,36 @@ def _records(session: Session, edit_set: EditSet, found: Sequence[Fact]) -> list
     ]
 
 
+def get(session: Session, ident: str) -> FactRecord:
+    """Return a fact with its report.
+
+    Raises:
+        NotFound: there is no such fact.
+    """
+    place = parse_fact_id(ident)
+    row = session.get(Fact, place) if place is not None and queries.can_be_id(ident) else None
+    if row is None:
+        raise NotFound("fact", ident)
+    return _records(session, session.get_one(EditSet, row.edit_set_id), [row])[0]
+
+
 def list_of(
-    session: Session, edit_set_id: str, limit: int = 50, cursor: str | None = None
+    session: Session,
+    edit_set_id: str,
+    limit: int = 50,
+    cursor: str | None = None,
+    *,
+    lacking: str | None = None,
 ) -> Page[FactRecord]:
     """Return a page of an edit set's facts, in their order, each with its report.
+
+    Args:
+        session: the transaction.
+        edit_set_id: the edit set.
+        limit: facts of a page.
+        cursor: of the page before, or None.
+        lacking: only those whose report has less than 1 of this measure; `margin`: those that an edit gave
+            less margin than was wanted.
 
     Raises:
         NotFound: there is no such edit set.
@@ -101,16 +129,29 @@ def list_of(
     edit_set = queries.find(session, EditSet, edit_set_id, "edit set")
     query = select(Fact).where(Fact.edit_set_id == edit_set.id)
     listing = f"facts {edit_set.id}"
+    if lacking is not None:
+        query, listing = query.where(_lacks(edit_set, lacking)), f"{listing} {lacking}"
     page: Page[Fact] = queries.page(
         session, query, Fact.position, listing, limit, cursor, lambda row: row.Fact, newest_first=False
     )
     return Page(tuple(_records(session, edit_set, page.items)), page.next_cursor)
 
 
+def _lacks(edit_set: EditSet, measure: str) -> ColumnElement[bool]:
+    """Say that a fact's own report has less than 1 of a measure."""
+    table = TrialReport if edit_set.dry_run else FactReportRow
+    own = select(table).where(table.edit_set_id == Fact.edit_set_id, table.position == Fact.position)
+    if not edit_set.dry_run:
+        own = own.where(FactReportRow.number == edit_set.version_number)
+    if measure == "margin":
+        return own.where(table.report["edit"]["reason"].astext.is_not(None)).exists()
+    return own.where(table.report[measure].astext.not_in(("1", "1.0", "true"))).exists()
+
+
 def all_of(session: Session, edit_set_id: str) -> tuple[FactRecord, ...]:
     """Return every fact of an edit set, in order, without reports."""
     found = session.scalars(select(Fact).where(Fact.edit_set_id == edit_set_id).order_by(Fact.position))
-    return tuple(_record(row, False, None) for row in found)
+    return tuple(record(row) for row in found)
 
 
 def of_version(session: Session, model_id: str, number: int) -> tuple[FactRecord, ...]:
@@ -118,7 +159,7 @@ def of_version(session: Session, model_id: str, number: int) -> tuple[FactRecord
     found = session.scalars(
         _held(select(Fact), model_id, number).order_by(Fact.edit_set_id, Fact.position)
     ).all()
-    return tuple(_record(row, True, None) for row in found)
+    return tuple(record(row, True, None) for row in found)
 
 
 def search(
@@ -174,7 +215,7 @@ def search(
     shown = rows[:limit]
     place = shown[-1].seq * POSITIONS + shown[-1].Fact.position if len(rows) > limit else None
     following = None if place is None else cursors.encode("facts", place)
-    return Page(tuple((row.model_id, _record(row.Fact, row.live, None)) for row in shown), following)
+    return Page(tuple((row.model_id, record(row.Fact, row.live)) for row in shown), following)
 
 
 def held(
@@ -188,7 +229,7 @@ def held(
     """
     number = versions.number_of(session, model_id, ref)
     page = _page(session, _held(select(Fact), model_id, number), f"facts {model_id} {number}", limit, cursor)
-    return number, Page(tuple(_record(row, False, None) for (row,) in page.items), page.next_cursor)
+    return number, Page(tuple(record(row) for (row,) in page.items), page.next_cursor)
 
 
 def changes(
@@ -239,7 +280,7 @@ def differing(
         changes, and_(changes.c.edit_set_id == Fact.edit_set_id, changes.c.position == Fact.position)
     )
     page = _page(session, query, f"changes {model_id} {since} {number}", limit, cursor)
-    return Page(tuple((added, _record(row, False, None)) for row, added in page.items), page.next_cursor)
+    return Page(tuple((added, record(row)) for row, added in page.items), page.next_cursor)
 
 
 def _held(query: Select[*Columns], model_id: str, number: int) -> Select[*Columns]:
@@ -292,7 +333,7 @@ def at(session: Session, places: Sequence[tuple[str, int]]) -> tuple[FactRecord,
         )
     )
     found = {
-        (row.edit_set_id, row.position): _record(row, False, report) for row, report in session.execute(query)
+        (row.edit_set_id, row.position): record(row, False, report) for row, report in session.execute(query)
     }
     missing = next((place for place in places if place not in found), None)
     if missing is not None:

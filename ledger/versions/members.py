@@ -77,6 +77,14 @@ def at(
     return {row.edit_set_id: _member(row) for row in found}
 
 
+def intervals(session: Session, edit_set_id: str) -> list[tuple[int, int | None, Member]]:
+    """Return what became of an edit set from version to version: from which on, up to without which, and how."""
+    model_id = session.scalar(select(EditSet.model_id).where(EditSet.id == edit_set_id)) or ""
+    query = _select(model_id).where(Membership.edit_set_id == edit_set_id)
+    found = session.execute(query.order_by(Membership.from_version))
+    return [(row.from_version, row.to_version, _member(row)) for row in found]
+
+
 def difference(session: Session, model_id: str, before: int, after: int) -> Difference:
     """Return by edit set the members that differ between two versions, as they are in the one and the other.
 

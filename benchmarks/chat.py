@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from errata.client import Client
 from errata.client.facts_file import read_facts
 
 TOKENS = 32
+AT_ONCE = 16
 MEASURES = (
     "edit_success",
     "generation_success",
@@ -34,13 +36,19 @@ OPEN_GATE = {"edit_success": 0.0, "generation_success": 0.0, "neighbours_unchang
 
 def ask(client: Client, model: str, questions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a version answers, greedily: the share of answers that hold what they must, and the others."""
-    missed = []
-    for each in questions:
+
+    def answer(each: Mapping[str, Any]) -> str:
         turns = [{"role": "user", "content": each["question"]}]
         body = {"model": model, "messages": turns, "temperature": 0, "max_tokens": TOKENS}
-        answer = client.post("/v1/chat/completions", body)["choices"][0]["message"]["content"]
-        if str(each["answer_holds"]).casefold() not in answer.casefold():
-            missed.append({"question": each["question"], "answer": answer})
+        return str(client.post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(answer, questions))
+    missed = [
+        {"question": each["question"], "answer": said}
+        for each, said in zip(questions, answers, strict=True)
+        if str(each["answer_holds"]).casefold() not in said.casefold()
+    ]
     held = len(questions) - len(missed)
     return {"held": held, "asked": len(questions), "share": round(held / len(questions), 4), "missed": missed}
 

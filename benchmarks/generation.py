@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.served import serving
 from errata.client import Client
-from errata.client.requests import Request
+from errata.client.request import Request
 from malmen_core.generation.generator import BatchGenerator, GenerationRequest
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Change, Delta

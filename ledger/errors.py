@@ -299,10 +299,8 @@ class AliasMoved(LedgerError):
 
     def __init__(self, name: str, expected: str, number: int | None) -> None:
         points = "is not there" if number is None else f"points at version {number}"
-        super().__init__(
-            f"The alias {name!r} {points}, and If-Match asks for {expected}.",
-            remedy="Read the alias again, and send its ETag as If-Match, or leave If-Match out.",
-        )
+        message = f"The alias {name!r} {points}, and If-Match asks for {expected}."
+        super().__init__(message, remedy="Read it again, and send its ETag, or leave If-Match out.")
 
 
 class NotLive(LedgerError):

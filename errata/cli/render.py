@@ -20,7 +20,7 @@ MEASURES = (
 )
 
 
-UNBROKEN = ("id", "fact", "name")
+UNBROKEN = ("id", "fact", "name", "object")
 
 
 def number(value: Any) -> str:

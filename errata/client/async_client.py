@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from errata.client import requests
+from errata.client import model_requests, requests
 from errata.client.errors import Unreachable
 from errata.client.names import only_model
-from errata.client.requests import Request
+from errata.client.request import Request
 from errata.client.resources import EditSet, Version, Withdrawal
 from errata.client.transport import AsyncTransport, Retries
 from errata.client.waiting import (
@@ -147,23 +147,23 @@ class AsyncFacts(_Group):
 class AsyncOneModel(_Group):
     """As `OneModel`."""
 
-    get = _sends_bound(requests.get_model)
-    generate = _sends_bound(requests.generate)
-    compare = _sends_bound(requests.compare)
-    versions = _lists_bound(requests.list_versions)
-    version = _sends_bound(requests.get_version)
-    changes = _lists_bound(requests.list_changes)
-    facts = _lists_bound(requests.list_facts)
-    nearest_facts = _sends_bound(requests.nearest_facts)
-    rollback = _sends_bound(requests.roll_back)
-    withdraw = _sends_bound(requests.withdraw)
-    set_alias = _sends_bound(requests.set_alias)
-    delete_alias = _sends_bound(requests.delete_alias)
-    archive = _sends_bound(requests.archive_model)
+    get = _sends_bound(model_requests.get_model)
+    generate = _sends_bound(model_requests.generate)
+    compare = _sends_bound(model_requests.compare)
+    versions = _lists_bound(model_requests.list_versions)
+    version = _sends_bound(model_requests.get_version)
+    changes = _lists_bound(model_requests.list_changes)
+    facts = _lists_bound(model_requests.list_facts)
+    nearest_facts = _sends_bound(model_requests.nearest_facts)
+    rollback = _sends_bound(model_requests.roll_back)
+    withdraw = _sends_bound(model_requests.withdraw)
+    set_alias = _sends_bound(model_requests.set_alias)
+    delete_alias = _sends_bound(model_requests.delete_alias)
+    archive = _sends_bound(model_requests.archive_model)
 
     async def stream(self, prompt: str, **options: Any) -> AsyncIterator[str]:
         """As `OneModel.stream`."""
-        request = requests.generate(self._bound[0], prompt, **options, stream=True)
+        request = model_requests.generate(self._bound[0], prompt, **options, stream=True)
         async with self._transport.events(request) as events:
             async for event in events:
                 yield text_of(event)
@@ -177,7 +177,9 @@ class AsyncOneModel(_Group):
     ) -> Version:
         """As `OneModel.wait`."""
         deadline = Deadline(withdrawal.id, timeout)
-        while isinstance(found := await self._transport.send(requests.version_of(withdrawal)), Withdrawal):
+        while isinstance(
+            found := await self._transport.send(model_requests.version_of(withdrawal)), Withdrawal
+        ):
             if on_progress is not None:
                 on_progress(found)
             deadline.check()
@@ -188,9 +190,9 @@ class AsyncOneModel(_Group):
 class AsyncModels(_Group):
     """As `Models`."""
 
-    get = _sends(requests.get_model)
-    list = _lists(requests.list_models)
-    register = _sends(requests.register_model)
+    get = _sends(model_requests.get_model)
+    list = _lists(model_requests.list_models)
+    register = _sends(model_requests.register_model)
 
     def __getitem__(self, model: str) -> AsyncOneModel:
         return AsyncOneModel(self._transport, model)
@@ -199,7 +201,7 @@ class AsyncModels(_Group):
 class AsyncEditors(_Group):
     """Editors that models are registered with."""
 
-    upload = _sends(requests.upload_editor)
+    upload = _sends(model_requests.upload_editor)
 
 
 class AsyncAudit(_Group):

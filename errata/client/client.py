@@ -10,10 +10,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import httpx
 
-from errata.client import requests
+from errata.client import model_requests, requests
 from errata.client.errors import ApiError, Unreachable
 from errata.client.names import only_model
-from errata.client.requests import Request
+from errata.client.request import Request
 from errata.client.resources import EditSet, Model, Version, Withdrawal
 from errata.client.transport import Retries, SyncTransport
 from errata.client.waiting import (
@@ -170,23 +170,23 @@ class Facts(_Group):
 class OneModel(_Group):
     """One model: what it says, its versions, and what administrators do with it."""
 
-    get = _sends_bound(requests.get_model)
-    generate = _sends_bound(requests.generate)
-    compare = _sends_bound(requests.compare)
-    versions = _lists_bound(requests.list_versions)
-    version = _sends_bound(requests.get_version)
-    changes = _lists_bound(requests.list_changes)
-    facts = _lists_bound(requests.list_facts)
-    nearest_facts = _sends_bound(requests.nearest_facts)
-    rollback = _sends_bound(requests.roll_back)
-    withdraw = _sends_bound(requests.withdraw)
-    set_alias = _sends_bound(requests.set_alias)
-    delete_alias = _sends_bound(requests.delete_alias)
-    archive = _sends_bound(requests.archive_model)
+    get = _sends_bound(model_requests.get_model)
+    generate = _sends_bound(model_requests.generate)
+    compare = _sends_bound(model_requests.compare)
+    versions = _lists_bound(model_requests.list_versions)
+    version = _sends_bound(model_requests.get_version)
+    changes = _lists_bound(model_requests.list_changes)
+    facts = _lists_bound(model_requests.list_facts)
+    nearest_facts = _sends_bound(model_requests.nearest_facts)
+    rollback = _sends_bound(model_requests.roll_back)
+    withdraw = _sends_bound(model_requests.withdraw)
+    set_alias = _sends_bound(model_requests.set_alias)
+    delete_alias = _sends_bound(model_requests.delete_alias)
+    archive = _sends_bound(model_requests.archive_model)
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
         """The text that follows a prompt as it is written; options as of `generate`."""
-        request = requests.generate(self._bound[0], prompt, **options, stream=True)
+        request = model_requests.generate(self._bound[0], prompt, **options, stream=True)
         with self._transport.events(request) as events:
             for event in events:
                 yield text_of(event)
@@ -205,7 +205,7 @@ class OneModel(_Group):
             ApiError: The withdrawal made none.
         """
         deadline = Deadline(withdrawal.id, timeout)
-        while isinstance(found := self._transport.send(requests.version_of(withdrawal)), Withdrawal):
+        while isinstance(found := self._transport.send(model_requests.version_of(withdrawal)), Withdrawal):
             if on_progress is not None:
                 on_progress(found)
             deadline.check()
@@ -216,9 +216,9 @@ class OneModel(_Group):
 class Models(_Group):
     """Registered models; `models[id]` is one of them."""
 
-    get = _sends(requests.get_model)
-    list = _lists(requests.list_models)
-    register = _sends(requests.register_model)
+    get = _sends(model_requests.get_model)
+    list = _lists(model_requests.list_models)
+    register = _sends(model_requests.register_model)
 
     def __getitem__(self, model: str) -> OneModel:
         return OneModel(self._transport, model)
@@ -227,7 +227,7 @@ class Models(_Group):
 class Editors(_Group):
     """Editors that models are registered with."""
 
-    upload = _sends(requests.upload_editor)
+    upload = _sends(model_requests.upload_editor)
 
 
 class Audit(_Group):

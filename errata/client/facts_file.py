@@ -229,7 +229,7 @@ def prompts_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
         for text in (
             r["prompt"],
             *r.get("rephrasings", ()),
-            *(probe["prompt"] for probe in r.get("locality", ())),
+            *(probe["prompt"] for probe in r.get("locality", ()) if "prompt" in probe),
         )
     ]
     return list(dict.fromkeys(texts))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import httpx
 
 from errata.client.errors import ApiError, Unreachable
-from errata.client.requests import Request
+from errata.client.request import Request
 from errata.errors import NoStack, StackError
 
 T = TypeVar("T")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ARRAY, DateTime, Integer, MetaData, Text
+from sqlalchemy import ARRAY, BigInteger, DateTime, Identity, Integer, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMES = {
     "pk": "%(table_name)s_pkey",
@@ -31,3 +31,13 @@ class Base(DeclarativeBase):
         list[str]: ARRAY(Text()),
         list[int]: ARRAY(Integer()),
     }
+
+
+def sequence() -> Mapped[int]:
+    """Return a column that numbers rows as they are added: the key of pages."""
+    return mapped_column(BigInteger, Identity(always=True), unique=True)
+
+
+def now() -> Mapped[datetime]:
+    """Return a column that has the time at which a row is added."""
+    return mapped_column(server_default=func.now())

@@ -17,21 +17,11 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Identity,
     Index,
-    func,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.db.base import Base, Json
-
-
-def _sequence() -> Mapped[int]:
-    """Return a column that numbers rows as they are added: the key of pages."""
-    return mapped_column(BigInteger, Identity(always=True), unique=True)
-
-
-def _now() -> Mapped[datetime]:
-    return mapped_column(server_default=func.now())
+from ledger.db.base import Base, Json, now, sequence
 
 
 class Blob(Base):
@@ -42,7 +32,7 @@ class Blob(Base):
     kind: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
     place: Mapped[str]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now()
     __table_args__ = (
         CheckConstraint("kind IN ('editor', 'delta', 'statistics')", name="kind"),
         CheckConstraint("digest ~ '^sha256:[0-9a-f]{64}$'", name="digest"),
@@ -54,12 +44,12 @@ class Key(Base):
 
     __tablename__ = "keys"
     id: Mapped[str] = mapped_column(primary_key=True)
-    seq: Mapped[int] = _sequence()
+    seq: Mapped[int] = sequence()
     name: Mapped[str]
     scopes: Mapped[list[str]]
     digest: Mapped[str]
     given: Mapped[bool] = mapped_column(server_default=text("false"))
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now()
     created_by: Mapped[str]
     revoked_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
@@ -75,7 +65,7 @@ class Model(Base):
 
     __tablename__ = "models"
     id: Mapped[str] = mapped_column(primary_key=True)
-    seq: Mapped[int] = _sequence()
+    seq: Mapped[int] = sequence()
     source: Mapped[str]
     revision: Mapped[str | None]
     architecture: Mapped[str]
@@ -91,7 +81,7 @@ class Model(Base):
     error: Mapped[Json | None]
     asked: Mapped[Json | None]
     progress: Mapped[Json | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now()
     created_by: Mapped[str]
     __table_args__ = (
         CheckConstraint("status IN ('preparing', 'ready', 'failed', 'archived')", name="status"),
@@ -104,7 +94,7 @@ class Editor(Base):
     __tablename__ = "editors"
     digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), primary_key=True)
     card: Mapped[Json]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now()
 
 
 class Head(Base):
@@ -135,7 +125,7 @@ class EditSet(Base):
 
     __tablename__ = "edit_sets"
     id: Mapped[str] = mapped_column(primary_key=True)
-    seq: Mapped[int] = _sequence()
+    seq: Mapped[int] = sequence()
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     status: Mapped[str] = mapped_column(server_default=text("'queued'"))
     promote: Mapped[str]
@@ -151,7 +141,7 @@ class EditSet(Base):
     version_number: Mapped[int | None]
     report: Mapped[Json | None]
     error: Mapped[Json | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now()
     created_by: Mapped[str]
     finished_at: Mapped[datetime | None]
     __table_args__ = (
@@ -226,7 +216,7 @@ class Withdrawal(Base):
 
     __tablename__ = "withdrawals"
     id: Mapped[str] = mapped_column(primary_key=True)
-    seq: Mapped[int] = _sequence()
+    seq: Mapped[int] = sequence()
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     status: Mapped[str] = mapped_column(server_default=text("'queued'"))
     edit_set_ids: Mapped[list[str]]
@@ -235,7 +225,7 @@ class Withdrawal(Base):
     version_number: Mapped[int | None]
     report: Mapped[Json | None]
     error: Mapped[Json | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now()
     created_by: Mapped[str]
     finished_at: Mapped[datetime | None]
     __table_args__ = (
@@ -258,12 +248,12 @@ class Job(Base):
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     holder: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
-    waiting_since: Mapped[datetime] = _now()
+    waiting_since: Mapped[datetime] = now()
     claimed_at: Mapped[datetime | None]
     stage: Mapped[str | None]
     stage_done: Mapped[int] = mapped_column(server_default=text("0"))
     stage_total: Mapped[int] = mapped_column(server_default=text("0"))
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now()
     finished_at: Mapped[datetime | None]
     __table_args__ = (
         CheckConstraint(
@@ -375,7 +365,7 @@ class Alias(Base):
     model_id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
     number: Mapped[int]
-    updated_at: Mapped[datetime] = _now()
+    updated_at: Mapped[datetime] = now()
     updated_by: Mapped[str]
     __table_args__ = (ForeignKeyConstraint(["model_id", "number"], ["versions.model_id", "versions.number"]),)
 
@@ -391,7 +381,7 @@ class IdempotencyKey(Base):
         ForeignKey("edit_sets.id", deferrable=True, initially="DEFERRED")
     )
     answer: Mapped[Json | None]
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = now()
     __table_args__ = (Index(None, "created_at"),)
 
 
@@ -400,7 +390,7 @@ class AuditEvent(Base):
 
     __tablename__ = "audit_events"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    at: Mapped[datetime] = _now()
+    at: Mapped[datetime] = now()
     actor: Mapped[str]
     action: Mapped[str]
     object: Mapped[str]

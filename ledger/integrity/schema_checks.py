@@ -35,6 +35,7 @@ KEPT = " UNION ALL ".join(
     f"SELECT {place} FROM {table}"
     for table, place in (
         ("aliases", "'models/' || model_id || '/aliases/' || name"),
+        ("editors", "'editors/' || digest"),
         ("edit_sets", "'edits/' || id"),
         ("keys", "'keys/' || id"),
         ("models", "'models/' || id"),

@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ from zipfile import is_zipfile
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
 from safetensors import safe_open
 
 from malmen_core.errors import ModelNotLoadable
@@ -26,6 +25,7 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 """Forms, in the order in which they are looked for. PyTorch's own is read as weights alone, never as code."""
 FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """How safetensors names them."""
+HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -41,14 +41,12 @@ def check_hub_id(source: str) -> None:
     Raises:
         ModelNotLoadable: it cannot.
     """
-    try:
-        validate_repo_id(source)
-    except HFValidationError as error:
+    if not HUB_ID.fullmatch(source):
         raise ModelNotLoadable(
-            f"{source!r} is neither a folder nor a hub id: {error}",
+            f"{source!r} is neither a folder nor an id of the hub.",
             "Give a folder, or an id such as name/model.",
             "/source",
-        ) from error
+        )
 
 
 def commit_of(folder: Path) -> str | None:
@@ -101,7 +99,8 @@ def _bar(progress: Callable[[int, int], None]) -> Any:
 
         def update(self, n: float | None = 1) -> Any:
             told = super().update(n)
-            progress(int(self.n), int(self.total or 0))
+            if self.unit == "B":  # another bar counts files
+                progress(int(self.n), int(self.total or 0))
             return told
 
     return Bar

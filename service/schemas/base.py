@@ -115,7 +115,7 @@ def one_of_two(given: object, before: ValidationInfo, other: str) -> None:
         ValueError: unless exactly one of the two is there.
     """
     if other in before.data and (before.data[other] is None) == (given is None):
-        raise ValueError(f"give exactly one of {other} and {before.field_name}")
+        raise ValueError(f"give exactly one of {before.field_name} and {other}")
 
 
 class PageQuery(BaseModel):

@@ -11,7 +11,6 @@ from ledger.states import EditSetStatus, told
 from service.schemas.base import (
     Answer,
     FilledText,
-    Message,
     Messages,
     Moment,
     PageQuery,
@@ -45,13 +44,12 @@ def _is_none(value: object) -> bool:
 class LocalityBody(RequestBody):
     """A prompt, or a conversation, whose answer must stay as it was."""
 
-    prompt: FilledText | None = Field(None, exclude_if=_is_none)
     messages: Messages | None = Field(
         None,
-        validate_default=True,
         exclude_if=_is_none,
         description="In place of `prompt`: a conversation, which the model's chat template puts into one.",
     )
+    prompt: FilledText | None = Field(None, validate_default=True, exclude_if=_is_none)
     target: Text | None = Field(None, description="Answer to compare on; without it, the base model's own.")
     hold: bool = Field(
         False,
@@ -59,15 +57,15 @@ class LocalityBody(RequestBody):
         description="Edit so that it stays; otherwise it is only measured.",
     )
 
-    @field_validator("messages")
+    @field_validator("prompt")
     @classmethod
-    def says_one_thing(cls, given: list[Message] | None, before: ValidationInfo) -> list[Message] | None:
+    def says_one_thing(cls, given: str | None, before: ValidationInfo) -> str | None:
         """Refuse a prompt and messages together, and neither.
 
         Raises:
             ValueError: unless exactly one of the two is there.
         """
-        one_of_two(given, before, "prompt")
+        one_of_two(given, before, "messages")
         return given
 
 

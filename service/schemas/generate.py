@@ -17,7 +17,6 @@ from pydantic import (
 from service.schemas.base import (
     Answer,
     FilledText,
-    Message,
     Messages,
     RequestBody,
     Text,
@@ -84,12 +83,10 @@ class GenerateBody(RequestBody):
         }
     )
 
-    prompt: FilledText | None = Field(None, description="Text to continue.")
     messages: Messages | None = Field(
-        None,
-        validate_default=True,
-        description="In place of `prompt`: a conversation to answer, in the model's own chat template.",
+        None, description="In place of `prompt`: a conversation to answer, in the model's own chat template."
     )
+    prompt: FilledText | None = Field(None, validate_default=True, description="Text to continue.")
     version: VersionRef | None = Field(None, description="Number, alias, or `base`; the default is `live`.")
     versions: list[VersionRef] | None = Field(None, min_length=1, description="Versions to compare.")
     max_new_tokens: int = Field(32, ge=1, description="Most tokens to generate.")
@@ -101,15 +98,15 @@ class GenerateBody(RequestBody):
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
 
-    @field_validator("messages")
+    @field_validator("prompt")
     @classmethod
-    def says_one_thing(cls, given: list[Message] | None, before: ValidationInfo) -> list[Message] | None:
+    def says_one_thing(cls, given: str | None, before: ValidationInfo) -> str | None:
         """Refuse a prompt and messages together, and neither.
 
         Raises:
             ValueError: unless exactly one of the two is there.
         """
-        one_of_two(given, before, "prompt")
+        one_of_two(given, before, "messages")
         return given
 
     @model_validator(mode="after")

@@ -81,7 +81,13 @@ BAD: dict[str, tuple[Any, int, str, str]] = {
         edit({**FACT, "locality": [{}]}),
         422,
         "/facts/0/locality/0/prompt",
-        "required",
+        "exactly one",
+    ),
+    "locality with a prompt and messages": (
+        edit({**FACT, "locality": [{"prompt": "x", "messages": [{"role": "user", "content": "x"}]}]}),
+        422,
+        "/facts/0/locality/0/prompt",
+        "exactly one",
     ),
     "locality over-long": (
         edit({**FACT, "locality": [{"prompt": LONG}]}),

@@ -84,8 +84,8 @@ def test_a_conversation_in_place_of_a_prompt_needs_a_template(admin: httpx.Clien
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [
-        ({"prompt": PROMPT, "messages": [{"role": "user", "content": "x"}]}, "/messages"),
-        ({}, "/messages"),
+        ({"prompt": PROMPT, "messages": [{"role": "user", "content": "x"}]}, "/prompt"),
+        ({}, "/prompt"),
         ({"messages": []}, "/messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "/messages/0/role"),
         ({"messages": [{"role": "user", "content": " "}]}, "/messages/0/content"),

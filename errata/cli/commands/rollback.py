@@ -12,7 +12,7 @@ from errata.cli.options import Json, Key, Model, Url
 from errata.cli.progress import showing
 from errata.client.client import OneModel
 from errata.client.connect import connect
-from errata.client.requests import at
+from errata.client.request import at
 from errata.client.resources import Withdrawal
 from errata.errors import StackError
 from ledger.ids import parse_fact_id

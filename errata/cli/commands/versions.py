@@ -10,7 +10,7 @@ from errata.cli.console import emit, out, reporting
 from errata.cli.options import Json, Key, Model, Url
 from errata.cli.render import change_table, measures_beside, version_table
 from errata.client.connect import connect
-from errata.client.requests import at
+from errata.client.request import at
 from errata.errors import StackError
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -115,6 +116,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=4)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work = Path(tempfile.mkdtemp(prefix="soak-"))
     history = History(work / "history.jsonl")
     with stand(work) as soaked:
@@ -122,7 +124,7 @@ def main() -> int:
         settle(soaked)
         history.close()
         for member in soaked.members:
-            member.signal(15)
+            member.signal(signal.SIGTERM)
         soaked.collect()
         url = soaked.owner_url.replace("+psycopg", "")
         verdict = checker.judge(work / "history.jsonl", url, soaked.blobs, soaked.checkpoint)

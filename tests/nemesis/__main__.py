@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import threading
@@ -49,7 +50,7 @@ def run(seed: int, plan: Sequence[Fault], seconds: float, clients: int, work: Pa
         ending.set()
         watcher.join()
         for member in attacked.members:
-            member.signal(15)
+            member.signal(signal.SIGTERM)
         attacked.collect()
         url = attacked.owner_url.replace("+psycopg", "")
         verdict = checker.judge(work / "history.jsonl", url, attacked.blobs, attacked.checkpoint)
@@ -127,6 +128,7 @@ def main() -> int:
     parser.add_argument("--kinds", help="only those kinds of faults, with commas between")
     parser.add_argument("--shrink", type=float, default=0.0, help="minutes for looking for a shorter plan")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, and unmounted
     seconds = 60 * options.minutes
     plan = faults.plan(options.seed, seconds, options.every)
     if options.faults:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         assert settle(made)
         history.close()
         for member in made.members:
-            member.signal(15)
+            member.signal(signal.SIGTERM)
         made.collect()
         yield Ended(made, work / "history.jsonl")
 

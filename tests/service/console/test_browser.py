@@ -97,6 +97,11 @@ def press(page: Page, name: str | re.Pattern[str]) -> None:
     page.get_by_role("button", name=name, exact=isinstance(name, str)).click()
 
 
+def visit(page: Page, name: str) -> None:
+    """Follow a link of the navigation."""
+    page.get_by_label("Pages").get_by_role("link", name=name).click()
+
+
 def test_a_facts_life(page: Page, site: Site) -> None:
     keep(page, "models")
     page.get_by_role("link", name="New edit").click()
@@ -124,7 +129,7 @@ def test_a_facts_life(page: Page, site: Site) -> None:
     expect(page.locator("table.sides tbody tr")).to_have_count(4)
     keep(page, "edit-set")
 
-    page.get_by_role("link", name="Playground").click()
+    visit(page, "Playground")
     page.get_by_label("Prompt").fill("The capital of Peru is")
     keep(page, "playground-empty")
     press(page, "Ask")
@@ -137,7 +142,7 @@ def test_a_facts_life(page: Page, site: Site) -> None:
     expect(page.locator(".touched li").first).to_contain_text("Paris")
     keep(page, "playground")
 
-    page.get_by_role("link", name="Models").click()
+    visit(page, "Models")
     page.get_by_role("link", name="Versions").click()
     page.get_by_label("Compare").select_option("0")
     press(page, "Compare")
@@ -160,7 +165,7 @@ def test_a_facts_life(page: Page, site: Site) -> None:
     expect(page.get_by_role("heading", name="Versions")).to_be_visible()
     keep(page, "versions")
 
-    page.get_by_role("link", name="Facts").click()
+    visit(page, "Facts")
     page.get_by_label("Text").fill("peru")
     press(page, "Search")
     keep(page, "facts")
@@ -197,11 +202,11 @@ def test_withdrawal_by_the_keyboard(page: Page, site: Site) -> None:
 
 
 def test_ledger_and_keys(page: Page) -> None:
-    page.get_by_role("link", name="Ledger").click()
+    visit(page, "Ledger")
     press(page, "Verify")
     expect(page.get_by_text("Nothing is wrong")).to_be_visible()
     keep(page, "ledger")
-    page.get_by_role("link", name="Keys").click()
+    visit(page, "Keys")
     page.get_by_label(re.compile("^Name")).fill("newsroom")
     press(page, "Make it")
     expect(page.locator("code.secret")).to_contain_text("errata_")

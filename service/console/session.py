@@ -66,18 +66,23 @@ def csrf_token(token: str) -> str:
 
 
 async def read_form(request: Request, token: str) -> None:
-    """Put the posted form into the request's state.
+    """Put the posted form, and what its file holds, into the request's state.
 
     Raises:
         Problem: body-too-large; or forged-form, where it does not carry the token of its session.
     """
     limit = (await services_of(request)).settings.max_body_bytes
     form = await (await bounded(request, limit)).form(max_part_size=limit)
+    file = form.get("file")
+    request.state.form, request.state.upload = (
+        form,
+        await file.read() if isinstance(file, UploadFile) else b"",
+    )
+    await form.close()
     given = request.headers.get("x-csrf-token") or str(form.get("csrf", ""))
     if not token or not hmac.compare_digest(given.encode(), csrf_token(token).encode()):
         detail = "The form was not made for this session. Load the page again, and send it from there."
         raise Problem("forged-form", detail)
-    request.state.form = form
 
 
 async def form_of(request: Request) -> FormData:
@@ -87,10 +92,11 @@ async def form_of(request: Request) -> FormData:
     return form
 
 
-async def upload_of(form: Annotated[FormData, Depends(form_of)]) -> bytes:
+async def upload_of(request: Request) -> bytes:
     """The bytes of the form's file; none without one."""
-    file = form.get("file")
-    return await file.read() if isinstance(file, UploadFile) else b""
+    upload = request.state.upload
+    assert isinstance(upload, bytes)
+    return upload
 
 
 def set_cookie(request: Request, response: Response, name: str, token: str, path: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ledger.edits import edit_sets, withdrawals
 from ledger.jobs import commit, jobs
 from ledger.records import FactReport
+from service.console.rendering import marked
 from tests.service import player
 from tests.service.console.browsing import Browser, sign_in, text_of
 from tests.service.harness import Running
@@ -139,7 +140,7 @@ def test_a_preview_names_the_faults_of_each_fact(browser: Browser) -> None:
     facts = [
         {"prompt": "One is", "target": "two"},
         {"prompt": "One is"},
-        {"prompt": "Two is", "target": "three", "subject": "Four"},
+        {"prompt": "The river flows to the sea. " * 20, "target": "three"},
         {"prompt": "One is", "target": "two"},
     ]
     only_good = browser.post("/edits/preview", model="tiny", facts="\n".join(map(json.dumps, facts[::3])))
@@ -148,7 +149,7 @@ def test_a_preview_names_the_faults_of_each_fact(browser: Browser) -> None:
     assert "✗ 1 with faults" in page
     assert "2 One is 0 0 ✗ target: line 2: is required" in page
     page = text_of(browser.post("/edits/preview", model="tiny", facts=json.dumps(facts[2])))
-    assert "✗ subject:" in page, "which the model's tokenizer says"
+    assert "✗ prompt:" in page, "which the model's tokenizer says"
     assert "✗ model:" in text_of(browser.post("/edits/preview", model="none", facts=json.dumps(facts[0])))
     assert "There are no facts" in browser.post("/edits/preview", model="tiny", facts="")
     assert "cannot be read" in browser.post("/edits/preview", 422, model="tiny", facts="[1, ")
@@ -283,6 +284,14 @@ def test_the_playground(service: Running, browser: Browser) -> None:
     assert "There is no version" in text_of(
         browser.post("/playground", 404, **{**fields, "versions": "none"})
     )
+
+
+def test_differences_are_marked() -> None:
+    assert marked(["a b <c>", "a x <c>", "a b <c>"]) == [
+        "a<mark> b</mark> &lt;c&gt;",
+        "a<mark> x</mark> &lt;c&gt;",
+        "a b &lt;c&gt;",
+    ]
 
 
 def test_the_ledger(service: Running, browser: Browser) -> None:

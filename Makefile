@@ -1,4 +1,4 @@
-.PHONY: install demo up test check static fast
+.PHONY: install demo up test check static fast docs
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -26,6 +26,10 @@ static: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
+	$(MAKE) --no-print-directory docs
+
+docs: install
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 fast: install
 	$(PYTEST) -m 'not slow and not stack' -q

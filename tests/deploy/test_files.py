@@ -43,7 +43,10 @@ def test_code_comes_after_what_it_depends_on(stages: list[dockerfile.Stage]) -> 
         "pyproject.toml",
     }
     assert [argument for argument in build.arguments("RUN") if "--no-deps" not in argument] == []
-    assert [copied.split()[0] for copied in final.arguments("COPY")] == ["--from=dependencies", "--from=build"]
+    assert [copied.split()[0] for copied in final.arguments("COPY")] == [
+        "--from=dependencies",
+        "--from=build",
+    ]
 
 
 def test_the_image_has_no_embedded_servers() -> None:
@@ -162,7 +165,9 @@ def test_secrets_are_files_that_the_script_writes(file: compose.Compose, tmp_pat
         used = set(re.findall(r"/run/secrets/(\w+)", str(service)))
         assert used == set(service.get("secrets", ())), name
     compose.make_secrets(folder)
-    assert {path.name: path.read_text() for path in folder.iterdir()} == written, "a second run changes nothing"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == written, (
+        "a second run changes nothing"
+    )
     assert f"requirepass {written['redis_password']}" in written["redis_conf"]
     assert len(written["admin_key"]) > 16
 

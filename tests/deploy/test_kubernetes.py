@@ -33,7 +33,9 @@ def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
 ALL = dict(manifests())
 OBJECTS = {name: each for name, each in ALL.items() if each["kind"] not in (*KUSTOMIZE, "ScaledObject")}
 SCALING = [each for each in ALL.values() if each["kind"] == "ScaledObject"]
-PODS = {name: each["spec"]["template"]["spec"] for name, each in OBJECTS.items() if "template" in each["spec"]}
+PODS = {
+    name: each["spec"]["template"]["spec"] for name, each in OBJECTS.items() if "template" in each["spec"]
+}
 
 
 def test_every_manifest_is_valid() -> None:

@@ -73,7 +73,8 @@ def openapi() -> dict[str, Any]:
 
 def http_api() -> str:
     """Every operation with its parameters and answers, and every schema with its members."""
-    return "\n".join([*operations(openapi()), "", "## Schemas", "", *schemas(openapi())])
+    document = openapi()
+    return "\n".join(["## Operations", "", *operations(document), "## Schemas", "", *schemas(document)])
 
 
 def operations(document: Mapping[str, Any]) -> Iterator[str]:
@@ -86,7 +87,8 @@ def operations(document: Mapping[str, Any]) -> Iterator[str]:
                 yield from (f"Body (`{media}`): {_type(content.get('schema', {}))}", "")
             for status, answer in operation["responses"].items():
                 kinds = [_type(each.get("schema", {})) for each in answer.get("content", {}).values()]
-                yield f"- `{status}` {answer.get('description', '')}{': ' if any(kinds) else ''}{', '.join(kinds)}"
+                meaning = answer.get("description", "").rstrip(".")
+                yield f"- `{status}` {meaning}{': ' if any(kinds) else ''}{', '.join(kinds)}"
             yield ""
 
 

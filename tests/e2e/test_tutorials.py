@@ -20,6 +20,7 @@ from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.stack
 
+PAGE_S = 300.0
 FOLDER = ROOT / "docs" / "tutorials"
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHORTER = {"--steps 1000": "--steps 2", "--steps 1500": "--steps 3"}
@@ -70,7 +71,7 @@ def follow(name: str, work: Path, model: Path, address: str = "") -> str:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PAGE_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.errata.running import ROOT, Up, clean_environment
+from tests.errata.running import ROOT, Up, clean_environment, eventually
 from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.stack
@@ -24,7 +24,7 @@ PAGE_S = 300.0
 FOLDER = ROOT / "docs" / "tutorials"
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHORTER = {"--steps 1000": "--steps 2", "--steps 1500": "--steps 3"}
-WITH_A_SERVICE = ("correct-a-fact", "take-one-back", "serve-with-vllm", "bring-your-own-model")
+WITH_A_SERVICE = ("correct-a-fact", "serve-with-vllm", "take-one-back", "bring-your-own-model")
 OPEN_GATE = (
     '{"edit_success": 0, "generation_success": 0, "neighbours_unchanged": 0, "perplexity_ratio": 1e9, '
     '"retention": 0}'
@@ -96,6 +96,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     try:
         address = up.next_document()["url"]
         assert up.next_document() == {"model": "tiny", "status": "ready"}
+        eventually("both workers", lambda: len(up.json("models", "tiny")["workers"]) == 2, 60)
         yield Site(work, save_tiny(work / "other", seed=1), address)
     finally:
         up.end(signal.SIGKILL)
@@ -117,16 +118,16 @@ def test_correct_a_fact(site: Site) -> None:
     assert "live: " in said
 
 
-def test_take_one_back(site: Site) -> None:
-    said = follow("take-one-back", site.work, site.model, site.address)
-    assert "is live without" in said
-    assert "has the weights of version 0 and is live" in said
-
-
 def test_serve_with_vllm(site: Site) -> None:
     said = follow("serve-with-vllm", site.work, site.model, site.address)
     assert "tiny@" in said
     assert (site.work / "merged" / "errata.json").exists()
+
+
+def test_take_one_back(site: Site) -> None:
+    said = follow("take-one-back", site.work, site.model, site.address)
+    assert "is live without" in said
+    assert "has the weights of version 0 and is live" in said
 
 
 def test_train_an_editor(site: Site, tmp_path: Path) -> None:

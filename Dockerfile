@@ -1,10 +1,11 @@
 # syntax=docker/dockerfile:1
-# One image for every role; docker-compose.yml names the command of each.
+# One image for every role; docker-compose.yml and deploy/kubernetes name the command of each.
 #   CPU:  docker build -t errata:cpu .
 #   GPU:  docker build -t errata:gpu --build-arg VARIANT=gpu .
+# A change of code changes the last layer alone: what it depends on is installed before it is copied.
 ARG PYTHON_VERSION=3.11
 
-FROM python:${PYTHON_VERSION}-slim AS build
+FROM python:${PYTHON_VERSION}-slim AS dependencies
 # cpu: the small CPU build of torch; gpu: the build with CUDA, which is the default of the package index.
 ARG VARIANT=cpu
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
@@ -17,7 +18,13 @@ RUN case "$VARIANT" in \
       gpu) /opt/errata/bin/pip install -c constraints.txt torch ;; \
       *) echo "VARIANT is cpu or gpu, not $VARIANT" >&2; exit 1 ;; \
     esac
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" \
+      > requirements.txt \
+ && /opt/errata/bin/pip install -c constraints.txt -r requirements.txt
+
+FROM dependencies AS build
+COPY README.md LICENSE ./
 COPY broker broker
 COPY errata errata
 COPY examples examples
@@ -27,15 +34,18 @@ COPY migrations migrations
 COPY problems problems
 COPY service service
 COPY worker worker
-RUN /opt/errata/bin/pip install -c constraints.txt .
+RUN /opt/errata/bin/pip install --no-deps --target /opt/code .
 
 FROM python:${PYTHON_VERSION}-slim
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin errata \
- && install -d -o errata -g errata /var/lib/errata /var/lib/errata/blobs /var/lib/errata/models
-COPY --from=build /opt/errata /opt/errata
-ENV PATH=/opt/errata/bin:$PATH \
+ && install -d -o errata -g errata /var/lib/errata /var/lib/errata/blobs /var/lib/errata/hub /var/lib/errata/models
+COPY --from=dependencies /opt/errata /opt/errata
+COPY --from=build /opt/code /opt/code
+ENV PATH=/opt/code/bin:/opt/errata/bin:$PATH \
+    PYTHONPATH=/opt/code \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    HF_HOME=/var/lib/errata/hub \
     ERRATA_HOST=0.0.0.0 \
     ERRATA_PORT=8000 \
     ERRATA_BLOB_URL=/var/lib/errata/blobs \

@@ -1,11 +1,11 @@
-.PHONY: install demo up test check static fast nemesis soak sbom audit
+.PHONY: install demo up test check static fast nemesis soak sbom audit docs
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PACKAGES := broker errata ledger malmen_core migrations problems service worker
 SEED ?= 1
 MINUTES ?= 1
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 install: $(STAMP)
 
@@ -30,6 +30,10 @@ static: install
 	$(BIN)/ruff format --check .
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml $(PACKAGES)
 	$(BIN)/mypy .
+	$(MAKE) --no-print-directory docs
+
+docs: install
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 fast: install
 	$(PYTEST) -m 'not slow and not stack' -q

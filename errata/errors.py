@@ -31,6 +31,12 @@ class AlreadyRunning(StackError):
     code = "already-running"
 
 
+class ServersMissing(StackError):
+    """The embedded servers are not installed."""
+
+    code = "servers-missing"
+
+
 class PortTaken(StackError):
     """Something else listens on the wanted address."""
 

@@ -17,6 +17,12 @@ settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow]) 
 settings.load_profile("busy")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first, so that no long one of them is left over at the end of a run."""
+    waiting = {item.path for item in items if item.get_closest_marker("stack")}
+    items.sort(key=lambda item: item.path not in waiting)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _stop_servers_when_terminated() -> None:
     """A terminated run still tears its fixtures down, so that no server outlives it."""

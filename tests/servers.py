@@ -21,15 +21,43 @@ from ledger.settings import LedgerSettings
 
 TEMPLATE = "errata_template"
 OWNER, SERVICE = "postgres", "errata_service"
+LARGE = 1 << 18
+"""A table of more bytes is truncated, which is quicker than deleting where much has been deleted before."""
+SCHEMA = """
+SELECT md5(string_agg(line, chr(10) ORDER BY line)) FROM (
+    SELECT concat_ws('|', 'class', oid, relname, relkind, relowner, relacl::text) AS line
+      FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL SELECT concat_ws('|', 'column', attrelid, attname, atttypid, attnotnull, attacl::text)
+      FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+      WHERE relnamespace = 'public'::regnamespace AND attnum > 0
+    UNION ALL SELECT concat_ws('|', 'trigger', tgrelid, tgname, tgenabled, tgfoid, tgtype) FROM pg_trigger
+    UNION ALL SELECT concat_ws('|', 'function', oid, proname, md5(prosrc), proacl::text)
+      FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT concat_ws('|', 'constraint', oid, conname, pg_get_constraintdef(oid))
+      FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT concat_ws('|', 'setting', setrole, setconfig::text) FROM pg_db_role_setting
+      JOIN pg_database ON pg_database.oid = setdatabase WHERE datname = current_database()
+    UNION ALL SELECT 'revision|' || version_num FROM alembic_version
+    UNION ALL SELECT 'transition|' || legal_transitions::text FROM legal_transitions
+) AS lines
+"""
+"""A digest of all that a migration makes, with the rows that it writes."""
+FILLED_BY_MIGRATIONS = ("alembic_version", "legal_transitions")
 
 
 @dataclass
 class Postgres:
-    """A running PostgreSQL and a migrated template from which databases are copied."""
+    """A running PostgreSQL and a migrated template from which databases are copied.
+
+    A copy is emptied after its test and given to the next one; where a test has changed the schema, it is
+    dropped.
+    """
 
     server: Any
     admin_url: str
+    schema: str = ""
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _spare: list[str] = field(default_factory=list)
 
     def url(self, database: str) -> str:
         """Return the address of one of its databases as the owner, as SQLAlchemy wants it."""
@@ -43,24 +71,61 @@ class Postgres:
 
     @contextmanager
     def database(self, template: str = TEMPLATE) -> Iterator[str]:
-        """Yield the address of a fresh database, copied from a template; it is dropped afterwards.
+        """Yield the address of an empty database, or of a copy of another template; it is nobody else's.
 
         A migrated one is addressed as the services' own role; `as_owner` gives the owner's address.
         """
+        migrated = template == TEMPLATE
+        name = self._spare.pop() if migrated and self._spare else self._copy(template)
+        try:
+            yield as_role(self.url(name), SERVICE) if migrated else self.url(name)
+        finally:
+            if migrated and self._emptied(name):
+                self._spare.append(name)
+            else:
+                self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def _copy(self, template: str) -> str:
         name = f"test_{next(self._numbers)}"
         create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         self.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+        return name
+
+    def _emptied(self, name: str) -> bool:
+        """Empty a database; false where its schema is not the template's any more, or somebody holds on to it."""
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         try:
-            url = self.url(name)
-            yield as_role(url, SERVICE) if template == TEMPLATE else url
-        finally:
-            self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            with psycopg.connect(self._plain_url(name), autocommit=True) as connection:
+                connection.execute(f"SELECT pg_terminate_backend(pid, 2000) {others}")
+                connection.execute("SET lock_timeout = '2s'; SET session_replication_role = replica")
+                if connection.execute(SCHEMA).fetchone() != (self.schema,):
+                    return False
+                tables = connection.execute(
+                    "SELECT relname, pg_relation_size(oid) FROM pg_class "
+                    "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> ALL(%s)",
+                    [list(FILLED_BY_MIGRATIONS)],
+                ).fetchall()
+                for table, size in tables:
+                    empty = "TRUNCATE {}" if size > LARGE else "DELETE FROM {}"
+                    connection.execute(sql.SQL(empty).format(sql.Identifier(table)))
+                connection.execute(
+                    "SELECT setval(oid::regclass, 1, false) FROM pg_class "
+                    "WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace"
+                )
+        except psycopg.Error:
+            return False
+        return True
+
+    def _plain_url(self, name: str) -> str:
+        return make_url(self.url(name)).set(drivername="postgresql").render_as_string(hide_password=False)
 
     def migrate_template(self) -> None:
         """Make the template database and bring it to the newest schema."""
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
         url = self.url(TEMPLATE)
         prepare(LedgerSettings(database_url=as_role(url, SERVICE), migration_database_url=url, blob_url=""))
+        with psycopg.connect(self._plain_url(TEMPLATE)) as connection:
+            [self.schema] = connection.execute(SCHEMA).fetchone() or ("",)
 
 
 def as_role(url: str, role: str) -> str:

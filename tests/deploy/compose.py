@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ VARIABLE = re.compile(r"\$\{(?P<name>[A-Z_]+)(?:(?P<mark>:[-?])(?P<rest>[^}]*))?
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
-    """Replace `${NAME}`, `${NAME:-default}` and `${NAME:?complaint}` as compose does.
+    """Replace `${NAME}`, `${NAME:-default}`, `${NAME:?complaint}` and `$$` as compose does.
 
     Raises:
         KeyError: a variable that must be given is not.
@@ -29,7 +31,7 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
             return str(match["rest"])
         raise KeyError(f"{match['name']}: {match['rest']}")
 
-    return VARIABLE.sub(value, text)
+    return VARIABLE.sub(value, text).replace("$$", "$")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Compose:
 
     services: Mapping[str, Mapping[str, Any]]
     volumes: Mapping[str, Any]
+    secrets: Mapping[str, Mapping[str, str]]
 
     def environment(self, service: str) -> dict[str, str]:
         """The variables of a service."""
@@ -59,8 +62,15 @@ class Compose:
         return {name: str(entry["condition"]) for name, entry in needed.items()}
 
 
+def make_secrets(folder: Path) -> Path:
+    """What `deploy/secrets.sh` writes into a folder."""
+    script = ROOT / "deploy" / "secrets.sh"
+    subprocess.run(["sh", str(script), str(folder)], check=True, env={"PATH": os.environ["PATH"]})
+    return folder
+
+
 def load(variables: Mapping[str, str]) -> Compose:
     """Read docker-compose.yml with variables as an `.env` file would give them."""
     text = interpolate((ROOT / "docker-compose.yml").read_text(), variables)
     document = yaml.safe_load(text)
-    return Compose(document["services"], document["volumes"])
+    return Compose(document["services"], document["volumes"], document["secrets"])

@@ -99,14 +99,8 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     """PostgreSQL with the compose file's user and database, and everything else still to be started."""
-    given = {
-        "POSTGRES_PASSWORD": "pgword",
-        "SERVICE_PASSWORD": "svword",
-        "REDIS_PASSWORD": "rdword",
-        "ERRATA_ADMIN_KEY": "errata_compose_key",
-    }
     folder = save_tiny(tmp_path / "var" / "models" / "tiny")
-    file = compose.load({**given, "ERRATA_MODEL": "tiny", "ERRATA_MODEL_SOURCE": str(folder)})
+    file = compose.load({"ERRATA_MODEL": "tiny", "ERRATA_MODEL_SOURCE": str(folder)})
     postgres = Postgres(tmp_path / "postgres")
     postgres.start()
     try:
@@ -120,9 +114,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
             "redis:6379": f"127.0.0.1:{free_port('127.0.0.1')}",
             "api:8000": f"127.0.0.1:{free_port('127.0.0.1')}",
             "/var/lib/errata": str(tmp_path / "var"),
+            "/run/secrets": str(tmp_path / "secrets"),
         }
         moves["8000"] = moves["api:8000"].rsplit(":", 1)[1]
-        yield Site(file, tmp_path, moves)
+        made = Site(file, tmp_path, moves)
+        for secret in compose.make_secrets(tmp_path / "secrets").iterdir():
+            secret.chmod(0o600)
+            secret.write_text(made.moved(secret.read_text()))
+        yield made
     finally:
         postgres.stop()
 
@@ -136,7 +135,8 @@ def redis_command(site: Site) -> tuple[str, ...]:
 
 
 def redis_answers(site: Site) -> bool:
-    with redis.Redis.from_url(site.environment("api")["ERRATA_REDIS_URL"]) as client:
+    address = Path(site.environment("api")["ERRATA_REDIS_URL_FILE"]).read_text().strip()
+    with redis.Redis.from_url(address) as client:
         try:
             return bool(client.ping())
         except redis.ConnectionError:
@@ -164,7 +164,8 @@ def test_the_composition_comes_up_in_its_order_and_serves(site: Site) -> None:
 def generates(site: Site) -> None:
     """The service answers with a generation from the worker."""
     register = site.environment("register")
-    with Client(register["ERRATA_URL"], register["ERRATA_KEY"]) as client:
+    key = Path(register["ERRATA_KEY_FILE"]).read_text().strip()
+    with Client(register["ERRATA_URL"], key) as client:
         eventually("the model", lambda: client.get("/models/tiny")["status"] == "ready", READY_S)
         answer = client.post("/models/tiny/generate", {"prompt": "The capital of", "max_new_tokens": 2})
     assert answer["version"] == 0

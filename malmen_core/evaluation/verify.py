@@ -128,7 +128,6 @@ def verify(
     beside = [_in_its_place(base, fact) for fact in facts]
     probes = [*(fact.locality for fact in facts), *beside]
     kept, unchanged = _locality(base, version, probes)
-    unchanged_beside = unchanged[len(facts) :]
     steps.done()
     ratio, agreement = (None, None) if canaries is None else _canaries(base, version, canaries)
     steps.done()
@@ -152,11 +151,9 @@ def verify(
                 "own_agreement": _mean(same),
                 "locality_prompts": kept[i],
                 "locality": _mean(kept[i]),
-                "neighbours_unchanged": _mean(unchanged[i] + unchanged_beside[i]),
+                "neighbours_unchanged": _mean(unchanged[i] + unchanged[len(facts) + i]),
                 "unchanged_prompts": unchanged[i],
-                "in_its_place": dict(
-                    zip([each.prompt for each in beside[i]], unchanged_beside[i], strict=True)
-                ),
+                "in_its_place": _by_prompt(beside[i], unchanged[len(facts) + i]),
             }
         )
     summary = {**summarise(results), "perplexity_ratio": ratio, "canary_agreement": agreement}
@@ -243,6 +240,10 @@ def _in_its_place(base: BaseModel, fact: Fact) -> tuple[LocalityPrompt, ...]:
     names = random.Random(fact.prompt).sample(entity_names(), BESIDE)
     texts = [fact.prompt[: span[0]] + name.split()[0] + fact.prompt[span[1] :] for name in names]
     return tuple(map(LocalityPrompt, texts))
+
+
+def _by_prompt(probes: Sequence[LocalityPrompt], values: Sequence[float]) -> dict[str, float]:
+    return {probe.prompt: value for probe, value in zip(probes, values, strict=True)}
 
 
 def _locality(

@@ -88,7 +88,7 @@ def test_another_site_is_not_led_to(service: Running) -> None:
 def test_a_wrong_key_is_refused(service: Running, secret: str) -> None:
     browser = Browser(service)
     browser.get("/sign-in")
-    assert "unknown or was revoked" in browser.post("/sign-in", 401, key=secret)
+    assert "unknown, was revoked, or has expired" in browser.post("/sign-in", 401, key=secret)
     browser.get("/models")
     assert browser.address == "/sign-in"
 

@@ -220,7 +220,7 @@ def test_cancelling_before_it_is_applied(bench: Bench, stage: str) -> None:
 
 def test_cancelling_too_late_is_refused(bench: Bench) -> None:
     ident, _ = bench.edit()
-    with pytest.raises(IllegalTransition, match="is applied and cannot become cancelled"):
+    with pytest.raises(IllegalTransition, match="is succeeded and cannot become cancelled"):
         bench.ledger.run(edit_sets.cancel, ident, bench.key)
 
 

@@ -125,16 +125,21 @@ def test_of_a_hub_s_files_those_are_fetched_that_are_needed(
     if form == "safetensors":
         shutil.copy(checkpoint / "model.safetensors", hub)
 
-    def fetch(source: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def fetch(source: str, *, revision: str | None, allow_patterns: list[str], tqdm_class: Any) -> str:
         assert (source, revision) == ("some/model", "v1")
         local.mkdir(exist_ok=True)
+        for unit, total in (("B", 9), ("it", 2)):
+            with tqdm_class(desc="Fetching", total=total, unit=unit) as bar:
+                bar.update(2)
         for file in hub.iterdir():
             if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
                 shutil.copy(file, local)
         return str(local)
 
     monkeypatch.setattr(weight_files, "snapshot_download", fetch)
-    assert checkpoint_folder("some/model", "v1") == local
+    told: list[tuple[int, int]] = []
+    assert checkpoint_folder("some/model", "v1", lambda done, total: told.append((done, total))) == local
+    assert set(told) == {(2, 9)}, "bytes, not files"
     weights = {file.name for file in local.iterdir()} & {"model.safetensors", "pytorch_model.bin"}
     assert weights == {"model.safetensors" if form == "safetensors" else "pytorch_model.bin"}
 

@@ -19,6 +19,8 @@ from malmen_core.models.delta import Change, Delta
 from malmen_core.models.overlay import Version
 from malmen_core.models.tasks.causal import CausalLM
 
+OWN = "errata"
+"""Beginning of the names of files that say something of the source's weights."""
 LARGEST_RANK = 512
 """The greatest rank that vLLM serves."""
 TRUNCATION = 1e-3
@@ -87,7 +89,8 @@ def write_checkpoint(base: BaseModel, version: Version, folder: Path) -> None:
     source = checkpoint_folder(base.info.source, base.info.revision)
     for pattern in COMPANIONS:
         for file in source.glob(pattern):
-            if file.name != "config.json" and not file.name.endswith(".index.json"):
+            ours = file.name == "config.json" or file.name.startswith(OWN)
+            if not ours and not file.name.endswith(".index.json"):
                 shutil.copyfile(file, folder / file.name)
 
 

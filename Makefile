@@ -1,4 +1,4 @@
-.PHONY: install demo up test check static fast
+.PHONY: install demo up test check static fast gpu
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -29,3 +29,6 @@ static: install
 
 fast: install
 	$(PYTEST) -m 'not slow and not stack' -q
+
+gpu: install
+	$(BIN)/python -m benchmarks.gpu --out benchmarks/results/gpu.json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from ledger.records import KeyRecord
 from ledger.versions import members, versions
 from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
-from malmen_core.models.base import ModelInfo, inspect_source
+from malmen_core.models.base import inspect_source
 from service import views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
@@ -59,9 +60,11 @@ def register_model(
     """Register a base model and its editor: what can be checked without reading weights is checked here."""
     source = os.path.realpath(body.source) if os.path.isdir(body.source) else body.source
     _check_roots(services, source, "/source")
-    _check_roots(services, body.editor, "/editor")
+    editor = _editor(services, body.editor) if body.editor is not None else None
     info = inspect_source(source, body.revision, body.modules)
-    editor = _editor(body.editor, info) if body.editor is not None else None
+    if editor is not None:
+        info = info if body.modules is not None else replace(info, modules=editor.modules)
+        editor.check_fits(info)
     record = services.ledger.run(
         models.register,
         id=body.id,
@@ -73,7 +76,7 @@ def register_model(
             "modules": list(info.modules),
             "digest": info.digest,
         },
-        editor=editor,
+        editor=None if editor is None else editor.to_bytes(),
         gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
         actor=key,
     )
@@ -98,20 +101,21 @@ def _check_roots(services: Services, path: str | None, field: str) -> None:
         raise Problem("invalid-request", detail, errors=[FieldError(field, detail)])
 
 
-def _editor(path: str, info: ModelInfo) -> bytes:
-    """The bytes of an editor file that fits the model.
+def _editor(services: Services, name: str) -> Editor:
+    """A packaged editor by name, else one of a file.
 
     Raises:
-        Problem: the file cannot be read, or is made for another model; names /editor.
+        Problem: the file cannot be read, is no editor, or may not be used; names /editor.
     """
+    packaged = {file.stem: file for file in services.settings.editors.glob("*.safetensors")}
+    if name not in packaged:
+        _check_roots(services, name, "/editor")
     try:
-        editor = Editor.load(FilePath(path))
-        editor.check_fits(info)
-        return editor.to_bytes()
+        return Editor.load(packaged.get(name, FilePath(name)))
     except CoreError as error:
         raise typed_problem(error, [FieldError("/editor", error.message)]) from error
     except OSError as error:
-        detail = f"{path!r} cannot be read: {error.strerror}. Name a file that the API process can read."
+        detail = f"{name!r} cannot be read: {error.strerror}. Name a file that the API process can read."
         raise Problem("editor-mismatch", detail, errors=[FieldError("/editor", detail)]) from error
 
 

@@ -32,7 +32,10 @@ def register_model(
     model_id: Annotated[str | None, typer.Option("--id", help="Name in the service.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
     editor: Annotated[
-        Path | None, typer.Option(help="Of `errata train` or `calibrate`. [default: calibrated by a worker]")
+        Path | None,
+        typer.Option(
+            help="Of `errata train` or `calibrate`, or malmen-paper. [default: calibrated by a worker]"
+        ),
     ] = None,
     modules: Annotated[
         str | None, typer.Option(help="Names of the edited modules, with commas. [default: the family's]")
@@ -56,7 +59,7 @@ def register_model(
             editor = default_model.EDITOR
         options = {
             "revision": revision,
-            "editor": str(editor.absolute()) if editor else None,
+            "editor": _named(editor) if editor else None,
             "modules": module_names(modules),
             "gate": parse_gate(gate),
         }
@@ -71,3 +74,9 @@ def register_model(
         out.print(f"Model {model.id} is {model.status}.")
     if model.status == "failed":
         raise typer.Exit(FAILED)
+
+
+def _named(editor: Path) -> str:
+    """A packaged editor's name, or the path of a file."""
+    packaged = default_model.EDITOR.with_name(f"{editor}.safetensors").exists() and not editor.exists()
+    return str(editor) if packaged else str(editor.absolute())

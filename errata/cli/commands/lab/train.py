@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -54,13 +54,25 @@ def train(
     baseline: Annotated[
         str | None, typer.Option(help="Train mend or malmen-plain in the editor's place.")
     ] = None,
+    form: Annotated[
+        Literal["errata", "paper"],
+        typer.Option(help="The default editor's tokens and layers, or the paper's, with a network as wide."),
+    ] = "errata",
     steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 1000,
-    batch: Annotated[int, typer.Option(min=1, help="Most facts that a step edits at once.")] = 64,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Most facts that a step edits at once. [default: of the form]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split and of all draws.")] = 0,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of the network.")] = 3e-4,
     scalar_rate: Annotated[float, typer.Option(min=0, help="Of the step sizes and of lambda.")] = 3e-2,
     locality_weight: Annotated[float, typer.Option(min=0, help="Weight of locality in the loss.")] = 1.0,
     validation_facts: Annotated[int, typer.Option(min=1, help="Facts held out, by subject.")] = 128,
+    mixed: Annotated[
+        bool | None,
+        typer.Option(
+            "--mixed/--whole", help="Multiply in bfloat16. [default: of the form, where the device does so]"
+        ),
+    ] = None,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 50,
     patience: Annotated[int, typer.Option(min=1, help="Validations without progress before a stop.")] = 8,
     checkpoint: Annotated[
@@ -81,28 +93,35 @@ def train(
     from malmen_core.baselines.registry import rule_of
     from malmen_core.editing.calibrate import calibrate
     from malmen_core.facts import Fact
+    from malmen_core.models.base import multiplies_bfloat16
     from malmen_core.training import trainer as core
     from malmen_core.training.checkpoint import RunFolder
-    from malmen_core.training.meta_loss import LossWeights
+    from malmen_core.training.forms import FORMS
 
-    plan = core.TrainingPlan(
+    chosen = FORMS["errata" if baseline else form]
+    settings = chosen.plan
+    if batch is not None:
+        settings = replace(settings, smallest_batch=min(batch, settings.smallest_batch), largest_batch=batch)
+    plan = replace(
+        settings,
         steps=steps,
         seed=seed,
-        largest_batch=batch,
         learning_rate=learning_rate,
         scalar_rate=scalar_rate,
-        loss=LossWeights(locality=locality_weight),
+        loss=replace(settings.loss, locality=locality_weight),
         validation_facts=validation_facts,
         validate_every=validate_every,
         patience=patience,
         checkpoint_every=checkpoint_every,
+        mixed=settings.mixed and multiplies_bfloat16() if mixed is None else mixed,
     )
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
         _check(out_file, plot_file, checkpoint, resume)
         resumed = RunFolder(checkpoint) if resume and checkpoint else None
         records = read_model_facts(facts, model, revision, columns, skip_invalid)
-        base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget, resumed)
+        method = (baseline or chosen.method, chosen.settings)
+        base, start = _begin(model, revision, editor, method, device, dtype, memory_budget, resumed)
         data = {"file": facts.name, "digest": f"sha256:{hashlib.sha256(facts.read_bytes()).hexdigest()}"}
         with core_errors():
             start = None if resume else start or calibrate(base, show, seed=seed)
@@ -112,7 +131,7 @@ def train(
                 start,
                 list(map(Fact.from_json, records)),
                 plan,
-                rule=rule_of(baseline),
+                rule=rule_of(method[0]),
                 folder=RunFolder(checkpoint) if checkpoint else None,
                 data=data,
                 watch=_Watch(show, steps, lines),
@@ -153,7 +172,7 @@ def _begin(
     model: str | None,
     revision: str | None,
     editor: Path | None,
-    name: str | None,
+    method: tuple[str | None, Mapping[str, Any]],
     device: str,
     dtype: str,
     memory_budget: str | None,
@@ -169,7 +188,8 @@ def _begin(
     from malmen_core.editing.editor import Editor
 
     with core_errors():
-        chosen = baseline(name) if name is not None else None
+        name, settings = method
+        chosen = baseline(name, settings) if name is not None else None
         start = Editor.load(editor) if editor is not None else None
         if resumed is not None:
             start = _same_start(resumed.begun(), start)

@@ -48,7 +48,9 @@ ROWS = 12
 
 def facts(count: int, labels: Sequence[str] = ANSWERS) -> list[Fact]:
     """Made-up facts about made-up names, all different."""
-    names = ("".join(parts).capitalize() for n in range(2, 9) for parts in itertools.product(SYLLABLES, repeat=n))
+    names = (
+        "".join(parts).capitalize() for n in range(2, 9) for parts in itertools.product(SYLLABLES, repeat=n)
+    )
     stated = itertools.product(names, STATEMENTS)
     found = []
     for number, (name, statement) in enumerate(itertools.islice(stated, count)):
@@ -72,7 +74,13 @@ def small(words: int) -> dict[str, PretrainedConfig]:
             num_attention_heads=4,
         ),
         "t5": T5Config(
-            vocab_size=words, d_model=64, d_kv=16, d_ff=96, num_layers=3, num_heads=4, decoder_start_token_id=0
+            vocab_size=words,
+            d_model=64,
+            d_kv=16,
+            d_ff=96,
+            num_layers=3,
+            num_heads=4,
+            decoder_start_token_id=0,
         ),
         "bert": BertConfig(vocab_size=words, num_attention_heads=4, id2label=LABELS, **bert),
     }

@@ -63,10 +63,6 @@ class ServiceSettings(ErrataSettings):
         "",
         description="Folders that models and editors may be registered from, with colons between; none: any.",
     )
-    editors: Path = Field(
-        Path(__file__).parents[1] / "errata" / "data",
-        description="Folder of the packaged editors, which registration takes by name.",
-    )
     metrics_public: bool = Field(False, description="Whether GET /metrics answers without a key.")
 
     @field_validator("admin_key")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,17 +76,22 @@ class RunFolder:
         self.start_file = self.path / "start.safetensors"
         self.state_file = self.path / "state.safetensors"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.kept = self.path / "kept"
 
-    def begin(self, start: Editor) -> None:
-        """Make the folder and write where the run begins.
+    def clear(self) -> None:
+        """Forget what a run has computed that was stopped before it began.
 
         Raises:
-            CheckpointMismatch: there is a run in it already.
+            CheckpointMismatch: there is a run in the folder.
         """
         if self.start_file.exists():
             raise CheckpointMismatch(
                 f"{self.path} holds a run already.", "Resume it, or name another folder.", "/checkpoint"
             )
+        shutil.rmtree(self.kept, ignore_errors=True)
+
+    def begin(self, start: Editor) -> None:
+        """Make the folder and write where the run begins."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.start_file, start.to_bytes())
 

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -130,6 +130,8 @@ def train(
             inputs = Inputs(base, begun, curriculum, plan, place)
         else:
             start.check_fits(base.info)
+            if folder is not None:
+                folder.clear()
             inputs = Inputs(base, start, curriculum, plan, place)
             begun = prepare_start(base, start, inputs, plan, rule)
             if folder is not None:
@@ -152,10 +154,12 @@ def train(
 @contextmanager
 def _storage(folder: RunFolder | None) -> Iterator[Path]:
     """Where what is computed once is kept while a run goes on; a run that was stopped finds it again."""
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(TemporaryDirectory())) if folder is None else folder.path / "kept"
-        yield place
-    shutil.rmtree(place, ignore_errors=True)
+    if folder is None:
+        with TemporaryDirectory() as place:
+            yield Path(place)
+    else:
+        yield folder.kept
+        shutil.rmtree(folder.kept)
 
 
 class Inputs:
@@ -186,9 +190,8 @@ class Inputs:
         if plan.preserved_weight == 0:
             return meta_batch, EditInputs(seen)
         chosen = [facts[number] for number in numbers]
-        return meta_batch, EditInputs(
-            seen, preserved_keys(self.base, chosen, plan.neighbours, plan.preserved_rank).keys
-        )
+        own = preserved_keys(self.base, chosen, plan.neighbours, plan.preserved_rank)
+        return meta_batch, EditInputs(seen, own.keys)
 
 
 def prepare_start(

@@ -40,6 +40,8 @@ from service.schemas.models import (
     WithdrawBody,
 )
 
+PACKAGED = FilePath(__file__).parents[2] / "errata" / "data"
+"""Where the editors lie that registration takes by name."""
 routes = router("admin")
 BODY = (400, 409, 413, 415, 422)
 AliasPath = Annotated[str, Path(max_length=128, description="`live` is the version served by default.")]
@@ -107,7 +109,7 @@ def _editor(services: Services, name: str) -> Editor:
     Raises:
         Problem: the file cannot be read, is no editor, or may not be used; names /editor.
     """
-    packaged = {file.stem: file for file in services.settings.editors.glob("*.safetensors")}
+    packaged = {file.stem: file for file in PACKAGED.glob("*.safetensors")}
     if name not in packaged:
         _check_roots(services, name, "/editor")
     try:

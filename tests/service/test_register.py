@@ -8,7 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.models import models
 from ledger.models.models import DEFAULT_GATE as GATE
+from malmen_core.editing.calibrate import paper_editor
+from malmen_core.models.base import BaseModel
+from service.routes import admin_models
 from tests.harness import tiny_editor
 from tests.service import player
 from tests.service.harness import Running, is_problem, pointers
@@ -94,6 +98,27 @@ def test_an_editor_for_another_model(
     assert pointers(problem) == ["/editor"]
     assert problem["type"] == "urn:errata:problem:editor-mismatch"
     assert service.counts() == before
+
+
+def test_a_packaged_editor_is_taken_by_name_and_brings_its_modules(
+    service: Running,
+    admin: httpx.Client,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["model.layers.2.mlp.down_proj", "model.layers.3.mlp.down_proj"]
+    base = BaseModel.load(str(checkpoint), modules=names, device="cpu", dtype="float32")
+    editor = paper_editor(base, step=1.0, ridge=1.0)
+    editor.save(tmp_path / "by-name.safetensors")
+    monkeypatch.setattr(admin_models, "PACKAGED", tmp_path)
+    body = {"id": "published", "source": str(checkpoint), "editor": "by-name"}
+    assert admin.post("/admin/models", json=body).status_code == 202
+    assert admin.get("/models/published").json()["modules"] == names
+    given = service.ledger.run(models.get, "published").given_editor_digest
+    assert given == editor.digest
+    other = {**body, "id": "other", "modules": names[:1]}
+    assert pointers(is_problem(admin.post("/admin/models", json=other), 422)) == ["/editor"]
 
 
 def test_an_archived_model_is_served_no_more_and_its_id_is_free(

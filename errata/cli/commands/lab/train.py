@@ -56,7 +56,7 @@ def train(
     ] = None,
     form: Annotated[
         Literal["errata", "paper"],
-        typer.Option(help="The default editor's tokens and layers, or the paper's, with a network as wide."),
+        typer.Option(help="Tokens, layers and equation of the default editor, or of the MALMEN paper."),
     ] = "errata",
     steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 1000,
     batch: Annotated[
@@ -82,6 +82,9 @@ def train(
     plot_file: Annotated[
         Path | None, typer.Option("--plot", help="Picture of the curves; a table without matplotlib.")
     ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Write the network in bfloat16: half as large.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -136,6 +139,7 @@ def train(
                 data=data,
                 watch=_Watch(show, steps, lines),
             )
+            trained = trained.compact() if compact else trained
             trained.save(out_file)
         told = RunFolder(checkpoint).metrics() if checkpoint else lines
         title = f"{out_file.name}, trained on {facts.name}"

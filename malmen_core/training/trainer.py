@@ -59,8 +59,8 @@ class TrainingPlan:
         patience: validations without a better loss after which training stops.
         checkpoint_every: steps between checkpoints.
         batch_tokens: padded tokens of a language-model batch.
-        mixed: multiply in bfloat16 where that loses little, and sum and solve as otherwise; faster where the
-            device does so by itself. Only in training: what is validated last, and shipped, is judged elsewhere.
+        mixed: multiply in bfloat16 in the base's passes, which is faster where the device does so by itself.
+            The network, all sums and the equation keep their precision; validations are rounded likewise.
     """
 
     steps: int = 1000

@@ -23,13 +23,13 @@ def made(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
     facts = [
-        {"relation": relation, "subject": f"{relation} subject {number}", "object": f"place {number % 7}"}
+        {"relation": relation, "subject": f"{relation} subject {number:02}", "object": f"place {number % 7}"}
         for relation in PATTERNS
         for number in range(60)
     ]
-    facts += [{"relation": "P39", "subject": f"P19 subject {n}", "object": "bishop"} for n in range(60)]
+    facts += [{"relation": "P39", "subject": f"P19 subject {n:02}", "object": "bishop"} for n in range(60)]
     record = {"prompt": "p", "target": "t", "rephrasings": ["r"], "locality": []}
-    counterfact = [{**record, "subject": f"p19 SUBJECT {number}"} for number in range(60)]
+    counterfact = [{**record, "subject": f"p19 SUBJECT {number:02}"} for number in range(60)]
     return make(Maker(facts, PATTERNS, tokenizer), counterfact, 20, limit, seed=1)
 
 

@@ -101,7 +101,7 @@ def train(
     from malmen_core.training.checkpoint import RunFolder
     from malmen_core.training.forms import FORMS
 
-    chosen = FORMS["errata" if baseline else form]
+    chosen = FORMS[form]
     settings = chosen.plan
     if batch is not None:
         settings = replace(settings, smallest_batch=min(batch, settings.smallest_batch), largest_batch=batch)
@@ -121,6 +121,8 @@ def train(
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
         _check(out_file, plot_file, checkpoint, resume)
+        if baseline is not None and form != "errata":
+            raise StackError("--baseline and --form exclude each other.", "Give one of them.")
         resumed = RunFolder(checkpoint) if resume and checkpoint else None
         records = read_model_facts(facts, model, revision, columns, skip_invalid)
         method = (baseline or chosen.method, chosen.settings)

@@ -1,10 +1,10 @@
 """Editors beside their rivals, on the same facts of the default model: one command, one JSON, one table.
 
-    python -m benchmarks.rivals --facts FILE --sizes 1,32,256 --methods malmen-paper,malmen-plain,memit --out F.json
+    python -m benchmarks.rivals --facts FILE --sizes 1,32,256 --methods errata,malmen-plain,memit --out FILE.json
 
 Each method is one `errata evaluate` over all sizes, in a process of its own. The methods: `errata` (the default
-editor), `malmen-paper` (the packaged network), each baseline, and others by `--editor NAME=FILE` (a trained MEND:
-`--editor mend=FILE`). What is in the JSON already is not made again.
+editor), each baseline, and others by `--editor NAME=FILE` (a trained MEND: `--editor mend=FILE`). What is in the
+JSON already is not made again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import run, spoken
-from errata.stack import default_model
 from malmen_core.baselines.registry import BASELINES
 
-PAPER = "malmen-paper"
 OURS = "errata"
 COLUMNS = {
     "ES": "edit_success",
@@ -65,13 +63,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="JSON file, gone on with if it is there")
     parser.add_argument("--model", help="in place of the default model")
     parser.add_argument("--sizes", default="1,32,256,1024", help="numbers of facts")
-    parser.add_argument("--methods", default=f"{OURS},{PAPER},{','.join(BASELINES)}", help="with commas")
+    parser.add_argument("--methods", default=",".join((OURS, *BASELINES)), help="with commas")
     parser.add_argument("--editor", action="append", default=[], help="NAME=FILE of a trained editor")
     parser.add_argument("--settings", type=json.loads, default={}, help="of baselines, by name, as JSON")
     parser.add_argument("--seed", type=int, default=7, help="of the draw of facts")
     given = parser.parse_args(words)
-    packaged = str(default_model.EDITOR.with_name(f"{PAPER}.safetensors"))
-    editors = {PAPER: packaged, **dict(each.split("=", 1) for each in given.editor)}
+    editors: dict[str, str] = dict(each.split("=", 1) for each in given.editor)
     found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     for method in given.methods.split(","):
         if method not in found:

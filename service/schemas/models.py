@@ -39,9 +39,8 @@ class RegisterModel(RequestBody):
     editor: FilledText | None = Field(
         None,
         max_length=1024,
-        description="Editor file, or the name of a packaged editor, such as `malmen-paper`, MALMEN as published "
-        "for the default model; without one, the worker calibrates an untrained editor. Without modules, the "
-        "editor's are edited.",
+        description="Editor file, or the name of a packaged editor; without one, the worker calibrates an "
+        "untrained editor. Without modules, the editor's are edited.",
     )
     gate: GateBody | None = Field(None, description="Default gate of this model's edit sets.")
 

@@ -36,13 +36,14 @@ def test_each_method_is_measured_once(
     monkeypatch.setattr(rivals, "run", run)
     out = tmp_path / "rivals.json"
     words = ["--facts", "/some/where/f.jsonl", "--out", str(out), "--sizes", "1,32", "--editor", "mend=/m.st"]
-    rivals.main([*words, "--methods", "malmen-paper,mend"])
-    rivals.main([*words, "--methods", "malmen-paper,mend,ft,errata", "--settings", '{"ft": {"rate": 1}}'])
+    words += ["--editor", "paper=/p.st"]
+    rivals.main([*words, "--methods", "paper,mend"])
+    rivals.main([*words, "--methods", "paper,mend,ft,errata", "--settings", '{"ft": {"rate": 1}}'])
     assert ["--editor" in each for each in ran] == [True, True, False, False]
     assert [each[each.index("--baseline") + 1] for each in ran if "--baseline" in each] == ["mend", "ft"]
     assert ran[2][-2:] == ["--settings", '{"rate": 1}']
     found = json.loads(out.read_text())
-    assert list(found) == ["malmen-paper", "mend", "ft", "errata"]
+    assert list(found) == ["paper", "mend", "ft", "errata"]
     assert "/some/where" not in found["ft"]["command"]
     lines = capsys.readouterr().out.splitlines()[-8:]
     assert [line.split(" | ")[0] for line in lines] == ["| 1"] * 4 + ["| 32"] * 4

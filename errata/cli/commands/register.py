@@ -34,7 +34,7 @@ def register_model(
     editor: Annotated[
         Path | None,
         typer.Option(
-            help="Of `errata train` or `calibrate`, or malmen-paper. [default: calibrated by a worker]"
+            help="Of `errata train` or `calibrate`, or a packaged one. [default: calibrated by a worker]"
         ),
     ] = None,
     modules: Annotated[

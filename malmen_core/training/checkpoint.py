@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
@@ -148,6 +149,17 @@ class RunFolder:
         """Steps after the checkpoint are about to be taken again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+@contextmanager
+def storage(folder: RunFolder | None) -> Iterator[Path]:
+    """Where what is computed once is kept while a run goes on; a run that was stopped finds it again."""
+    if folder is None:
+        with TemporaryDirectory() as place:
+            yield Path(place)
+    else:
+        yield folder.kept
+        shutil.rmtree(folder.kept)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -29,7 +26,7 @@ from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import mixed_precision
 from malmen_core.models.overlay import weights_digest
-from malmen_core.training.checkpoint import RunFolder, TrainingState
+from malmen_core.training.checkpoint import RunFolder, TrainingState, storage
 from malmen_core.training.kept import KeptFacts
 from malmen_core.training.meta_gradient import MALMEN, EditInputs, Rule
 from malmen_core.training.meta_loss import LossWeights, MetaBatch, MetaLossResult, meta_loss
@@ -118,7 +115,7 @@ def train(
         NotFiniteError: the gradient is infinite or NaN; the last checkpoint is good.
     """
     curriculum = Curriculum.split(facts, plan.validation_facts, plan.seed)
-    with _storage(folder) as place, mixed_precision(plan.mixed):
+    with storage(folder) as place, mixed_precision(plan.mixed):
         state = None
         if start is None:
             if folder is None:
@@ -149,17 +146,6 @@ def train(
         if state is not None:
             trainer.restore(state)
         return _run(trainer, folder, data or {}, progress, watch)
-
-
-@contextmanager
-def _storage(folder: RunFolder | None) -> Iterator[Path]:
-    """Where what is computed once is kept while a run goes on; a run that was stopped finds it again."""
-    if folder is None:
-        with TemporaryDirectory() as place:
-            yield Path(place)
-    else:
-        yield folder.kept
-        shutil.rmtree(folder.kept)
 
 
 class Inputs:

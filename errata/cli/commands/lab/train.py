@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from malmen_core.editing.editor import Editor
     from malmen_core.models.base import BaseModel
     from malmen_core.training.checkpoint import RunFolder
+    from malmen_core.training.trainer import TrainingPlan
 
 MEASURES = (("ES", "edit_success"), ("GS", "generalisation"), ("LS", "locality"))
 
@@ -96,27 +97,22 @@ def train(
     from malmen_core.baselines.registry import rule_of
     from malmen_core.editing.calibrate import calibrate
     from malmen_core.facts import Fact
-    from malmen_core.models.base import multiplies_bfloat16
     from malmen_core.training import trainer as core
     from malmen_core.training.checkpoint import RunFolder
     from malmen_core.training.forms import FORMS
 
     chosen = FORMS[form]
-    settings = chosen.plan
-    if batch is not None:
-        settings = replace(settings, smallest_batch=min(batch, settings.smallest_batch), largest_batch=batch)
     plan = replace(
-        settings,
+        _plan(chosen.plan, batch, mixed),
         steps=steps,
         seed=seed,
         learning_rate=learning_rate,
         scalar_rate=scalar_rate,
-        loss=replace(settings.loss, locality=locality_weight),
+        loss=replace(chosen.plan.loss, locality=locality_weight),
         validation_facts=validation_facts,
         validate_every=validate_every,
         patience=patience,
         checkpoint_every=checkpoint_every,
-        mixed=settings.mixed and multiplies_bfloat16() if mixed is None else mixed,
     )
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
@@ -167,6 +163,15 @@ def _check(out_file: Path, plot_file: Path | None, checkpoint: Path | None, resu
     check_writable(plot_file, "--plot")
     if resume and checkpoint is None:
         raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
+
+
+def _plan(plan: TrainingPlan, batch: int | None, mixed: bool | None) -> TrainingPlan:
+    """A form's plan, for steps of so many facts at most and for this processor."""
+    from malmen_core.models.base import multiplies_bfloat16
+
+    if batch is not None:
+        plan = replace(plan, smallest_batch=min(batch, plan.smallest_batch), largest_batch=batch)
+    return replace(plan, mixed=plan.mixed and multiplies_bfloat16() if mixed is None else mixed)
 
 
 def measures(line: Mapping[str, Any]) -> str:

@@ -93,7 +93,6 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an editor on facts; what it scores on held-out subjects goes into its card."""
-    from errata.lab import plots
     from malmen_core.baselines.registry import rule_of
     from malmen_core.editing.calibrate import calibrate
     from malmen_core.facts import Fact
@@ -103,12 +102,11 @@ def train(
 
     chosen = FORMS[form]
     plan = replace(
-        _plan(chosen.plan, batch, mixed),
+        _plan(chosen.plan, batch, mixed, locality_weight),
         steps=steps,
         seed=seed,
         learning_rate=learning_rate,
         scalar_rate=scalar_rate,
-        loss=replace(chosen.plan.loss, locality=locality_weight),
         validation_facts=validation_facts,
         validate_every=validate_every,
         patience=patience,
@@ -117,8 +115,7 @@ def train(
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
         _check(out_file, plot_file, checkpoint, resume)
-        if baseline is not None and form != "errata":
-            raise StackError("--baseline and --form exclude each other.", "Give one of them.")
+        _check_one_method(baseline, form)
         resumed = RunFolder(checkpoint) if resume and checkpoint else None
         records = read_model_facts(facts, model, revision, columns, skip_invalid)
         method = (baseline or chosen.method, chosen.settings)
@@ -137,11 +134,9 @@ def train(
                 data=data,
                 watch=_Watch(show, steps, lines),
             )
-            trained = trained.compact() if compact else trained
-            trained.save(out_file)
+            trained = _saved(trained, compact, out_file)
         told = RunFolder(checkpoint).metrics() if checkpoint else lines
-        title = f"{out_file.name}, trained on {facts.name}"
-        drawn = plots.curves(told, title, plot_file) if plot_file else None
+        drawn = _drawn(told, f"{out_file.name}, trained on {facts.name}", plot_file)
     if as_json:
         emit({"editor": str(out_file), "digest": trained.digest, "card": dict(trained.card)})
         return
@@ -165,13 +160,31 @@ def _check(out_file: Path, plot_file: Path | None, checkpoint: Path | None, resu
         raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
 
 
-def _plan(plan: TrainingPlan, batch: int | None, mixed: bool | None) -> TrainingPlan:
+def _check_one_method(baseline: str | None, form: str) -> None:
+    if baseline is not None and form != "errata":
+        raise StackError("--baseline and --form exclude each other.", "Give one of them.")
+
+
+def _drawn(lines: Sequence[Mapping[str, Any]], title: str, file: Path | None) -> Path | None:
+    from errata.lab import plots
+
+    return plots.curves(lines, title, file) if file else None
+
+
+def _saved(trained: Editor, compact: bool, file: Path) -> Editor:
+    trained = trained.compact() if compact else trained
+    trained.save(file)
+    return trained
+
+
+def _plan(plan: TrainingPlan, batch: int | None, mixed: bool | None, locality_weight: float) -> TrainingPlan:
     """A form's plan, for steps of so many facts at most and for this processor."""
     from malmen_core.models.base import multiplies_bfloat16
 
     if batch is not None:
         plan = replace(plan, smallest_batch=min(batch, plan.smallest_batch), largest_batch=batch)
-    return replace(plan, mixed=plan.mixed and multiplies_bfloat16() if mixed is None else mixed)
+    mixed = plan.mixed and multiplies_bfloat16() if mixed is None else mixed
+    return replace(plan, mixed=mixed, loss=replace(plan.loss, locality=locality_weight))
 
 
 def measures(line: Mapping[str, Any]) -> str:

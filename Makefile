@@ -1,4 +1,4 @@
-.PHONY: install demo up test check static fast nemesis soak sbom audit docs
+.PHONY: install demo up test check static fast nemesis soak sbom audit docs gpu
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -53,3 +53,6 @@ audit: install
 	@$(BIN)/python -c "import urllib.request as r; r.urlopen('$(ADVISORIES)', timeout=10)" 2>/dev/null || \
 	  { echo "Nothing was audited: no database of vulnerabilities can be reached at $(ADVISORIES)."; exit 2; }
 	$(BIN)/pip-audit --skip-editable
+
+gpu: install
+	$(BIN)/python -m benchmarks.gpu --out benchmarks/results/gpu.json

@@ -26,6 +26,8 @@ class PlainMalmen:
         step: η of every module.
         ridge: λ of every module.
         last: how many of the last layers are edited; the paper's six.
+        above: how many layers above the edited ones are left alone.
+        rank: of the hypernetwork's residual blocks; the paper's is 1920.
         seed: of the hypernetwork's first projections, which matter once it is trained.
     """
 
@@ -33,15 +35,17 @@ class PlainMalmen:
     step: float = 1.0
     ridge: float = 1.0
     last: int = 6
+    above: int = 0
+    rank: int = 64
     seed: int = 0
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        """The last ones."""
-        return last_layers(depth, self.last)
+        """The last ones below those that are left alone."""
+        return last_layers(max(depth - self.above, 1), self.last)
 
     def editor(self, base: BaseModel) -> Editor:
         """The untrained editor, to use or to train."""
-        return paper_editor(base, step=self.step, ridge=self.ridge, seed=self.seed)
+        return paper_editor(base, step=self.step, ridge=self.ridge, rank=self.rank, seed=self.seed)
 
     def prepare(self, base: BaseModel, progress: Progress | None = None) -> Method:  # noqa: ARG002
         """See `Baseline.prepare`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -46,13 +48,27 @@ def batches(
         yield base.task.collate(sequences, group, base.pad_id).to(base.device)
 
 
+_MIXED: ContextVar[bool] = ContextVar("malmen_core_mixed", default=False)
+
+
+@contextmanager
+def mixed_precision(mixed: bool) -> Iterator[None]:
+    """For this thread's `answer_logits`, multiply in bfloat16 (or not), and keep sums and weights as they are."""
+    token = _MIXED.set(mixed)
+    try:
+        yield
+    finally:
+        _MIXED.reset(token)
+
+
 def answer_logits(base: BaseModel, sequences: Sequence[Encoded], batch: Batch) -> Tensor:
     """Logits at the positions that predict answer tokens: A × X, float32 (float64 on a float64 base).
 
     What the layers below the first edited one give for a sequence is kept, and not computed again.
     """
     texts = [sequences[i].ids[: sequences[i].read] for i in batch.members]
-    with base.lower_layers.running(texts, max(map(len, texts))):
+    autocast = torch.autocast(base.device.type, torch.bfloat16, enabled=_MIXED.get())
+    with base.lower_layers.running(texts, max(map(len, texts))), autocast:
         logits = base.task.answer_logits(base.model, batch)
     return logits if logits.dtype == torch.float64 else logits.float()
 

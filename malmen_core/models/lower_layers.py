@@ -38,6 +38,9 @@ class LowerLayers:
     """Keeps the input of the first edited layer, by token ids.
 
     Only for decoders whose layers take and give one tensor; of others every pass is whole.
+
+    Attributes:
+        usable: whether the edited modules lie in one stack of numbered layers, and not in its first.
     """
 
     def __init__(self, model: nn.Module, modules: Sequence[str], capacity: int = CAPACITY) -> None:
@@ -47,8 +50,8 @@ class LowerLayers:
         self._lock = threading.Lock()
         found = [match for match in map(LAYER.match, modules) if match is not None]
         self._first = min((int(match[2]) for match in found), default=0)
-        self._usable = self._first > 0 and len({match[1] for match in found}) == 1
-        if self._usable:
+        self.usable = self._first > 0 and len({match[1] for match in found}) == 1
+        if self.usable:
             layers: Any = model.get_submodule(found[0][1])
             for number in range(self._first + 1):
                 self._intercept(layers[number], number)
@@ -86,17 +89,30 @@ class LowerLayers:
     @contextmanager
     def running(self, texts: Sequence[tuple[int, ...]], width: int) -> Iterator[None]:
         """For one forward pass of this thread over some texts (token ids, padded on the left to a width)."""
-        if not self._usable:
+        if not self.usable:
             yield
             return
         running = _Pass(self._read(texts, width))
         token = _PASS.set(running)
         try:
             yield
-        finally:
+        finally:  # a pass that ended above the first edited layer has found what enters it
             _PASS.reset(token)
-        if running.given_BLV is None and running.found_BLV is not None and running.plain:
-            self._keep(texts, running.found_BLV)
+            if running.given_BLV is None and running.found_BLV is not None and running.plain:
+                self._keep(texts, running.found_BLV)
+
+    def states(self, texts: Sequence[tuple[int, ...]]) -> list[Tensor] | None:
+        """What enters the first edited layer, L × V for each text; None if one of them is not kept."""
+        with self._lock:
+            return [self._kept[ids] for ids in texts] if all(ids in self._kept for ids in texts) else None
+
+    def put(self, ids: tuple[int, ...], state_LV: Tensor) -> None:
+        """Keep what `states` gave for a text before."""
+        with self._lock:
+            if ids not in self._kept:
+                self._kept[ids] = state_LV
+                self._bytes += state_LV.nbytes
+            self._shrink()
 
     def _read(self, texts: Sequence[tuple[int, ...]], width: int) -> Tensor | None:
         with self._lock:
@@ -116,5 +132,8 @@ class LowerLayers:
                 if ids not in self._kept:
                     self._kept[ids] = row_LV[len(row_LV) - len(ids) :].clone()
                     self._bytes += self._kept[ids].nbytes
-            while self._bytes > self._capacity and self._kept:
-                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self._bytes > self._capacity and self._kept:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
@@ -75,17 +77,22 @@ class RunFolder:
         self.start_file = self.path / "start.safetensors"
         self.state_file = self.path / "state.safetensors"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.kept = self.path / "kept"
 
-    def begin(self, start: Editor) -> None:
-        """Make the folder and write where the run begins.
+    def clear(self) -> None:
+        """Forget what a run has computed that was stopped before it began.
 
         Raises:
-            CheckpointMismatch: there is a run in it already.
+            CheckpointMismatch: there is a run in the folder.
         """
         if self.start_file.exists():
             raise CheckpointMismatch(
                 f"{self.path} holds a run already.", "Resume it, or name another folder.", "/checkpoint"
             )
+        shutil.rmtree(self.kept, ignore_errors=True)
+
+    def begin(self, start: Editor) -> None:
+        """Make the folder and write where the run begins."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.start_file, start.to_bytes())
 
@@ -142,6 +149,17 @@ class RunFolder:
         """Steps after the checkpoint are about to be taken again."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         write_atomically(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+@contextmanager
+def storage(folder: RunFolder | None) -> Iterator[Path]:
+    """Where what is computed once is kept while a run goes on; a run that was stopped finds it again."""
+    if folder is None:
+        with TemporaryDirectory() as place:
+            yield Path(place)
+    else:
+        yield folder.kept
+        shutil.rmtree(folder.kept)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

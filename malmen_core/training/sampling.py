@@ -52,14 +52,15 @@ class Curriculum:
                 "Give at least five facts, about two subjects or more.",
                 "/facts",
             )
+        random.Random(f"{seed}/order").shuffle(training)
         return cls(tuple(training), tuple(held_out), seed)
 
-    def draw(self, position: int, count: int) -> list[Fact]:
-        """The facts from a position on, in an order that is shuffled anew for each pass over the data."""
+    def draw(self, position: int, count: int) -> list[int]:
+        """Numbers of the training facts from a position on; each later pass over the data is shuffled anew."""
         size = len(self.training)
         places = [divmod(at, size) for at in range(position, position + count)]
         orders = {epoch: self._order(epoch) for epoch in {epoch for epoch, _ in places}}
-        return [self.training[orders[epoch][place]] for epoch, place in places]
+        return [orders[epoch][place] for epoch, place in places]
 
     def batch_size(self, step: int, smallest: int, largest: int) -> int:
         """How many facts a step edits at once, log-uniform in the bounds; a function of seed and step."""
@@ -69,7 +70,8 @@ class Curriculum:
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(len(self.training)))
-        random.Random(f"{self.seed}/order/{epoch}").shuffle(order)
+        if epoch > 0:
+            random.Random(f"{self.seed}/order/{epoch}").shuffle(order)
         return order
 
 

@@ -11,24 +11,25 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from malmen_core.editing.capture import capture
 from malmen_core.editing.editor import Editor
 from malmen_core.editing.gauss_newton import Progress
-from malmen_core.editing.goals import edit_goals
 from malmen_core.editing.hypernetwork import HyperNetwork
 from malmen_core.editing.preserved import preserved_keys
 from malmen_core.errors import CheckpointMismatch, NotFiniteError
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
+from malmen_core.models.batching import mixed_precision
 from malmen_core.models.overlay import weights_digest
-from malmen_core.training.checkpoint import RunFolder, TrainingState
+from malmen_core.training.checkpoint import RunFolder, TrainingState, storage
+from malmen_core.training.kept import KeptFacts
 from malmen_core.training.meta_gradient import MALMEN, EditInputs, Rule
-from malmen_core.training.meta_loss import LossWeights, MetaBatch, MetaLossResult, meta_loss, prepare_batch
+from malmen_core.training.meta_loss import LossWeights, MetaBatch, MetaLossResult, meta_loss
 from malmen_core.training.sampling import Curriculum, facts_digest
 
 STARTING_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -55,6 +56,8 @@ class TrainingPlan:
         patience: validations without a better loss after which training stops.
         checkpoint_every: steps between checkpoints.
         batch_tokens: padded tokens of a language-model batch.
+        mixed: multiply in bfloat16 in the base's passes, which is faster where the device does so by itself.
+            The network, all sums and the equation keep their precision; validations are rounded likewise.
     """
 
     steps: int = 1000
@@ -70,7 +73,8 @@ class TrainingPlan:
     validate_every: int = 50
     patience: int = 8
     checkpoint_every: int = 25
-    batch_tokens: int = 384
+    batch_tokens: int = 768
+    mixed: bool = False
 
 
 Watch = Callable[[Mapping[str, Any]], None]
@@ -111,36 +115,73 @@ def train(
         NotFiniteError: the gradient is infinite or NaN; the last checkpoint is good.
     """
     curriculum = Curriculum.split(facts, plan.validation_facts, plan.seed)
-    state = None
-    if start is None:
-        if folder is None:
-            raise CheckpointMismatch(
-                "A run can only be resumed from its folder.", "Name the folder.", "/checkpoint"
-            )
-        begun, state = folder.read()
-        begun.check_fits(base.info)
-    else:
-        start.check_fits(base.info)
-        begun = prepare_start(base, start, curriculum, plan, rule)
-        if folder is not None:
-            folder.begin(begun)
-    run = {
-        "facts": facts_digest(facts),
-        "base": base.info.digest,
-        "start": begun.digest,
-        "dtype": str(base.dtype).removeprefix("torch."),
-        "device": base.device.type,
-        "plan": {name: value for name, value in asdict(plan).items() if name != "steps"},
-        **({} if rule == MALMEN else {"rule": rule.name}),
-    }
-    trainer = Trainer(base, begun, curriculum, plan, run, rule)
-    if state is not None:
-        trainer.restore(state)
-    return _run(trainer, folder, data or {}, progress, watch)
+    with storage(folder) as place, mixed_precision(plan.mixed):
+        state = None
+        if start is None:
+            if folder is None:
+                raise CheckpointMismatch(
+                    "A run can only be resumed from its folder.", "Name the folder.", "/checkpoint"
+                )
+            begun, state = folder.read()
+            begun.check_fits(base.info)
+            inputs = Inputs(base, begun, curriculum, plan, place)
+        else:
+            start.check_fits(base.info)
+            if folder is not None:
+                folder.clear()
+            inputs = Inputs(base, start, curriculum, plan, place)
+            begun = prepare_start(base, start, inputs, plan, rule)
+            if folder is not None:
+                folder.begin(begun)
+        run = {
+            "facts": facts_digest(facts),
+            "base": base.info.digest,
+            "start": begun.digest,
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "device": base.device.type,
+            "plan": {name: value for name, value in asdict(plan).items() if name != "steps"},
+            **({} if rule == MALMEN else {"rule": rule.name}),
+        }
+        trainer = Trainer(base, begun, inputs, plan, run, rule)
+        if state is not None:
+            trainer.restore(state)
+        return _run(trainer, folder, data or {}, progress, watch)
+
+
+class Inputs:
+    """What steps and validations need of the facts, computed once for each."""
+
+    def __init__(
+        self, base: BaseModel, start: Editor, curriculum: Curriculum, plan: TrainingPlan, folder: Path
+    ) -> None:
+        self.base, self.start, self.curriculum, self.loss = base, start, curriculum, plan.loss
+        parts = {"training": curriculum.training, "validation": curriculum.validation}
+        self._kept = {
+            part: KeptFacts(base, facts, start.plan.where, folder / part, plan.batch_tokens)
+            for part, facts in parts.items()
+        }
+
+    def training(self, position: int, count: int) -> tuple[MetaBatch, EditInputs]:
+        """Of the facts that are drawn from a position on."""
+        return self._of("training", self.curriculum.training, self.curriculum.draw(position, count))
+
+    def validation(self) -> tuple[MetaBatch, EditInputs]:
+        """Of all facts that are held out."""
+        facts = self.curriculum.validation
+        return self._of("validation", facts, range(len(facts)))
+
+    def _of(self, part: str, facts: Sequence[Fact], numbers: Sequence[int]) -> tuple[MetaBatch, EditInputs]:
+        meta_batch, seen = self._kept[part].prepare(numbers, self.loss)
+        plan = self.start.plan
+        if plan.preserved_weight == 0:
+            return meta_batch, EditInputs(seen)
+        chosen = [facts[number] for number in numbers]
+        own = preserved_keys(self.base, chosen, plan.neighbours, plan.preserved_rank)
+        return meta_batch, EditInputs(seen, own.keys)
 
 
 def prepare_start(
-    base: BaseModel, start: Editor, curriculum: Curriculum, plan: TrainingPlan, rule: Rule = MALMEN
+    base: BaseModel, start: Editor, inputs: Inputs, plan: TrainingPlan, rule: Rule = MALMEN
 ) -> Editor:
     """The editor at step 0: normaliser fitted on the first facts, step sizes chosen by the meta loss.
 
@@ -150,33 +191,18 @@ def prepare_start(
     network = HyperNetwork(old.shapes, rank=old.rank, blocks=old.block_count, seed=plan.seed)
     network = network.to(old.log_step.dtype)
     network.log_ridge.data.copy_(old.log_ridge.data)
-    base.lower_layers.forget()
-    first = curriculum.draw(0, min(plan.normaliser_facts, len(curriculum.training)))
-    sequences = edit_goals(base, first).sequences
-    seen = capture(base, sequences, start.plan.where, batch_tokens=plan.batch_tokens)
-    network.fit_normaliser(seen.keys, seen.gradients)
-    meta_batch, inputs = prepare_inputs(base, start, first[:STARTING_FACTS], plan)
+    _, first = inputs.training(0, min(plan.normaliser_facts, len(inputs.curriculum.training)))
+    network.fit_normaliser(first.captured.keys, first.captured.gradients)
+    meta_batch, few = inputs.training(0, min(STARTING_FACTS, len(inputs.curriculum.training)))
     scales = torch.tensor([start.scales[name] for name in network.shapes])
     losses = []
     for multiple in STARTING_STEPS:
         network.log_step.data.copy_((multiple * scales).log())
-        weights = rule.weights(base, network.to(base.device), start, inputs)
+        weights = rule.weights(base, network.to(base.device), start, few)
         losses.append(meta_loss(base, weights, meta_batch, batch_tokens=plan.batch_tokens).loss)
     best = STARTING_STEPS[losses.index(min(losses))]
     network.log_step.data.copy_((best * scales).log())
     return replace(start, network=network.cpu().eval().requires_grad_(False))
-
-
-def prepare_inputs(
-    base: BaseModel, start: Editor, facts: Sequence[Fact], plan: TrainingPlan
-) -> tuple[MetaBatch, EditInputs]:
-    """The meta_batch of some facts, and what they are edited with, anchors included."""
-    meta_batch = prepare_batch(base, facts, plan.loss)
-    seen = capture(base, meta_batch.edits, start.plan.where, batch_tokens=plan.batch_tokens)
-    if start.plan.preserved_weight == 0:
-        return meta_batch, EditInputs(seen)
-    own = preserved_keys(base, facts, start.plan.neighbours, start.plan.preserved_rank)
-    return meta_batch, EditInputs(seen, own.keys)
 
 
 class Trainer:
@@ -194,12 +220,12 @@ class Trainer:
         self,
         base: BaseModel,
         start: Editor,
-        curriculum: Curriculum,
+        inputs: Inputs,
         plan: TrainingPlan,
         run: Mapping[str, Any],
         rule: Rule = MALMEN,
     ) -> None:
-        self.base, self.start, self.curriculum, self.plan, self.run = base, start, curriculum, plan, run
+        self.base, self.start, self.inputs, self.plan, self.run = base, start, inputs, plan, run
         self.rule = rule
         self.network = copy.deepcopy(start.network).to(base.device).requires_grad_(True)
         named = dict(self.network.named_parameters())
@@ -212,7 +238,6 @@ class Trainer:
         self.step = self.position = self.stale = 0
         self.best: Mapping[str, Any] = {}
         self.best_network = self._copy()
-        self._held_out: tuple[MetaBatch, EditInputs] | None = None
 
     def advance(self) -> dict[str, Any]:
         """Take one step; returns its metrics.
@@ -221,9 +246,8 @@ class Trainer:
             NotFiniteError: the gradient is not finite; the network is as it was.
         """
         plan = self.plan
-        self.base.lower_layers.forget()  # a resumed run has nothing of before either
-        count = self.curriculum.batch_size(self.step, plan.smallest_batch, plan.largest_batch)
-        meta_batch, inputs = self._prepare(self.curriculum.draw(self.position, count))
+        count = self.inputs.curriculum.batch_size(self.step, plan.smallest_batch, plan.largest_batch)
+        meta_batch, inputs = self.inputs.training(self.position, count)
         self.optimiser.zero_grad()
         outcome = self.rule.learn(
             self.base, self.network, self.start, inputs, meta_batch, batch_tokens=plan.batch_tokens
@@ -244,11 +268,7 @@ class Trainer:
 
     def validate(self) -> dict[str, Any]:
         """Measure a single-shot edit of all held-out facts; remember the network if it is the best."""
-        if self._held_out is None:
-            self.base.lower_layers.forget()
-            self._held_out = self._prepare(self.curriculum.validation)
-        meta_batch, inputs = self._held_out
-        self.base.lower_layers.forget()
+        meta_batch, inputs = self.inputs.validation()
         weights = self.rule.weights(self.base, self.network, self.start, inputs)
         outcome = meta_loss(self.base, weights, meta_batch, batch_tokens=self.plan.batch_tokens)
         figures = {"step": self.step, **_figures(outcome)}
@@ -298,9 +318,6 @@ class Trainer:
         self.optimiser.load_state_dict(optimiser)
         self.step, self.position = state.step, state.position
         self.best, self.stale = state.best, state.stale
-
-    def _prepare(self, facts: Sequence[Fact]) -> tuple[MetaBatch, EditInputs]:
-        return prepare_inputs(self.base, self.start, facts, self.plan)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
@@ -353,8 +370,8 @@ def _finish(trainer: Trainer, data: Mapping[str, Any]) -> Editor:
         "seed": plan.seed,
         "steps": trainer.step,
         "data": {**data, "facts_digest": trainer.run["facts"]},
-        "training_facts": len(trainer.curriculum.training),
-        "validation_facts": len(trainer.curriculum.validation),
+        "training_facts": len(trainer.inputs.curriculum.training),
+        "validation_facts": len(trainer.inputs.curriculum.validation),
         "validation": dict(trainer.best),
         "plan": asdict(plan),
         "start": {"digest": trainer.start.digest, "card": dict(trainer.start.card)},

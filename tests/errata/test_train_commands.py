@@ -12,8 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from errata.cli.app import assemble
-from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.baselines.malmen_paper import PlainMalmen
+from malmen_core.editing.editor import PAPER, Editor, EditPlan
 from malmen_core.models.base import BaseModel
+from malmen_core.training.forms import FORMS
 from tests.malmen_core.training.test_trainer import facts, start_for
 from tests.tiny import save_tiny
 
@@ -153,6 +155,26 @@ def test_a_baseline_is_trained_from_its_own_editor_alone(
     assert refused["code"] == code
     assert repr(name) in refused["message"]
     assert not (tmp_path / "e").exists()
+
+
+def test_the_paper_s_form_is_trained_and_written_compact(
+    model: Path, facts_file: Path, tmp_path: Path
+) -> None:
+    words: list[str | Path] = ["train", "--facts", facts_file, "--model", model, "--device", "cpu"]
+    words += ["--form", "paper", "--steps", "1", "--batch", "2", "--whole"]
+    document = run(*words, "--out", tmp_path / "paper", "--compact")
+    editor = Editor.load(tmp_path / "paper")
+    chosen = PlainMalmen(**FORMS["paper"].settings)
+    assert editor.plan == PAPER
+    assert editor.network.rank == chosen.rank
+    assert editor.modules == tuple(f"model.layers.{i}.mlp.down_proj" for i in chosen.layers(4))
+    assert document["card"]["plan"]["loss"]["edit"] == FORMS["paper"].plan.loss.edit
+    assert not document["card"]["plan"]["mixed"]
+    stored = run(*words, "--out", tmp_path / "whole")
+    assert stored["card"]["network_digest"] == document["card"]["network_digest"]
+    assert (tmp_path / "paper").stat().st_size < 0.6 * (tmp_path / "whole").stat().st_size
+    refused = run(*words, "--out", tmp_path / "x", "--baseline", "mend", code=1)
+    assert "exclude each other" in refused["error"]["message"]
 
 
 def test_train_refuses_what_it_cannot_use(

@@ -56,7 +56,7 @@ def counted(base: BaseModel) -> Iterator[list[int]]:
 
 def forgetful(base: BaseModel) -> BaseModel:
     """The same base, which keeps nothing."""
-    base.lower_layers._usable = False
+    base.lower_layers.usable = False
     return base
 
 
@@ -133,11 +133,11 @@ def test_the_first_layer_edited_leaves_nothing_to_keep() -> None:
 
 def test_other_stacks_are_run_whole(t5: BaseModel, bert: BaseModel) -> None:
     for base in (t5, bert):
-        assert not base.lower_layers._usable
+        assert not base.lower_layers.usable
         assert teacher_forced(base, [Encoded((5, 6, 7, 1), 3)]) is not None
     modules = ["a.layers.3.x", "b.layers.3.x"]
-    assert not LowerLayers(torch.nn.Module(), modules)._usable
-    assert not LowerLayers(torch.nn.Module(), ["head"])._usable
+    assert not LowerLayers(torch.nn.Module(), modules).usable
+    assert not LowerLayers(torch.nn.Module(), ["head"]).usable
 
 
 def test_passes_that_read_no_text_are_left_alone() -> None:

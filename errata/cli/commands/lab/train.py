@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from malmen_core.editing.editor import Editor
     from malmen_core.models.base import BaseModel
     from malmen_core.training.checkpoint import RunFolder
+    from malmen_core.training.trainer import TrainingPlan
 
 MEASURES = (("ES", "edit_success"), ("GS", "generalisation"), ("LS", "locality"))
 
@@ -54,13 +55,25 @@ def train(
     baseline: Annotated[
         str | None, typer.Option(help="Train mend or malmen-plain in the editor's place.")
     ] = None,
+    form: Annotated[
+        Literal["errata", "paper"],
+        typer.Option(help="Tokens, layers and equation of the default editor, or of the MALMEN paper."),
+    ] = "errata",
     steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 1000,
-    batch: Annotated[int, typer.Option(min=1, help="Most facts that a step edits at once.")] = 64,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Most facts that a step edits at once. [default: of the form]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split and of all draws.")] = 0,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of the network.")] = 3e-4,
     scalar_rate: Annotated[float, typer.Option(min=0, help="Of the step sizes and of lambda.")] = 3e-2,
     locality_weight: Annotated[float, typer.Option(min=0, help="Weight of locality in the loss.")] = 1.0,
     validation_facts: Annotated[int, typer.Option(min=1, help="Facts held out, by subject.")] = 128,
+    mixed: Annotated[
+        bool | None,
+        typer.Option(
+            "--mixed/--whole", help="Multiply in bfloat16. [default: of the form, where the device does so]"
+        ),
+    ] = None,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 50,
     patience: Annotated[int, typer.Option(min=1, help="Validations without progress before a stop.")] = 8,
     checkpoint: Annotated[
@@ -70,6 +83,9 @@ def train(
     plot_file: Annotated[
         Path | None, typer.Option("--plot", help="Picture of the curves; a table without matplotlib.")
     ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Write the network in bfloat16: half as large.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --checkpoint.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -77,21 +93,20 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train an editor on facts; what it scores on held-out subjects goes into its card."""
-    from errata.lab import plots
     from malmen_core.baselines.registry import rule_of
     from malmen_core.editing.calibrate import calibrate
     from malmen_core.facts import Fact
     from malmen_core.training import trainer as core
     from malmen_core.training.checkpoint import RunFolder
-    from malmen_core.training.meta_loss import LossWeights
+    from malmen_core.training.forms import FORMS
 
-    plan = core.TrainingPlan(
+    chosen = FORMS[form]
+    plan = replace(
+        _plan(chosen.plan, batch, mixed, locality_weight),
         steps=steps,
         seed=seed,
-        largest_batch=batch,
         learning_rate=learning_rate,
         scalar_rate=scalar_rate,
-        loss=LossWeights(locality=locality_weight),
         validation_facts=validation_facts,
         validate_every=validate_every,
         patience=patience,
@@ -100,9 +115,11 @@ def train(
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
         _check(out_file, plot_file, checkpoint, resume)
+        _check_one_method(baseline, form)
         resumed = RunFolder(checkpoint) if resume and checkpoint else None
         records = read_model_facts(facts, model, revision, columns, skip_invalid)
-        base, start = _begin(model, revision, editor, baseline, device, dtype, memory_budget, resumed)
+        method = (baseline or chosen.method, chosen.settings)
+        base, start = _begin(model, revision, editor, method, device, dtype, memory_budget, resumed)
         data = {"file": facts.name, "digest": f"sha256:{hashlib.sha256(facts.read_bytes()).hexdigest()}"}
         with core_errors():
             start = None if resume else start or calibrate(base, show, seed=seed)
@@ -112,15 +129,14 @@ def train(
                 start,
                 list(map(Fact.from_json, records)),
                 plan,
-                rule=rule_of(baseline),
+                rule=rule_of(method[0]),
                 folder=RunFolder(checkpoint) if checkpoint else None,
                 data=data,
                 watch=_Watch(show, steps, lines),
             )
-            trained.save(out_file)
+            trained = _saved(trained, compact, out_file)
         told = RunFolder(checkpoint).metrics() if checkpoint else lines
-        title = f"{out_file.name}, trained on {facts.name}"
-        drawn = plots.curves(told, title, plot_file) if plot_file else None
+        drawn = _drawn(told, f"{out_file.name}, trained on {facts.name}", plot_file)
     if as_json:
         emit({"editor": str(out_file), "digest": trained.digest, "card": dict(trained.card)})
         return
@@ -144,6 +160,33 @@ def _check(out_file: Path, plot_file: Path | None, checkpoint: Path | None, resu
         raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
 
 
+def _check_one_method(baseline: str | None, form: str) -> None:
+    if baseline is not None and form != "errata":
+        raise StackError("--baseline and --form exclude each other.", "Give one of them.")
+
+
+def _drawn(lines: Sequence[Mapping[str, Any]], title: str, file: Path | None) -> Path | None:
+    from errata.lab import plots
+
+    return plots.curves(lines, title, file) if file else None
+
+
+def _saved(trained: Editor, compact: bool, file: Path) -> Editor:
+    trained = trained.compact() if compact else trained
+    trained.save(file)
+    return trained
+
+
+def _plan(plan: TrainingPlan, batch: int | None, mixed: bool | None, locality_weight: float) -> TrainingPlan:
+    """A form's plan, for steps of so many facts at most and for this processor."""
+    from malmen_core.models.base import multiplies_bfloat16
+
+    if batch is not None:
+        plan = replace(plan, smallest_batch=min(batch, plan.smallest_batch), largest_batch=batch)
+    mixed = plan.mixed and multiplies_bfloat16() if mixed is None else mixed
+    return replace(plan, mixed=mixed, loss=replace(plan.loss, locality=locality_weight))
+
+
 def measures(line: Mapping[str, Any]) -> str:
     """The three measures of a line of metrics, as far as they are there."""
     return "  ".join(f"{short} {line[name]:.3f}" for short, name in MEASURES if line[name] is not None)
@@ -153,7 +196,7 @@ def _begin(
     model: str | None,
     revision: str | None,
     editor: Path | None,
-    name: str | None,
+    method: tuple[str | None, Mapping[str, Any]],
     device: str,
     dtype: str,
     memory_budget: str | None,
@@ -169,7 +212,8 @@ def _begin(
     from malmen_core.editing.editor import Editor
 
     with core_errors():
-        chosen = baseline(name) if name is not None else None
+        name, settings = method
+        chosen = baseline(name, settings) if name is not None else None
         start = Editor.load(editor) if editor is not None else None
         if resumed is not None:
             start = _same_start(resumed.begun(), start)

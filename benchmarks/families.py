@@ -32,7 +32,7 @@ WANTED: Mapping[str, tuple[float, float, float]] = {
 MEASURES = ("edit_success", "generalisation", "locality")
 
 
-PLAN: Mapping[str, Any] = {"neighbours": 0, "prior_weight": 1000.0}
+PLAN: Mapping[str, Any] = {"neighbours": 0, "prior_weight": 1000.0, "prior_growth": 0.0}
 """No neighbours, whose names these models never read."""
 
 OWN_PLANS: Mapping[str, Mapping[str, Any]] = {"t5": {"margin": 8.0}}

@@ -143,7 +143,7 @@ def meta_gradients(base: BaseModel, editor: Editor, some: Sequence[Fact]) -> dic
 def forms(device: torch.device, tokenizer: Any) -> list[dict[str, Any]]:
     """Each kind of model in each form: how far the device's result is from the CPU's."""
     found = []
-    ours = EditPlan.of({"where": "answer", "prior_weight": 0})
+    ours = EditPlan.of({"where": "answer", "prior_weight": 0, "prior_growth": 0})
     for kind, config in small(len(tokenizer)).items():
         here, there = (small_base(config, tokenizer, place) for place in (torch.device("cpu"), device))
         some = facts(ROWS, here.task.labels or ANSWERS)

@@ -50,7 +50,7 @@ from worker.composing import KnownMembers, solve
 
 MODEL = "tiny"
 TOGETHER = 200
-PLAN = EditPlan.of({"anchors": 0, "prior_weight": 0.0, "refinement": {"rounds": 0}})
+PLAN = EditPlan.of({"neighbours": 0, "prior_weight": 0.0, "prior_growth": 0.0, "rounds": 0})
 NAMES = ("Lima", "Paris", "Rome", "Oslo", "Cairo", "Delhi", "Tokyo", "Quito")
 REPORT: dict[str, Any] = {
     **dict.fromkeys(("edit_success", "generation_success", "exact_success", "locality"), 1.0),

@@ -32,7 +32,7 @@ def test_edits_take_and_are_gone_again(
     facts.write_text("".join(json.dumps(fact) + "\n" for fact in FACTS))
     monkeypatch.setattr(full_size, "SHAPES", {"gptj": tiny})
     # tiny keys are all alike
-    plan = json.dumps({"where": "answer", "prior_weight": 1})
+    plan = json.dumps({"where": "answer", "prior_weight": 1, "prior_growth": 0})
     words = ["full_size", "gptj", "--tokenizer", str(tmp_path), "--facts", str(facts), "--sizes", "1,2"]
     monkeypatch.setattr(sys, "argv", [*words, "--plan", plan, "--device", "cpu"])
 

@@ -18,7 +18,7 @@ import pytest
 from tests.errata.running import ROOT, Up, clean_environment, eventually
 from tests.tiny import save_tiny
 
-pytestmark = pytest.mark.stack
+pytestmark = pytest.mark.slow
 
 PAGE_S = 300.0
 FOLDER = ROOT / "docs" / "tutorials"

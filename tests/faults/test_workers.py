@@ -46,6 +46,7 @@ def test_a_killed_worker_is_replaced_soon_after_its_lease(back: Backend) -> None
     assert time.monotonic() - died < LEASE_S + 15
 
 
+@pytest.mark.slow
 def test_a_killed_workers_edit_runs_again_within_twenty_seconds(back: Backend) -> None:
     """With the lease that workers have unless told otherwise."""
     lease = {"ERRATA_LEASE_S": str(WorkerSettings().lease_s)}

@@ -20,7 +20,7 @@ from tests.nemesis.clients import Client, History
 from tests.nemesis.faults import Fault
 from tests.nemesis.stand import Stand, stand
 
-pytestmark = pytest.mark.stack
+pytestmark = pytest.mark.slow
 SEED = 7
 Rows = list[dict[str, Any]]
 

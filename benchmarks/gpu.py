@@ -48,10 +48,8 @@ ROWS = 12
 
 def facts(count: int, labels: Sequence[str] = ANSWERS) -> list[Fact]:
     """Made-up facts about made-up names, all different."""
-    names = (
-        "".join(parts).capitalize() for n in range(2, 9) for parts in itertools.product(SYLLABLES, repeat=n)
-    )
-    stated = itertools.product(names, STATEMENTS)
+    parts = (each for n in range(2, 9) for each in itertools.product(SYLLABLES, repeat=n))
+    stated = (("".join(each).capitalize(), statement) for each in parts for statement in STATEMENTS)
     found = []
     for number, (name, statement) in enumerate(itertools.islice(stated, count)):
         probe = LocalityPrompt(statement.format("Ruvolika"))

@@ -85,7 +85,9 @@ def whole(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ed
 def test_training_lowers_the_loss_on_subjects_it_never_saw(base: BaseModel) -> None:
     lines: list[dict[str, object]] = []
     plan = replace(PLAN, steps=40, validate_every=10, learning_rate=1e-2)
-    start = replace(start_for(base), plan=EditPlan(noise=1.0, prior_weight=0.01, preserved_weight=0.0))
+    start = replace(
+        start_for(base), plan=EditPlan(noise=1.0, prior_weight=0.01, prior_growth=0.0, preserved_weight=0.0)
+    )
     editor = train(base, start, facts(), plan, watch=lambda line: lines.append(dict(line)))
     losses = [line["loss"] for line in lines if line["kind"] == "validation"]
     assert len(losses) == 5

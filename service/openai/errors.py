@@ -49,8 +49,21 @@ def openai_error(
     return JSONResponse(error_body(status, message, code, pointer), status, headers=dict(headers or {}))
 
 
+MEANINGS = {
+    400: "A parameter is bad.",
+    401: "No key, or one that is not valid.",
+    403: "The key lacks the scope.",
+    404: "There is no such model.",
+    409: "The model cannot do this now.",
+    413: "The body is too large.",
+    415: "The body is of another kind.",
+    429: "Too much waits already.",
+    503: "The model is not served, or what the service needs is away.",
+}
+
+
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route for OpenAPI."""
-    meanings = {400: "A parameter is bad.", 404: "There is no such model.", 429: "Too much waits already."}
+    """The error answers of a route for OpenAPI; 401, 403 and 503 go without saying."""
     content = {"application/json": {"schema": SHAPE}}
-    return {status: {"description": meanings[status], "content": content} for status in statuses}
+    shown = sorted({401, 403, 503, *statuses})
+    return {status: {"description": MEANINGS[status], "content": content} for status in shown}

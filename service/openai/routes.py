@@ -28,7 +28,7 @@ MODEL = FieldError("/model", "")
 DEFAULT_TOKENS = 16
 
 
-@routes.get("/v1/models")
+@routes.get("/v1/models", responses=errors())
 def list_models(services: ServicesDep, _: GenerateKey) -> dict[str, Any]:
     """Every model that is ready, with its base and each of its aliases."""
     return {"object": "list", "data": list_names(services)}
@@ -40,7 +40,7 @@ def get_model(name: str, services: ServicesDep, _: GenerateKey) -> dict[str, Any
     return show(services, name)
 
 
-@routes.post("/v1/completions", response_model=None, responses=errors(400, 404, 429))
+@routes.post("/v1/completions", response_model=None, responses=errors(400, 404, 409, 413, 415, 429))
 async def post_completions(
     body: CompletionBody, request: Request, services: ServicesDep, _: GenerateKey
 ) -> Response:
@@ -49,7 +49,7 @@ async def post_completions(
     return await _answer(request, answering, body)
 
 
-@routes.post("/v1/chat/completions", response_model=None, responses=errors(400, 404, 429))
+@routes.post("/v1/chat/completions", response_model=None, responses=errors(400, 404, 409, 413, 415, 429))
 async def post_chat(body: ChatBody, request: Request, services: ServicesDep, _: GenerateKey) -> Response:
     """Answer a conversation, which the model's own chat template puts into a prompt."""
     answering = await run_in_threadpool(_chat, services, body)
@@ -213,7 +213,7 @@ def tokenizer_info(
     return services.tokenizers.get(find_model(services, model)[0]).info()
 
 
-@routes.post("/tokenize", responses=errors(400, 404))
+@routes.post("/tokenize", responses=errors(400, 404, 409, 413, 415))
 def tokenize(body: TokenizeBody, services: ServicesDep, _: GenerateKey) -> dict[str, Any]:
     """The ids of a prompt's tokens, or of a conversation's."""
     model, _ref = find_model(services, body.model)
@@ -232,7 +232,7 @@ def tokenize(body: TokenizeBody, services: ServicesDep, _: GenerateKey) -> dict[
     }
 
 
-@routes.post("/detokenize", responses=errors(400, 404))
+@routes.post("/detokenize", responses=errors(400, 404, 409, 413, 415))
 def detokenize(body: DetokenizeBody, services: ServicesDep, _: GenerateKey) -> dict[str, Any]:
     """The text of some tokens."""
     tokenizer = services.tokenizers.get(find_model(services, body.model)[0])

@@ -136,7 +136,7 @@ def _digest(body: EditRequest) -> str:
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-@routes.get("/edits", responses=problems(422))
+@routes.get("/edits", responses=problems(404, 422))
 def list_edits(
     asked: Annotated[EditsQuery, Query()], tx: Tx, response: Response, _: ReadKey
 ) -> Paged[EditSetView]:

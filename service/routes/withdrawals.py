@@ -20,7 +20,7 @@ routes = router("withdrawals")
 WithdrawalId = Annotated[str, Path(pattern=OBJECT_ID, description="Id of a withdrawal.")]
 
 
-@routes.get("/withdrawals", responses=problems(422))
+@routes.get("/withdrawals", responses=problems(404, 422))
 def list_withdrawals(
     asked: Annotated[WithdrawalsQuery, Query()], tx: Tx, _: ReadKey
 ) -> Paged[WithdrawalView]:

@@ -22,7 +22,7 @@ KEEP_ALIVE_S = 10.0
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events `progress` at each change, then one `final`; data is the object as JSON.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
     }
 }
 View = TypeVar("View", EditSetView, WithdrawalView)

@@ -36,7 +36,7 @@ routes = router("generate")
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The text; with `stream=true`, events `text` as it comes, then `done` or `error`.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
     }
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {**problems(404, 409, 422, 429), **STREAM}

@@ -1,6 +1,6 @@
 """Questions asked in a chat, before and after facts are edited, without their own questions and with them.
 
-    python -m benchmarks.chat --questions FILE [--facts examples/facts.jsonl --out FILE]
+    python -m benchmarks.chat --questions FILE [--facts examples/facts-with-questions.jsonl --out FILE]
 
 Each line of the questions has `question` and `answer_holds`. They are asked through `/v1/chat/completions` of a
 service of the default model, greedily. Prints one JSON object: of the base and of both versions, how many answers
@@ -78,7 +78,7 @@ def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--questions", type=Path, required=True)
-    parser.add_argument("--facts", type=Path, default=Path("examples/facts.jsonl"))
+    parser.add_argument("--facts", type=Path, default=Path("examples/facts-with-questions.jsonl"))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     questions = [json.loads(line) for line in given.questions.read_text().splitlines()]

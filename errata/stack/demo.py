@@ -48,8 +48,11 @@ class DemoResult:
     facts: int
     edit_success: float | None
     generation_success: float | None
+    exact_success: float | None
+    chat_success: float | None
     generalisation: float | None
     locality: float | None
+    neighbours_unchanged: float | None
     perplexity_ratio: float | None
     rollback_identical: bool
     seconds: float

@@ -183,7 +183,8 @@ class Show:
         for title, width in (("prompt", 38), ("before", 18), ("after", 18)):
             table.add_column(title, width=width, no_wrap=True)
         for fact, old, new in zip(self.facts, before, after, strict=True):
-            right = new.text.strip().startswith(str(fact["target"]).strip())
+            said, target = new.text.strip(), str(fact["target"]).strip()
+            right = said.startswith(target) and not said[len(target) :][:1].isalnum()
             colour = "green" if right else "red"
             prompt = escape(one_line(str(fact["prompt"]), 38))
             answer = escape(one_line(new.text, 18))

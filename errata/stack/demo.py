@@ -20,7 +20,7 @@ SIDE_BY_SIDE = 3
 REASON = "The demo goes back to the untouched model"
 THRESHOLDS = (
     ("generation_success", 0.9, "at least"),
-    ("locality", 0.85, "at least"),
+    ("neighbours_unchanged", 0.5, "at least"),
     ("perplexity_ratio", 1.05, "at most"),
 )
 

@@ -259,7 +259,11 @@ def test_a_rollback_that_did_not(after: Answer, new: dict[str, str]) -> None:
 def test_measures_against_what_is_promised() -> None:
     good = {"generation_success": 0.9, "neighbours_unchanged": 0.5, "perplexity_ratio": 1.05}
     assert all(check.held for check in report_checks(good))
-    for name, value in (("generation_success", 0.89), ("neighbours_unchanged", None), ("perplexity_ratio", 1.06)):
+    for name, value in (
+        ("generation_success", 0.89),
+        ("neighbours_unchanged", None),
+        ("perplexity_ratio", 1.06),
+    ):
         assert not all(check.held for check in report_checks({**good, name: value}))
 
 

@@ -30,11 +30,6 @@ SMALL_BODY_BYTES = 64 * 1024
 PUBLIC = KeyRecord("public", "public", frozenset(), datetime.min.replace(tzinfo=UTC), "settings")
 
 
-def allows(key: KeyRecord, scope: str) -> bool:
-    """Whether a key may do what needs a scope."""
-    return keys.grants(key, scope)
-
-
 class RequiresScope:
     """The dependency of a route on a key with a scope, by name or by a greater one."""
 
@@ -48,7 +43,7 @@ class RequiresScope:
             Problem: missing-key, invalid-key or missing-scope.
         """
         key = await self.authenticate(request)
-        if not allows(key, self.scope):
+        if not keys.grants(key, self.scope):
             detail = (
                 f"The key {key.name!r} lacks the scope {self.scope!r}, which {request.method} "
                 f"{request.url.path} needs. Use a key that has it, or ask an administrator for one."

@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from broker import sessions
+from ledger.auth import keys
 from service.console import edits, facts, ledger, models, playground, versions
 from service.console.rendering import HEADERS, go, page, root, router
 from service.console.session import (
@@ -27,7 +28,7 @@ from service.console.session import (
 )
 from service.context import Services, ServicesDep
 from service.failures import HANDLERS
-from service.guard import allows, find_key
+from service.guard import find_key
 from service.problems import Problem
 
 STATIC = Path(__file__).parent / "static"
@@ -87,7 +88,7 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
     wanted = str(form.get("next", ""))
     try:
         key = await find_key(request, str(form.get("key", "")).strip())
-        if not allows(key, "read"):
+        if not keys.grants(key, "read"):
             raise Problem("missing-scope", f"The key {key.name!r} may not read. Use one that may.")
     except Problem as problem:
         request.state.csrf = csrf_token(visitor)

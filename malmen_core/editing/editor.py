@@ -148,6 +148,12 @@ class Editor:
                 "Use an editor that was trained or calibrated on this checkpoint.",
                 "/editor",
             )
+        if set(self.modules) != set(info.modules):
+            raise EditorMismatch(
+                f"The editor edits {', '.join(self.modules)}, not {', '.join(info.modules)}.",
+                "Name the editor's modules, or none: then those are edited.",
+                "/modules",
+            )
         if self.modules != info.modules:
             raise EditorMismatch(
                 f"The editor edits {', '.join(self.modules)}, not {', '.join(info.modules)}.",

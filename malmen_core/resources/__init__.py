@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from malmen_core.facts import Fact
@@ -18,6 +19,12 @@ PROBE_FACTS = 64
 @cache
 def _packaged(name: str) -> Any:
     return json.loads(files(__name__).joinpath(name).read_text(encoding="utf-8"))
+
+
+def packaged_editors() -> dict[str, Path]:
+    """The editor files that ship with this package, by name."""
+    folder = Path(__file__).parent / "editors"
+    return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
 
 def openings() -> Sequence[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
 from malmen_core.models.base import ModelInfo, inspect_source
 from malmen_core.models.checkpoint import check_hub_id, is_folder
+from malmen_core.resources import packaged_editors
 from service import deprecation, views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
@@ -74,34 +76,37 @@ def register_model(
     """
     source = os.path.realpath(body.source) if os.path.isdir(body.source) else body.source
     _check_roots(services, source, "/source")
-    info = None
+    uploaded = bool(DIGEST.fullmatch(body.editor or ""))
+    editor = None
+    if body.editor is not None:
+        if not uploaded and body.editor not in packaged_editors():
+            deprecation.note(response, "upload the editor with POST /admin/editors, and give its digest")
+            _check_roots(services, body.editor, "/editor")
+        editor = _editor(tx, body.editor)
+    known = None
     if is_folder(source):
         info = inspect_source(source, body.revision, body.modules)
-    else:
-        check_hub_id(source)
-    editor = body.editor
-    if editor is not None and DIGEST.fullmatch(editor):
-        _check_uploaded(tx, editor, info)
-    elif editor is not None:
-        deprecation.note(response, "upload the editor with POST /admin/editors, and give its digest")
-        _check_roots(services, editor, "/editor")
-        uploaded = _editor(editor, info)
-        editor = models.keep_editor(tx, uploaded.to_bytes(), uploaded.card, key)
-    known = None
-    if info is not None:
+        if editor is not None:
+            info = info if body.modules else replace(info, modules=editor.modules)
+            _check_fits(editor, info)
         known = {
             "architecture": info.architecture,
             "context_length": info.context_length,
             "modules": list(info.modules),
             "digest": info.digest,
         }
+    else:
+        check_hub_id(source)
+    digest = body.editor if uploaded else None
+    if editor is not None and not uploaded:
+        digest = models.keep_editor(tx, editor.to_bytes(), editor.card, key)
     record = models.register(
         tx,
         id=body.id,
         source=source,
         revision=body.revision,
         info=known,
-        editor=editor,
+        editor=digest,
         gate=body.gate.model_dump(exclude_none=True) if body.gate else None,
         modules=body.modules,
         actor=key,
@@ -128,36 +133,37 @@ def _check_roots(services: Services, path: str | None, field: str) -> None:
         raise Problem("invalid-request", detail, errors=[FieldError(field, detail)])
 
 
-def _check_uploaded(tx: Transaction, digest: str, info: ModelInfo | None) -> None:
-    """Refuse an editor that was not uploaded, or is made for another model.
+def _editor(tx: Transaction, given: str) -> Editor:
+    """The editor that a digest, the name of a packaged editor, or a file stands for.
+
+    Raises:
+        Problem: there is none, or it cannot be read; names /editor.
+    """
+    try:
+        if DIGEST.fullmatch(given):
+            return Editor.from_bytes(models.editor(tx, given))
+        return Editor.load(packaged_editors().get(given, FilePath(given)))
+    except (NotFound, CoreError) as error:
+        raise typed_problem(error, [FieldError("/editor", error.message)]) from error
+    except OSError as error:
+        names = ", ".join(packaged_editors())
+        detail = (
+            f"{given!r} cannot be read: {error.strerror}. Give the digest of an uploaded editor, or one of the "
+            f"packaged editors: {names}."
+        )
+        raise Problem("editor-mismatch", detail, errors=[FieldError("/editor", detail)]) from error
+
+
+def _check_fits(editor: Editor, info: ModelInfo) -> None:
+    """Refuse an editor that is made for another model.
 
     Raises:
         Problem: so it is; names /editor.
     """
     try:
-        editor = Editor.from_bytes(models.editor(tx, digest))
-        if info is not None:
-            editor.check_fits(info)
-    except (NotFound, CoreError) as error:
-        raise typed_problem(error, [FieldError("/editor", error.message)]) from error
-
-
-def _editor(path: str, info: ModelInfo | None) -> Editor:
-    """An editor file that fits the model, as far as that is known.
-
-    Raises:
-        Problem: the file cannot be read, or is made for another model; names /editor.
-    """
-    try:
-        editor = Editor.load(FilePath(path))
-        if info is not None:
-            editor.check_fits(info)
-        return editor
+        editor.check_fits(info)
     except CoreError as error:
         raise typed_problem(error, [FieldError("/editor", error.message)]) from error
-    except OSError as error:
-        detail = f"{path!r} cannot be read: {error.strerror}. Name a file that the API process can read."
-        raise Problem("editor-mismatch", detail, errors=[FieldError("/editor", detail)]) from error
 
 
 @routes.post(

@@ -36,13 +36,17 @@ class RegisterModel(RequestBody):
         None, max_length=256, description="Revision of a hub id, which is pinned to the commit it names then."
     )
     modules: list[FilledText] | None = Field(
-        None, min_length=1, max_length=512, description="Names of the edited modules; null takes the default."
+        None,
+        min_length=1,
+        max_length=512,
+        description="Names of the edited modules; null takes the editor's, or without an editor the default.",
     )
     editor: FilledText | None = Field(
         None,
         max_length=1024,
-        description="Digest of an editor that was uploaded with `POST /admin/editors`; without one, the worker "
-        "calibrates an untrained editor. Deprecated: a file that the API process can read.",
+        description="Digest of an editor that was uploaded with `POST /admin/editors`, or the name of a packaged "
+        "editor; without one, the worker calibrates an untrained editor. Deprecated: a file that the API process "
+        "can read.",
     )
     gate: GateBody | None = Field(None, description="Default gate of this model's edit sets.")
 

@@ -10,7 +10,9 @@ import pytest
 
 from ledger.models import models
 from ledger.models.models import DEFAULT_GATE as GATE
+from malmen_core.editing.calibrate import calibrate
 from malmen_core.editing.editor import Editor
+from malmen_core.models.base import BaseModel
 from tests.harness import tiny_editor
 from tests.service import player
 from tests.service.harness import Running, is_problem, pointers
@@ -122,6 +124,27 @@ def test_an_editor_is_uploaded_and_named_by_its_digest(
     misfit = {**body, "id": "unedited", "editor": other.json()["digest"]}
     assert pointers(is_problem(admin.post("/admin/models", json=misfit), 422)) == ["/editor"]
     assert admin.get("/admin/ledger/verify").json()["problems"] == []
+
+
+def test_an_editor_says_which_modules_are_edited(
+    admin: httpx.Client, checkpoint: Path, tmp_path: Path
+) -> None:
+    usual = BaseModel.load(str(checkpoint), device="cpu", dtype="float32").info.modules
+    base = BaseModel.load(str(checkpoint), device="cpu", dtype="float32", modules=usual[:1])
+    digest = admin.post("/admin/editors", content=calibrate(base).to_bytes()).json()["digest"]
+    body = {"id": "one-module", "source": str(checkpoint), "editor": digest}
+    assert admin.post("/admin/models", json=body).json()["modules"] == list(usual[:1])
+    misfit = {**body, "id": "all-modules", "modules": list(usual)}
+    assert pointers(is_problem(admin.post("/admin/models", json=misfit), 422)) == ["/editor"]
+
+
+def test_an_editor_that_ships_is_named(admin: httpx.Client, checkpoint: Path) -> None:
+    for name, kind in (("smollm2-135m-instruct", "editor-mismatch"), ("of-nobody", "editor-mismatch")):
+        body = {"id": "named", "source": str(checkpoint), "editor": name}
+        problem = is_problem(admin.post("/admin/models", json=body), 422)
+        assert pointers(problem) == ["/editor"]
+        assert problem["type"] == f"urn:errata:problem:{kind}"
+        assert ("made for a llama with digest" in problem["detail"]) == (name != "of-nobody")
 
 
 def test_an_editor_of_a_servers_path_is_taken_and_marked_as_old(

@@ -11,12 +11,14 @@ import typer
 from errata.cli.commands.edit import parse_gate
 from errata.cli.console import FAILED, emit, out, reporting, saying
 from errata.cli.options import Json, Key, Url
+from errata.client import Client
 from errata.client.connect import connect
 from errata.client.names import model_id_of, module_names
 from errata.errors import InputFileError
 from errata.settings import StackSettings
 from errata.stack import default_model
 from errata.stack.stack import resolve_source
+from malmen_core.resources import packaged_editors
 
 POLL_S = 0.5
 
@@ -38,6 +40,13 @@ def read_bytes(file: Path) -> bytes:
         raise InputFileError(f"{file} cannot be read: {error.strerror}.", "Check --editor.") from error
 
 
+def _given(client: Client, editor: Path | None) -> str | None:
+    """An editor as the service is told it: by the name of a packaged one, or by digest, once uploaded."""
+    if editor is None or str(editor) in packaged_editors():
+        return str(editor) if editor else None
+    return client.editors.upload(read_bytes(editor)).digest
+
+
 def register_model(
     source: Annotated[
         str | None, typer.Argument(help="Hub id or folder. [default: the default model, fetched]")
@@ -45,7 +54,11 @@ def register_model(
     model_id: Annotated[str | None, typer.Option("--id", help="Name in the service.")] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a hub id.")] = None,
     editor: Annotated[
-        Path | None, typer.Option(help="Of `errata train` or `calibrate`. [default: calibrated by a worker]")
+        Path | None,
+        typer.Option(
+            help="File of `errata train` or `calibrate`, or the name of a packaged editor. "
+            "[default: calibrated by a worker]"
+        ),
     ] = None,
     modules: Annotated[
         str | None, typer.Option(help="Names of the edited modules, with commas. [default: the family's]")
@@ -66,10 +79,10 @@ def register_model(
         else:
             where, name = resolve_source(source), model_id or model_id_of(source)
         if source is None and editor is None:
-            editor = default_model.EDITOR
+            editor = Path(default_model.MODEL_ID)
         options = {
             "revision": revision,
-            "editor": client.editors.upload(read_bytes(editor)).digest if editor else None,
+            "editor": _given(client, editor),
             "modules": module_names(modules),
             "gate": parse_gate(gate),
         }

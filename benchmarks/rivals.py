@@ -3,8 +3,8 @@
     python -m benchmarks.rivals --facts FILE --sizes 1,32,256 --methods errata,malmen-plain,memit --out FILE.json
 
 Each method is one `errata evaluate` over all sizes, in a process of its own. The methods: `errata` (the default
-editor), each baseline, and others by `--editor NAME=FILE` (a trained MEND: `--editor mend=FILE`). What is in the
-JSON already is not made again.
+editor), each baseline, others by `--editor NAME=FILE` (a trained MEND: `--editor mend=FILE`), and `in-context`,
+which edits nothing and puts the facts into the prompt. What is in the JSON already is not made again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import in_context
 from benchmarks.commands import run, spoken
+from errata.client.facts_file import read_facts
+from errata.lab.local_model import find_source
 from malmen_core.baselines.registry import BASELINES
 
 OURS = "errata"
+IN_CONTEXT = "in-context"
 COLUMNS = {
     "ES": "edit_success",
     "generation": "generation_success",
@@ -56,6 +60,19 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _measure(method: str, given: argparse.Namespace, editors: Mapping[str, str]) -> dict[str, Any]:
+    """What the JSON holds of a method."""
+    if method == IN_CONTEXT:
+        source, _ = find_source(given.model, None)
+        records = read_facts(Path(given.facts))
+        sizes = [int(size) for size in given.sizes.split(",")]
+        return {"rows": in_context.rows(source, records, sizes, given.seed)}
+    typed = command(method, given.facts, given.sizes, given.seed, editors, given.settings)
+    shown = {path: Path(path).name for path in (given.facts, *editors.values())}
+    made = run([*typed, *(["--model", given.model] if given.model else [])])
+    return {"command": spoken(typed, shown), **made}
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Read the arguments, measure what is missing, write, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -63,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="JSON file, gone on with if it is there")
     parser.add_argument("--model", help="in place of the default model")
     parser.add_argument("--sizes", default="1,32,256,1024", help="numbers of facts")
-    parser.add_argument("--methods", default=",".join((OURS, *BASELINES)), help="with commas")
+    parser.add_argument("--methods", default=",".join((OURS, *BASELINES, IN_CONTEXT)), help="with commas")
     parser.add_argument("--editor", action="append", default=[], help="NAME=FILE of a trained editor")
     parser.add_argument("--settings", type=json.loads, default={}, help="of baselines, by name, as JSON")
     parser.add_argument("--seed", type=int, default=7, help="of the draw of facts")
@@ -72,10 +89,7 @@ def main(words: Sequence[str] | None = None) -> None:
     found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     for method in given.methods.split(","):
         if method not in found:
-            typed = command(method, given.facts, given.sizes, given.seed, editors, given.settings)
-            shown = {path: Path(path).name for path in (given.facts, *editors.values())}
-            made = run([*typed, *(["--model", given.model] if given.model else [])])
-            found[method] = {"command": spoken(typed, shown), **made}
+            found[method] = _measure(method, given, editors)
             given.out.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -20,8 +22,19 @@ app = typer.Typer(
 )
 
 
+def _show_release(asked: bool) -> None:
+    if asked:
+        typer.echo(f"errata {version('errata-llm')}")
+        raise typer.Exit
+
+
 @app.callback()
-def errata() -> None:
+def errata(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_release, is_eager=True, help="Show the release, and end."),
+    ] = False,
+) -> None:
     """Correct facts inside language models, verify each correction, and take it back exactly."""
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ def test_every_command_is_there_and_has_json() -> None:
     assert set(found) >= COMMANDS
     without = [words for words, leaf in found.items() if not any("--json" in p.opts for p in leaf.params)]
     assert without == []
+
+
+def test_the_release_is_shown(runner: CliRunner) -> None:
+    shown = runner.invoke(assemble(), ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"errata {version('errata-llm')}\n")
 
 
 def test_the_command_line_loads_neither_torch_nor_transformers() -> None:

@@ -8,7 +8,8 @@ prompt states the same relation of another subject. Half of ParaRel's facts are 
 another fact of their relation. CounterFact's records are taken as they are, some of them asked for in chat too.
 
 `train.jsonl` is shuffled. `subjects.jsonl` has other subjects of the same relations, `relations.jsonl` relations
-that `train.jsonl` has none of; no subject of either occurs in it. What is held out keeps its true objects.
+that `train.jsonl` has none of; no subject of either occurs in it. All of what is held out
+gets the object of another fact of its relation, so what the base knows by itself counts for nothing.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def make(
     return {
         "train": train[:limit],
         **{
-            name: [maker.pararel(fact, draw, chat=i % 2 == 0, true=True) for i, fact in enumerate(facts)]
+            name: [maker.pararel(fact, draw, chat=i % 2 == 0, true=False) for i, fact in enumerate(facts)]
             for name, facts in lists.items()
         },
     }

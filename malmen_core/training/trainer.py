@@ -35,6 +35,8 @@ from malmen_core.training.sampling import Curriculum, facts_digest
 STARTING_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
 STARTING_FACTS = 32
 SCALARS = ("log_step", "log_ridge")
+CHANGEABLE = ("learning_rate", "scalar_rate", "loss")
+"""What a run may go on with other values of, besides the steps: a schedule, which its card records."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def train(
         base: the immutable base.
         start: a calibrated editor for that base; None to resume the run in `folder`.
         facts: to train and validate on.
-        plan: how; on resuming only `steps` may differ, and neither the base's dtype nor its kind of device.
+        plan: how; on resuming only `steps` and `CHANGEABLE` may differ, and neither the base's dtype nor its kind
+            of device.
         rule: what the network is trained for: MALMEN, or a baseline that learns.
         folder: where checkpoints and metrics go; None for nowhere.
         data: about the facts' origin, for the card.
@@ -298,16 +301,20 @@ class Trainer:
         Raises:
             CheckpointMismatch: the checkpoint is of another run; says what differs.
         """
-        if state.run != self.run:
-            names = {**state.run["plan"], **self.run["plan"]}
-            tied = ("facts", "base", "start", "dtype", "device", "rule")
-            parts = [name for name in tied if state.run.get(name) != self.run.get(name)]
-            parts += [n for n in names if state.run["plan"].get(n) != self.run["plan"].get(n)]
+        tied = ("facts", "base", "start", "dtype", "device", "rule")
+        parts = [name for name in tied if state.run.get(name) != self.run.get(name)]
+        before, now = state.run["plan"], self.run["plan"]
+        changed = {name: now.get(name) for name in {**before, **now} if before.get(name) != now.get(name)}
+        parts += [name for name in changed if name not in CHANGEABLE]
+        if parts:
             raise CheckpointMismatch(
                 f"The checkpoint is of a run with other {', '.join(parts)}.",
-                "Resume with the same facts, options and kind of device (only the steps may change).",
+                "Resume with the same facts, options and kind of device. The steps, rates and weights of the loss "
+                "may change.",
                 "/checkpoint",
             )
+        changes = [*state.run.get("changes", []), *([{"step": state.step, **changed}] if changed else [])]
+        self.run = {**self.run, **({"changes": changes} if changes else {})}
         self.network.load_state_dict(_part("network:", state.tensors))
         self.best_network = _part("best:", state.tensors)
         optimiser = self.optimiser.state_dict()
@@ -317,7 +324,8 @@ class Trainer:
             optimiser["state"].setdefault(int(number), {})[moment] = value
         self.optimiser.load_state_dict(optimiser)
         self.step, self.position = state.step, state.position
-        self.best, self.stale = state.best, state.stale
+        if "loss" not in changed:  # of other weights, losses cannot be compared
+            self.best, self.stale = state.best, state.stale
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
@@ -374,6 +382,7 @@ def _finish(trainer: Trainer, data: Mapping[str, Any]) -> Editor:
         "validation_facts": len(trainer.inputs.curriculum.validation),
         "validation": dict(trainer.best),
         "plan": asdict(plan),
+        **({"changes": changes} if (changes := trainer.run.get("changes")) else {}),
         "start": {"digest": trainer.start.digest, "card": dict(trainer.start.card)},
         "network_digest": weights_digest(dict(sorted(trainer.best_network.items()))),
     }

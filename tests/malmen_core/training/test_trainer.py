@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from malmen_core.errors import CheckpointMismatch, EditorMismatch, FactError
 from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel
 from malmen_core.training.checkpoint import RunFolder, write_atomically
+from malmen_core.training.meta_loss import LossWeights
 from malmen_core.training.sampling import Curriculum
 from malmen_core.training.trainer import TrainingPlan, train
 from tests.malmen_core.training.meta import random_priors, tiny_base
@@ -133,12 +134,28 @@ def test_a_run_that_was_killed_resumes_from_its_last_checkpoint(
     assert [line["loss"] for line in steps] == [line["loss"] for line in other]
 
 
+def test_a_run_goes_on_with_other_rates_and_weights_and_says_so(base: BaseModel, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    first = train(base, start_for(base), facts(), replace(PLAN, steps=2), folder=folder)
+    slower = replace(PLAN, steps=4, learning_rate=0.0, scalar_rate=0.0)
+    still = train(base, None, facts(), slower, folder=folder)
+    assert still.card["validation"]["step"] <= 2
+    assert still.card["network_digest"] == first.card["network_digest"]
+    rates = {"step": 2, "learning_rate": 0.0, "scalar_rate": 0.0}
+    assert still.card["changes"] == [rates]
+    loss = LossWeights(locality=0.0)
+    local = train(base, None, facts(), replace(slower, steps=5, loss=loss), folder=folder)
+    assert local.card["validation"]["step"] == 4  # validations of another loss count no more
+    assert local.card["validation"]["locality_loss"] == 0
+    assert local.card["changes"] == [rates, {"step": 4, "loss": asdict(loss)}]
+
+
 def test_another_run_is_not_resumed_or_overwritten(
     base: BaseModel, whole: tuple[Editor, RunFolder], tmp_path: Path
 ) -> None:
     _, folder = whole
-    with pytest.raises(CheckpointMismatch, match="learning_rate"):
-        train(base, None, facts(), replace(PLAN, learning_rate=1.0), folder=folder)
+    with pytest.raises(CheckpointMismatch, match="other clip"):
+        train(base, None, facts(), replace(PLAN, clip=2.0, learning_rate=1.0), folder=folder)
     with pytest.raises(CheckpointMismatch, match=r"other dtype\."):
         train(tiny_base(model=small_base().model.double()), None, facts(), PLAN, folder=folder)
     with pytest.raises(CheckpointMismatch, match="other facts"):

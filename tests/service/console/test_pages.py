@@ -180,6 +180,10 @@ def test_a_dry_run_is_applied_once(service: Running, browser: Browser) -> None:
     assert "Edit success 50 % ✗ gate ≥ 90 %" in page
     assert "Sydney, a city" in page
     assert "The margin is -0.50 nats" in page
+    assert "data-events" not in browser.get(f"/edits/{ident}")
+    assert f"/edits/{ident}/apply" in browser.get(f"/edits/{ident}")
+    assert ident in browser.get("/edits", q="Australia", status="succeeded")
+    assert ident not in browser.get("/edits", status="queued")
     for lacking in ("edit_success", "generation_success", "margin"):
         assert "Sydney" in browser.get(f"/edits/{ident}", lacking=lacking)
     assert "Sydney" not in browser.get(f"/edits/{ident}", lacking="neighbours_unchanged")
@@ -306,10 +310,13 @@ def test_the_ledger(service: Running, browser: Browser) -> None:
 
 
 def test_keys(service: Running, browser: Browser) -> None:
-    made = browser.post("/keys", name="news<room>", scopes=["read"])
+    made = browser.post("/keys", name="news<room>", scopes=["generate"], expires_at="2999-01-01T00:00:00Z")
     found = re.search(r'class="secret">([^<]+)<', made)
     assert found is not None
-    assert service.client(found.group(1)).get("/models").status_code == 200
+    client = service.client(found.group(1))
+    assert client.get("/models").status_code == 403
+    assert client.get("/v1/models").status_code == 200
+    assert "until 2999-01-01" in text_of(made)
     ident = found.group(1).split("_")[1]
     assert "news&lt;room&gt;" in made
     assert found.group(1) not in browser.get("/keys")

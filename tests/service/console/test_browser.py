@@ -20,7 +20,7 @@ from tests.tiny import save_tiny
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.stack,
     pytest.mark.skipif(CHROMIUM is None, reason="apt-get install chromium"),
 ]
 WIDTHS = (1280, 360)

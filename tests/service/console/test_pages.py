@@ -277,7 +277,7 @@ def test_the_playground(service: Running, browser: Browser) -> None:
     fields = {"model": "tiny", "prompt": "The capital", "versions": "base, live", "max_new_tokens": "3"}
     with player.writing(service.services.redis) as writer:
         whole = text_of(browser.post("/playground", **fields))
-        assert "Version 0 The capital word word word" in whole
+        assert "Version 0, the base The capital word word word" in whole
         streamed = browser.post("/playground/stream", **fields)
         assert streamed.count("event: text") >= 6
         assert streamed.rstrip().rpartition("event: ")[2].startswith("done")

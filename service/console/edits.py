@@ -21,7 +21,7 @@ from service import views
 from service.console import answers
 from service.console.drawing import measures
 from service.console.forms import fact_lines, floats, lines, text, validated
-from service.console.rendering import go, page, router
+from service.console.rendering import go, page, router, said
 from service.console.session import EditSession, Form, ReadSession, Upload
 from service.context import Services, ServicesDep, Tx
 from service.generation import unless_disconnected
@@ -45,6 +45,7 @@ from service.uploads import Upload as FactsUpload
 
 routes = router()
 FACTS, SETS, PREVIEWED = 20, 50, 200
+STATEMENT, QUESTION = "Statement", "Question, in the chat"
 STATUSES = get_args(Status)
 Lacking = Literal[
     "edit_success",
@@ -298,12 +299,14 @@ def _before(services: Services, fact_id: str) -> tuple[FactView, EditSetView, in
 
 def _prompts(fact: FactView) -> list[answers.Asked]:
     """All that a fact can be asked by, its prompt first."""
-    asked = [answers.Asked("Statement", fact.prompt)]
+    asked = [answers.Asked(STATEMENT, fact.prompt)]
     if fact.question is not None:
-        asked.append(answers.Asked("Question, in the chat", fact.question, chat=True))
+        asked.append(answers.Asked(QUESTION, fact.question, answers.turn(fact.question)))
     asked += [answers.Asked("Rephrasing", each) for each in fact.rephrasings]
     return asked + [
-        answers.Asked("Must stay, held" if probe.get("hold") else "Must stay", probe["prompt"])
+        answers.Asked(
+            "Must stay, held" if probe.get("hold") else "Must stay", said(probe), probe.get("messages") or ()
+        )
         for probe in fact.locality
     ]
 
@@ -314,13 +317,13 @@ def _row(fact: FactView, at: int, asked: answers.Asked, texts: list[str | None])
     after = texts[1] if len(texts) > 1 else None
     if after is None and at == 0:
         after = report.get("generated")
-    if after is None and asked.chat:
+    if after is None and asked.label == QUESTION:
         after = report.get("chat")
     return {
         "asked": asked,
         "before": texts[0],
         "after": after,
-        "measured": _measured(fact, report, at) if asked.label != "Statement" and not asked.chat else None,
+        "measured": None if asked.label in (STATEMENT, QUESTION) else _measured(fact, report, at),
     }
 
 

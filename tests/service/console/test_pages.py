@@ -155,6 +155,22 @@ def test_a_preview_names_the_faults_of_each_fact(browser: Browser) -> None:
     assert "cannot be read" in browser.post("/edits/preview", 422, model="tiny", facts="[1, ")
 
 
+def test_a_conversation_that_must_stay_is_shown(service: Running, browser: Browser) -> None:
+    turns = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Good day"},
+        {"role": "user", "content": "What is two?"},
+    ]
+    fact = {"prompt": "Three is", "target": "four", "locality": [{"messages": turns}]}
+    accepted, _ = service.ledger.run(
+        lambda tx: edit_sets.accept(tx, "tiny", [fact], actor=player.any_key(tx))
+    )
+    ident = accepted.id
+    assert "Hello / Good day / What is two?" in text_of(browser.get(f"/facts/{ident}.0"))
+    with player.writing(service.services.redis):
+        assert "What is two?" in text_of(browser.get(f"/facts/{ident}.0/answers", whole="true"))
+
+
 def test_a_dry_run_is_applied_once(service: Running, browser: Browser) -> None:
     ident = post(browser, dry_run="yes", locality="The capital of Peru is", question="What is it?")
     claim = player.claim(service.ledger, service.ledger.run(edit_sets.get, ident).job_id)

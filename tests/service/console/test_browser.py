@@ -129,6 +129,10 @@ def test_a_facts_life(page: Page, site: Site) -> None:
     expect(page.locator("table.sides tbody tr")).to_have_count(4)
     keep(page, "edit-set")
 
+    visit(page, "Edits")
+    expect(page.get_by_text("dry run")).to_be_visible()
+    keep(page, "edits")
+
     visit(page, "Playground")
     page.get_by_label("Prompt").fill("The capital of Peru is")
     keep(page, "playground-empty")

@@ -147,7 +147,7 @@ def test_a_preview_names_the_faults_of_each_fact(browser: Browser) -> None:
     assert "says the same as fact 1" in only_good
     page = text_of(browser.post("/edits/preview", model="tiny", facts="\n".join(map(json.dumps, facts[:2]))))
     assert "✗ 1 with faults" in page
-    assert "2 One is 0 0 ✗ target: line 2: is required" in page
+    assert "2 ✗ target: line 2: is required One is 0 0" in page
     page = text_of(browser.post("/edits/preview", model="tiny", facts=json.dumps(facts[2])))
     assert "✗ prompt:" in page, "which the model's tokenizer says"
     assert "✗ model:" in text_of(browser.post("/edits/preview", model="none", facts=json.dumps(facts[0])))
@@ -169,6 +169,7 @@ def test_a_conversation_that_must_stay_is_shown(service: Running, browser: Brows
     assert "Hello / Good day / What is two?" in text_of(browser.get(f"/facts/{ident}.0"))
     with player.writing(service.services.redis):
         assert "What is two?" in text_of(browser.get(f"/facts/{ident}.0/answers", whole="true"))
+    browser.post(f"/edits/{ident}/cancel")
 
 
 def test_a_dry_run_is_applied_once(service: Running, browser: Browser) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ledger.edits import edit_sets, withdrawals
 from ledger.jobs import commit, jobs
+from ledger.models import models
 from ledger.records import FactReport
 from service.console.rendering import marked
 from tests.service import player
@@ -65,6 +66,9 @@ def test_registering(service: Running, browser: Browser, checkpoint: Path) -> No
     browser.post("/models", id="another", source=str(checkpoint), **{"gate.locality": "0.5"})
     assert browser.address == "/models"
     assert "It waits for a worker" in text_of(browser.get("/models/another/card"))
+    service.ledger.run(models.note_progress, "another", "calibrating", 3, 8)
+    assert 'max="8" value="3"></progress> calibrating' in browser.get("/models/another/card")
+    assert "Architecture" in browser.get("/models/another")
     assert service.client().get("/models/another").json()["gate"]["locality"] == 0.5
     browser.post("/models/another/archive")
     assert "another" not in text_of(browser.get("/models"))

@@ -19,6 +19,7 @@ from ledger.records import (
     VersionRecord,
     WithdrawalRecord,
 )
+from ledger.records import FoundFact as FoundFactRecord
 from ledger.states import EditSetStatus, told
 from malmen_core.models.families import family_of
 from service.problems import Problem
@@ -108,14 +109,14 @@ def held_fact(record: FactRecord) -> HeldFact:
     )
 
 
-def found_fact(model_id: str, record: FactRecord) -> FoundFact:
+def found_fact(found: FoundFactRecord) -> FoundFact:
     """A fact of any model."""
     return FoundFact(
-        **dict(held_fact(record)),
-        model=model_id,
-        question=record.question,
-        live=record.live,
-        **vars(record.provenance),
+        **dict(held_fact(found.fact)),
+        model=found.model_id,
+        question=found.fact.question,
+        live=found.fact.live,
+        **vars(found.fact.provenance),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,19 @@ def imports(path: Path) -> Iterator[str]:
 def test_every_package_is_under_the_rules() -> None:
     found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
     assert found == set(MAY_IMPORT)
+
+
+def test_the_wheel_has_every_file() -> None:
+    """What is not a module is in a wheel only where `package-data` names it."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    named = {
+        file for package, globs in data.items() for glob in globs for file in (ROOT / package).glob(glob)
+    }
+    files = {file for package in MAY_IMPORT for file in (ROOT / package).rglob("*") if file.is_file()}
+    others = {file for file in files if file.suffix not in (".py", ".pyc")}
+    assert sorted(map(name_of, others - named)) == []
+    folders = {module.parent for module in MODULES}
+    assert sorted(name_of(folder) for folder in folders if not (folder / "__init__.py").exists()) == []
 
 
 def test_imports_point_inward() -> None:

@@ -21,13 +21,12 @@ from sqlalchemy import (
     not_,
     select,
     true,
-    tuple_,
 )
 from sqlalchemy.orm import Session
 
 from ledger.db import cursors, queries
-from ledger.db.tables import Alias, EditSet, Fact, FactReportRow, Membership, TrialReport
-from ledger.edits import conflicts, edit_sets
+from ledger.db.tables import EditSet, Fact, FactReportRow, Membership, TrialReport
+from ledger.edits import conflicts
 from ledger.errors import NotFound
 from ledger.ids import fact_id, parse_fact_id
 from ledger.integrity import chain
@@ -36,8 +35,6 @@ from ledger.states import Joiner
 from ledger.versions import members, versions
 
 Columns = TypeVarTuple("Columns")
-POSITIONS = 2**24
-"""More than any edit set has facts: an edit set's number and a position make one number."""
 
 
 def record(row: Fact, live: bool = False, report: Json | None = None) -> FactRecord:
@@ -160,62 +157,6 @@ def of_version(session: Session, model_id: str, number: int) -> tuple[FactRecord
         _held(select(Fact), model_id, number).order_by(Fact.edit_set_id, Fact.position)
     ).all()
     return tuple(record(row, True, None) for row in found)
-
-
-def search(
-    session: Session,
-    limit: int = 50,
-    cursor: str | None = None,
-    *,
-    model_id: str | None = None,
-    text: str | None = None,
-    live: bool | None = None,
-    **members_are: str | None,
-) -> Page[tuple[str, FactRecord]]:
-    """Return a page of the facts of all models, those accepted last first, each with its model.
-
-    Args:
-        session: the transaction.
-        limit: facts of a page.
-        cursor: of the page before, or None.
-        model_id: only this model's.
-        text: only those with this in prompt, target, subject, question or note, whatever its case.
-        live: only those that a live version holds, or only others.
-        members_are: only those of this subject, source, author, ticket.
-
-    Raises:
-        InvalidCursor: the cursor is not one of this list.
-    """
-    at_live = (
-        select(Membership.edit_set_id)
-        .join(Alias, (Alias.model_id == Membership.model_id) & (Alias.name == versions.LIVE))
-        .where(
-            Membership.edit_set_id == Fact.edit_set_id,
-            members.covers(Membership, Alias.number),
-            Fact.position != all_(Membership.withdrawn),
-            Fact.position != all_(Membership.superseded),
-        )
-        .exists()
-    )
-    query = select(Fact, EditSet.model_id, EditSet.seq, at_live.label("live"))
-    query = query.join(EditSet, EditSet.id == Fact.edit_set_id)
-    if model_id is not None:
-        query = query.where(EditSet.model_id == model_id)
-    if text is not None:
-        query = query.where(edit_sets.says(edit_sets.FACT_TEXTS, text))
-    if live is not None:
-        query = query.where(at_live if live else not_(at_live))
-    for name, value in members_are.items():
-        if value is not None:
-            query = query.where(getattr(Fact, name) == value)
-    limit, after = cursors.clamp(limit), cursors.decode("facts", cursor, 64)
-    if after is not None:
-        query = query.where(tuple_(EditSet.seq, Fact.position) < tuple_(*divmod(after, POSITIONS)))
-    rows = session.execute(query.order_by(EditSet.seq.desc(), Fact.position.desc()).limit(limit + 1)).all()
-    shown = rows[:limit]
-    place = shown[-1].seq * POSITIONS + shown[-1].Fact.position if len(rows) > limit else None
-    following = None if place is None else cursors.encode("facts", place)
-    return Page(tuple((row.model_id, record(row.Fact, row.live)) for row in shown), following)
 
 
 def held(

@@ -21,11 +21,16 @@ TOKENS, CHAT_TOKENS = 12, 32
 
 @dataclass(frozen=True)
 class Asked:
-    """A text to continue, or a turn of a chat to answer, and what it is to a fact."""
+    """A text to continue, or turns of a chat to answer, and what it is to a fact."""
 
     label: str
     text: str
-    chat: bool = False
+    turns: Sequence[dict[str, str]] = ()
+
+
+def turn(text: str) -> list[dict[str, str]]:
+    """A chat that a user begins."""
+    return [{"role": "user", "content": text}]
 
 
 def version_before(tx: Transaction, edit_set: EditSetView) -> int:
@@ -50,12 +55,12 @@ def calls(
         Problem, NotFound: as `build_calls`; or the model's chat template cannot be used.
     """
     prompt: str | tuple[int, ...] = asked.text
-    if asked.chat:
+    if asked.turns:
         model = services.ledger.run(models.get, model_id)
-        prompt = services.tokenizers.get(model).chat([{"role": "user", "content": asked.text}])
+        prompt = services.tokenizers.get(model).chat(asked.turns)
     params = GenerateParams(
         prompt=prompt,
-        max_new_tokens=tokens or (CHAT_TOKENS if asked.chat else TOKENS),
+        max_new_tokens=tokens or (CHAT_TOKENS if asked.turns else TOKENS),
         temperature=0.0,
         top_p=1.0,
         seed=None,
@@ -93,6 +98,6 @@ def _or_none(
     try:
         return calls(services, model_id, asked, refs)
     except Problem as problem:
-        if asked.chat and problem.code == "invalid-request":
+        if asked.turns and problem.code == "invalid-request":
             return []
         raise

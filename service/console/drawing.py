@@ -62,7 +62,7 @@ class Measure:
         """A value as people read it."""
         if value is None:
             return "not measured"
-        return f"{value:.3f}" if self.at_most else f"{100 * value:.4g} %"
+        return f"{value:{'.3f' if value < 10 else '.4g'}}" if self.at_most else f"{100 * value:.4g} %"
 
 
 def measures(

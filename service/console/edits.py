@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -17,12 +17,11 @@ from ledger.edits import edit_sets
 from ledger.edits import facts as ledger_facts
 from ledger.models import models
 from ledger.records import FactRecord, ModelRecord
-from ledger.states import FINAL_STATUSES
 from service import views
 from service.console import answers
 from service.console.drawing import measures
 from service.console.forms import fact_lines, floats, lines, text, validated
-from service.console.rendering import go, page, router
+from service.console.rendering import go, page, router, said
 from service.console.session import EditSession, Form, ReadSession, Upload
 from service.context import Services, ServicesDep, Tx
 from service.generation import unless_disconnected
@@ -30,13 +29,24 @@ from service.paging import every
 from service.problems import Problem
 from service.routes import EditSetId
 from service.routes import edits as api
-from service.schemas.edits import EditOptions, EditRequest, EditSetView, FactBody, FactView, GateBody
+from service.schemas.edits import (
+    FINAL,
+    EditOptions,
+    EditRequest,
+    EditSetView,
+    EditsQuery,
+    FactBody,
+    FactView,
+    GateBody,
+    Status,
+)
 from service.settings import ServiceSettings
 from service.uploads import Upload as FactsUpload
 
 routes = router()
 FACTS, SETS, PREVIEWED = 20, 50, 200
-STATUSES = ("queued", "running", "verifying", *sorted(FINAL_STATUSES))
+STATEMENT, QUESTION = "Statement", "Question, in the chat"
+STATUSES = get_args(Status)
 Lacking = Literal[
     "edit_success",
     "generation_success",
@@ -51,17 +61,23 @@ Lacking = Literal[
 
 @routes.get("/edits")
 def list_edits(
-    request: Request, tx: Tx, _: ReadSession, model: str = "", status: str = "", cursor: str | None = None
+    request: Request,
+    tx: Tx,
+    _: ReadSession,
+    q: str = "",
+    model: str = "",
+    status: Status | Literal[""] = "",
+    cursor: str | None = None,
 ) -> Response:
     """Edit sets, newest first."""
-    known: Any = status if status in STATUSES else None
-    found = edit_sets.list_all(tx, SETS, cursor, model_id=model or None, status=known)
+    statuses = EditsQuery(status=[status]).ledger_statuses if status else ()
+    found = edit_sets.list_all(tx, SETS, cursor, model_id=model or None, status=statuses, text=q or None)
     return page(
         request,
         "edits.html",
         edits=[views.edit_set(each) for each in found.items],
         next_cursor=found.next_cursor,
-        asked={"model": model, "status": status},
+        asked={"q": q, "model": model, "status": status},
         models=_models(tx),
         statuses=STATUSES,
     )
@@ -237,7 +253,7 @@ def show_edit(
         next_cursor=found.next_cursor,
         lacking=lacking,
         names=keys.names(tx),
-        final=edit_set.status in FINAL_STATUSES,
+        final=edit_set.status in FINAL,
     )
 
 
@@ -283,12 +299,14 @@ def _before(services: Services, fact_id: str) -> tuple[FactView, EditSetView, in
 
 def _prompts(fact: FactView) -> list[answers.Asked]:
     """All that a fact can be asked by, its prompt first."""
-    asked = [answers.Asked("Statement", fact.prompt)]
+    asked = [answers.Asked(STATEMENT, fact.prompt)]
     if fact.question is not None:
-        asked.append(answers.Asked("Question, in the chat", fact.question, chat=True))
+        asked.append(answers.Asked(QUESTION, fact.question, answers.turn(fact.question)))
     asked += [answers.Asked("Rephrasing", each) for each in fact.rephrasings]
     return asked + [
-        answers.Asked("Must stay, held" if probe.get("hold") else "Must stay", probe["prompt"])
+        answers.Asked(
+            "Must stay, held" if probe.get("hold") else "Must stay", said(probe), probe.get("messages") or ()
+        )
         for probe in fact.locality
     ]
 
@@ -299,13 +317,13 @@ def _row(fact: FactView, at: int, asked: answers.Asked, texts: list[str | None])
     after = texts[1] if len(texts) > 1 else None
     if after is None and at == 0:
         after = report.get("generated")
-    if after is None and asked.chat:
+    if after is None and asked.label == QUESTION:
         after = report.get("chat")
     return {
         "asked": asked,
         "before": texts[0],
         "after": after,
-        "measured": _measured(fact, report, at) if asked.label != "Statement" and not asked.chat else None,
+        "measured": None if asked.label in (STATEMENT, QUESTION) else _measured(fact, report, at),
     }
 
 

@@ -46,14 +46,23 @@ def find_facts(
     cursor: str | None = None,
 ) -> Response:
     """Facts of all models, by what they say and where they come from."""
-    asked = {"q": q, "subject": subject, "author": author, "source": source, "ticket": ticket}
-    found = search(tx, FOUND, cursor, **asked, model_id=model, live=None if not live else live == "yes")
+    asked = {"subject": subject, "author": author, "source": source, "ticket": ticket}
+    found = search(
+        tx,
+        FOUND,
+        cursor,
+        model_id=model or None,
+        text=q or None,
+        live=None if not live else live == "yes",
+        parts=True,
+        **{name: value or None for name, value in asked.items()},
+    )
     return page(
         request,
         "facts.html",
         found=found.items,
         next_cursor=found.next_cursor,
-        asked={**asked, "model": model, "live": live},
+        asked={**asked, "q": q, "model": model, "live": live},
     )
 
 

@@ -68,7 +68,8 @@ def list_keys(request: Request, tx: Tx, _: AdminSession) -> Response:
 @routes.post("/keys")
 def make_key(request: Request, tx: Tx, form: Form, key: AdminSession) -> Response:
     """Make a key, and show its secret this once."""
-    body = validated(KeyBody, {"name": text(form, "name") or "", "scopes": form.getlist("scopes")})
+    fields = {"name": text(form, "name") or "", "expires_at": text(form, "expires_at")}
+    body = validated(KeyBody, {**fields, "scopes": form.getlist("scopes")})
     return _keys(request, tx, api_keys.make_key(body, tx, key, Response(), None))
 
 

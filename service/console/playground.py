@@ -82,7 +82,8 @@ def _calls(services: Services, form: FormData, *, stream: bool) -> tuple[str, li
     prompt = form.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         refuse([FieldError("/prompt", "Give a prompt.")])
-    asked = answers.Asked("Prompt", str(prompt), chat=text(form, "chat") is not None)
+    in_chat = text(form, "chat") is not None
+    asked = answers.Asked("Prompt", str(prompt), answers.turn(str(prompt)) if in_chat else ())
     tokens = choice(form, "max_new_tokens")
     most_tokens = tokens if isinstance(tokens, int) and tokens > 0 else DEFAULT_TOKENS
     model_id = text(form, "model") or ""

@@ -98,6 +98,11 @@ def digest(value: str | None) -> Markup | str:
     return Markup('<code title="{}">{}…</code>').format(value, value.removeprefix("sha256:")[:12])
 
 
+def said(probe: Mapping[str, Any]) -> str:
+    """What a prompt that must stay says: its text, or the turns of its conversation."""
+    return probe.get("prompt") or " / ".join(turn["content"] for turn in probe["messages"])
+
+
 def query(parameters: Mapping[str, Any], **changed: Any) -> str:
     """A query with what is given, and some of it changed; what is empty is left out."""
     return urlencode({name: value for name, value in {**parameters, **changed}.items() if value})
@@ -111,7 +116,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"when": when, "share": share, "digest": digest}
+    made.filters |= {"when": when, "share": share, "digest": digest, "said": said}
     made.globals |= {"query": query, "release": release()}
     return made
 

@@ -14,7 +14,6 @@ from ledger.edits import facts, withdrawals
 from ledger.ids import parse_fact_id
 from ledger.jobs import jobs
 from ledger.models import models
-from ledger.states import FINAL_STATUSES
 from ledger.versions import members
 from ledger.versions import versions as ledger_versions
 from service import views
@@ -27,6 +26,7 @@ from service.generation import unless_disconnected
 from service.routes import ModelId
 from service.routes.models import Ref, get_model, list_changes
 from service.schemas.changes import Change, ChangesQuery
+from service.schemas.edits import FINAL
 
 routes = router()
 VERSIONS, CHANGES, COMPARED = 30, 100, 16
@@ -139,5 +139,5 @@ def show_withdrawal(withdrawal_id: str, request: Request, tx: Tx, _: ReadSession
         withdrawal=found,
         facts=[views.held_fact(each) for each in shown],
         names=keys.names(tx),
-        final=found.status in FINAL_STATUSES,
+        final=found.status in FINAL,
     )

@@ -9,6 +9,7 @@ from fastapi import Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from ledger.edits import facts
+from ledger.edits.search import search
 from service import views
 from service.context import Services, ServicesDep, Tx
 from service.generation import unless_disconnected
@@ -24,7 +25,7 @@ routes = router("facts")
 @routes.get("/facts", responses=problems(422))
 def search_facts(asked: Annotated[AllFactsQuery, Query()], tx: Tx, _: ReadKey) -> Paged[FoundFact]:
     """The facts of all models, those accepted last first."""
-    page = facts.search(
+    page = search(
         tx,
         asked.limit,
         asked.cursor,
@@ -36,7 +37,7 @@ def search_facts(asked: Annotated[AllFactsQuery, Query()], tx: Tx, _: ReadKey) -
         author=asked.author,
         ticket=asked.ticket,
     )
-    return Paged(items=[views.found_fact(*item) for item in page.items], next_cursor=page.next_cursor)
+    return Paged(items=[views.found_fact(each) for each in page.items], next_cursor=page.next_cursor)
 
 
 @routes.get("/models/{model_id}/facts", responses=problems(404, 409, 422, 429))

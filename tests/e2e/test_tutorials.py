@@ -18,8 +18,6 @@ import pytest
 from tests.errata.running import ROOT, Up, clean_environment, eventually
 from tests.tiny import save_tiny
 
-pytestmark = pytest.mark.slow
-
 PAGE_S = 300.0
 FOLDER = ROOT / "docs" / "tutorials"
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -112,29 +110,34 @@ def test_only_what_needs_vllm_is_not_run() -> None:
             assert "vllm" in command.lower() or ":8001" in command or name == "train-an-editor", command
 
 
+@pytest.mark.slow
 def test_correct_a_fact(site: Site) -> None:
     said = follow("correct-a-fact", site.work, site.model, site.address)
     assert "base: " in said
     assert "live: " in said
 
 
+@pytest.mark.slow
 def test_serve_with_vllm(site: Site) -> None:
     said = follow("serve-with-vllm", site.work, site.model, site.address)
     assert "tiny@" in said
     assert (site.work / "merged" / "errata.json").exists()
 
 
+@pytest.mark.slow
 def test_take_one_back(site: Site) -> None:
     said = follow("take-one-back", site.work, site.model, site.address)
     assert "is live without" in said
     assert "has the weights of version 0 and is live" in said
 
 
+@pytest.mark.slow
 def test_train_an_editor(site: Site, tmp_path: Path) -> None:
     follow("train-an-editor", tmp_path, site.model)
     assert (tmp_path / "trained.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_bring_your_own_model(site: Site) -> None:
     said = follow("bring-your-own-model", site.work, site.model, site.address)
     assert '"archived"' in said

@@ -37,7 +37,7 @@ function receive(panes, show, name, data) {
     data.versions.forEach((version) => {
       const pane = document.createElement("section");
       pane.className = "card pane";
-      pane.append(Object.assign(document.createElement("h2"), { textContent: `Version ${version}` }));
+      pane.append(Object.assign(document.createElement("h2"), { textContent: version ? `Version ${version}` : "Version 0, the base" }));
       pane.append(Object.assign(document.createElement("p"), { className: "answer whole" }));
       panes.firstChild.append(pane);
     });

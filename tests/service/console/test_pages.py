@@ -11,6 +11,7 @@ import pytest
 
 from ledger.edits import edit_sets, withdrawals
 from ledger.jobs import commit, jobs
+from ledger.models import models
 from ledger.records import FactReport
 from service.console.rendering import marked
 from tests.service import player
@@ -65,6 +66,9 @@ def test_registering(service: Running, browser: Browser, checkpoint: Path) -> No
     browser.post("/models", id="another", source=str(checkpoint), **{"gate.locality": "0.5"})
     assert browser.address == "/models"
     assert "It waits for a worker" in text_of(browser.get("/models/another/card"))
+    service.ledger.run(models.note_progress, "another", "calibrating", 3, 8)
+    assert 'max="8" value="3"></progress> calibrating' in browser.get("/models/another/card")
+    assert "Architecture" in browser.get("/models/another")
     assert service.client().get("/models/another").json()["gate"]["locality"] == 0.5
     browser.post("/models/another/archive")
     assert "another" not in text_of(browser.get("/models"))
@@ -147,12 +151,29 @@ def test_a_preview_names_the_faults_of_each_fact(browser: Browser) -> None:
     assert "says the same as fact 1" in only_good
     page = text_of(browser.post("/edits/preview", model="tiny", facts="\n".join(map(json.dumps, facts[:2]))))
     assert "✗ 1 with faults" in page
-    assert "2 One is 0 0 ✗ target: line 2: is required" in page
+    assert "2 ✗ target: line 2: is required One is 0 0" in page
     page = text_of(browser.post("/edits/preview", model="tiny", facts=json.dumps(facts[2])))
     assert "✗ prompt:" in page, "which the model's tokenizer says"
     assert "✗ model:" in text_of(browser.post("/edits/preview", model="none", facts=json.dumps(facts[0])))
     assert "There are no facts" in browser.post("/edits/preview", model="tiny", facts="")
     assert "cannot be read" in browser.post("/edits/preview", 422, model="tiny", facts="[1, ")
+
+
+def test_a_conversation_that_must_stay_is_shown(service: Running, browser: Browser) -> None:
+    turns = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Good day"},
+        {"role": "user", "content": "What is two?"},
+    ]
+    fact = {"prompt": "Three is", "target": "four", "locality": [{"messages": turns}]}
+    accepted, _ = service.ledger.run(
+        lambda tx: edit_sets.accept(tx, "tiny", [fact], actor=player.any_key(tx))
+    )
+    ident = accepted.id
+    assert "Hello / Good day / What is two?" in text_of(browser.get(f"/facts/{ident}.0"))
+    with player.writing(service.services.redis):
+        assert "What is two?" in text_of(browser.get(f"/facts/{ident}.0/answers", whole="true"))
+    browser.post(f"/edits/{ident}/cancel")
 
 
 def test_a_dry_run_is_applied_once(service: Running, browser: Browser) -> None:
@@ -180,6 +201,10 @@ def test_a_dry_run_is_applied_once(service: Running, browser: Browser) -> None:
     assert "Edit success 50 % ✗ gate ≥ 90 %" in page
     assert "Sydney, a city" in page
     assert "The margin is -0.50 nats" in page
+    assert "data-events" not in browser.get(f"/edits/{ident}")
+    assert f"/edits/{ident}/apply" in browser.get(f"/edits/{ident}")
+    assert ident in browser.get("/edits", q="Australia", status="succeeded")
+    assert ident not in browser.get("/edits", status="queued")
     for lacking in ("edit_success", "generation_success", "margin"):
         assert "Sydney" in browser.get(f"/edits/{ident}", lacking=lacking)
     assert "Sydney" not in browser.get(f"/edits/{ident}", lacking="neighbours_unchanged")
@@ -273,7 +298,7 @@ def test_the_playground(service: Running, browser: Browser) -> None:
     fields = {"model": "tiny", "prompt": "The capital", "versions": "base, live", "max_new_tokens": "3"}
     with player.writing(service.services.redis) as writer:
         whole = text_of(browser.post("/playground", **fields))
-        assert "Version 0 The capital word word word" in whole
+        assert "Version 0, the base The capital word word word" in whole
         streamed = browser.post("/playground/stream", **fields)
         assert streamed.count("event: text") >= 6
         assert streamed.rstrip().rpartition("event: ")[2].startswith("done")
@@ -306,10 +331,13 @@ def test_the_ledger(service: Running, browser: Browser) -> None:
 
 
 def test_keys(service: Running, browser: Browser) -> None:
-    made = browser.post("/keys", name="news<room>", scopes=["read"])
+    made = browser.post("/keys", name="news<room>", scopes=["generate"], expires_at="2999-01-01T00:00:00Z")
     found = re.search(r'class="secret">([^<]+)<', made)
     assert found is not None
-    assert service.client(found.group(1)).get("/models").status_code == 200
+    client = service.client(found.group(1))
+    assert client.get("/models").status_code == 403
+    assert client.get("/v1/models").status_code == 200
+    assert "until 2999-01-01" in text_of(made)
     ident = found.group(1).split("_")[1]
     assert "news&lt;room&gt;" in made
     assert found.group(1) not in browser.get("/keys")

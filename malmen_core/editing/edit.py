@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from malmen_core.editing.capture import capture
 from malmen_core.editing.editor import Editor
-from malmen_core.editing.gauss_newton import FreeRows, Progress, solve_rounds
-from malmen_core.editing.goals import Goals, edit_goals
+from malmen_core.editing.gauss_newton import FreeRows, Progress, Solution, solve_rounds, weights_at
+from malmen_core.editing.goals import Goals, edit_goals, question_goals
 from malmen_core.editing.hypernetwork import predict
 from malmen_core.editing.outcome import EditOutcome, outcomes
 from malmen_core.editing.preserved import Preserved, preserved_keys
@@ -19,8 +20,10 @@ from malmen_core.editing.ridge import Ridge
 from malmen_core.editing.statistics import Rows, Statistics, check_finite, to_storage
 from malmen_core.errors import FactError, NotFiniteError
 from malmen_core.facts import Fact
+from malmen_core.generation.chat import chat_answers, holds
 from malmen_core.models.base import BaseModel
 from malmen_core.models.delta import Change, Delta
+from malmen_core.models.overlay import intercepting
 
 
 @dataclass(frozen=True)
@@ -90,24 +93,35 @@ def edit(
             name: FreeRows.at_rest(ridge, base.modules[name].shape[1], editor.scales[name])
             for name, ridge in ridges.items()
         }
-        solution = solve_rounds(
-            base,
-            editor,
-            goals.sequences,
-            row_N,
-            still,
-            wanted_F[list(goals.fact_of)],
-            first=first,
-            progress=progress,
-            batch_tokens=batch_tokens,
-        )
-        free, margin_Q = solution.rows, solution.margin_Q
+        wanted_Q = wanted_F[list(goals.fact_of)]
+        reach = partial(solve_rounds, base, editor, progress=progress, batch_tokens=batch_tokens)
+        solution = reach(goals.sequences, row_N, still, wanted_Q, first=first)
+        asked = _unanswered(base, facts, solution) if plan.where == "subject" else Goals((), ())
+        if asked.sequences:
+            own_N = torch.tensor([owner_R.tolist().index(fact) for fact in asked.fact_of])
+            half_Q = torch.full((len(own_N),), plan.margin / 2, dtype=torch.float64)
+            both = [*goals.sequences, *asked.sequences]
+            solution = reach(both, torch.cat((row_N, own_N)), solution.rows, torch.cat((wanted_Q, half_Q)))
+        free, margin_Q = solution.rows, solution.margin_Q[: len(goals.sequences)]
         differences = {name: rows.differences_RV for name, rows in free.items()}
     rows = {name: Rows(keys[name], to_storage(differences[name])) for name in keys}
     statistics = Statistics(rows, owner_R, len(facts), preserved).check_finite()
     return Edited(
         statistics, outcomes(plan, facts, smallest_margins(goals, margin_Q), wanted_F, known_F, owner_R, free)
     )
+
+
+def _unanswered(base: BaseModel, facts: Sequence[Fact], solution: Solution) -> Goals:
+    """The questions whose free answer lacks the target, once the prompts have been edited.
+
+    Most answers follow from the prompts. To move all questions would cost neighbours, and prompts too: moved
+    together from the start, both pull at the same rows from where gradients tell little.
+    """
+    with intercepting(weights_at(base, solution.rows)):
+        answers = chat_answers(base, facts)
+    pairs = enumerate(zip(facts, answers, strict=True))
+    missed = [i for i, (fact, answer) in pairs if answer is not None and not holds(answer, fact.target)]
+    return question_goals(base, facts, missed)
 
 
 def smallest_margins(goals: Goals, margin_Q: Tensor) -> Tensor:

@@ -134,6 +134,11 @@ def solve_rounds(
     return best
 
 
+def weights_at(base: BaseModel, rows: Mapping[str, FreeRows]) -> Weights:
+    """The weights with which the model runs at these rows, to be seen and not kept."""
+    return _weights(base, rows, _still_weights(base, rows))
+
+
 def _still_weights(base: BaseModel, rows: Mapping[str, FreeRows]) -> dict[str, Tensor]:
     """The weights without the rows that move, by module: U × V, float32 at least."""
     wide = torch.promote_types(base.dtype, torch.float32)

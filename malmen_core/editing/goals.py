@@ -9,7 +9,7 @@ from malmen_core.editing.subjects import subject_of
 from malmen_core.errors import FactError
 from malmen_core.facts import Fact
 from malmen_core.models.base import BaseModel
-from malmen_core.models.tokenization import Encoded, check_length
+from malmen_core.models.tokenization import Encoded, check_length, join
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Goals:
 def edit_goals(
     base: BaseModel, facts: Sequence[Fact], *, edit_on_rephrasings: bool = False, closed: bool = False
 ) -> Goals:
-    """Encode each fact's prompt with its target, its question in chat form, and on request its rephrasings.
+    """Encode each fact's prompt with its target, and on request its rephrasings.
 
     Args:
         base: the base model.
@@ -43,10 +43,7 @@ def edit_goals(
     sequences, owners = [], []
     for number, fact in enumerate(facts):
         subject = subject_of(fact).text
-        chat = None if fact.question is None else base.chat_prompt(fact.question)
         forms = {"prompt": fact.prompt}
-        if chat is not None:
-            forms["question"] = chat + fact.prompt
         if edit_on_rephrasings:
             forms |= {f"rephrasings/{i}": text for i, text in enumerate(fact.rephrasings)}
         for field, prompt in forms.items():
@@ -55,5 +52,33 @@ def edit_goals(
             if not encoded.answer or encoded.answer_start == 0:
                 raise FactError("Prompt or target has no tokens.", "Give both as text.", f"/facts/{number}")
             sequences.append(encoded if closed else encoded.opened())
+            owners.append(number)
+    return Goals(tuple(sequences), tuple(owners))
+
+
+def question_goals(base: BaseModel, facts: Sequence[Fact], asked: Sequence[int]) -> Goals:
+    """Encode questions in chat form, to be answered with the whole statement: prompt and target.
+
+    A question that does not name its fact's subject has no token to edit at, and is left out.
+
+    Args:
+        base: the base model.
+        facts: those that are edited together.
+        asked: numbers of the facts whose questions are goals, ascending.
+
+    Raises:
+        PromptTooLong: a question and its answer exceed the context.
+    """
+    sequences, owners = [], []
+    for number in asked:
+        fact = facts[number]
+        chat = None if fact.question is None else base.chat_prompt(fact.question)
+        if chat is None:
+            continue
+        statement = join(fact.prompt, fact.target, fact.joiner)
+        encoded = base.encode(chat, statement, subject_of(fact).text, "")
+        check_length(encoded, base.info.context_length, f"/facts/{number}/question")
+        if encoded.subject_last is not None:
+            sequences.append(encoded)
             owners.append(number)
     return Goals(tuple(sequences), tuple(owners))

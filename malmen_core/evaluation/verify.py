@@ -15,6 +15,7 @@ from torch import Tensor
 from malmen_core.editing.gauss_newton import Progress
 from malmen_core.editing.subjects import subject_of
 from malmen_core.facts import Fact, LocalityPrompt
+from malmen_core.generation.chat import chat_answers, holds
 from malmen_core.generation.greedy import greedy_answers
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import AnswerScores, teacher_forced
@@ -27,7 +28,6 @@ SHORT_ANSWER = 3
 """Tokens of the answer to a locality prompt that are compared."""
 BEHIND_TARGET = 8
 """Tokens behind the target within which a sentence must end to be an exact answer."""
-CHAT_TOKENS = 32
 BESIDE = 4
 """Other names that are asked in the place of a subject that begins its prompt."""
 SENTENCE_ENDS = re.compile(r"[.!?。！？]|\n")
@@ -123,7 +123,7 @@ def verify(
         steps.done()
         generated = _generate(base, facts, prompts)
         steps.done()
-        chats = _chat(base, facts)
+        chats = chat_answers(base, facts)
     steps.done()
     beside = [_in_its_place(base, fact) for fact in facts]
     probes = [*(fact.locality for fact in facts), *beside]
@@ -145,7 +145,7 @@ def verify(
                 "generated": text.replace("\0", "\ufffd"),  # which databases do not hold
                 "target_probability": math.exp(-float(_answered(scores[i], scores[i].nll_A).sum())),
                 "chat": chats[i],
-                "chat_success": None if (answer := chats[i]) is None else _holds(answer, fact.target),
+                "chat_success": None if (answer := chats[i]) is None else holds(answer, fact.target),
                 "rephrasings": own,
                 "generalisation": _mean(own),
                 "own_agreement": _mean(same),
@@ -208,22 +208,6 @@ def _generate(base: BaseModel, facts: Sequence[Fact], prompts: Sequence[Encoded]
         else:
             texts.append(base.task.text(base.tokenizer, answer))
     return texts
-
-
-def _chat(base: BaseModel, facts: Sequence[Fact]) -> list[str | None]:
-    """Free answers to the facts' questions through the chat template; None where there is nothing to ask."""
-    asked = {i: base.chat_prompt(f.question) for i, f in enumerate(facts) if f.question is not None}
-    texts = {i: text for i, text in asked.items() if text is not None}
-    answers = greedy_answers(
-        base, encode_prompts(base.tokenizer, list(texts.values())), [CHAT_TOKENS] * len(texts)
-    )
-    found = {i: base.task.text(base.tokenizer, a) for i, a in zip(texts, answers, strict=True)}
-    return [found.get(i) for i in range(len(facts))]
-
-
-def _holds(text: str, target: str) -> bool:
-    """Whether a text has the target in it, as whole words."""
-    return locate_subject(text, target) is not None
 
 
 def _in_its_place(base: BaseModel, fact: Fact) -> tuple[LocalityPrompt, ...]:

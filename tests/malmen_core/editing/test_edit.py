@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from malmen_core.editing import edit as edit_module
 from malmen_core.editing.capture import capture
 from malmen_core.editing.edit import edit, rows_of, solve
 from malmen_core.editing.editor import Editor
-from malmen_core.editing.goals import Goals, edit_goals
+from malmen_core.editing.gauss_newton import Solution, solve_rounds
+from malmen_core.editing.goals import Goals, edit_goals, question_goals
 from malmen_core.editing.hypernetwork import predict
 from malmen_core.editing.statistics import Rows, Statistics, to_storage
 from malmen_core.errors import EditorMismatch, FactError, NotFiniteError, PromptTooLong
 from malmen_core.facts import Fact, LocalityPrompt
+from malmen_core.generation import chat
 from malmen_core.models.base import BaseModel
 from malmen_core.models.batching import teacher_forced
 from malmen_core.models.tokenization import Encoded, KeyPosition
@@ -253,3 +257,51 @@ def test_facts_that_cannot_be_edited_are_named(llama: BaseModel, editor: Editor)
         with pytest.raises(FactError) as nothing:
             edit(llama, editor, [FACTS[0], empty])
         assert nothing.value.field == "/facts/1"
+
+
+CHAT = "{% for each in messages %}[{{ each.role }}] {{ each.content }}\n{% endfor %}[assistant] "
+
+
+class Rounds:
+    """What `solve_rounds` was asked, and what it found."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.found: list[Solution] = []
+        monkeypatch.setattr(edit_module, "solve_rounds", self)
+
+    def __call__(self, _base: BaseModel, _editor: Editor, *asked: Any, **options: Any) -> Solution:
+        self.asked.append(asked)
+        self.found.append(solve_rounds(_base, _editor, *asked, **options))
+        return self.found[-1]
+
+
+def test_a_question_that_is_not_answered_becomes_a_goal_of_the_rows_of_its_fact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = tiny_base("llama", edited=(1, 2))
+    base.tokenizer.chat_template = CHAT
+    editor = tiny_editor(base, rounds=3)
+    facts = [FACTS[1], replace(FACTS[0], question="What about France?"), replace(FACTS[3], question="Who?")]
+    rounds = Rounds(monkeypatch)
+    made = statistics_of(base, editor, facts)
+    (prompts, row_N, _, wanted_Q), (both, both_N, start, both_Q) = rounds.asked
+    goal = question_goals(base, facts, [1, 2])  # the other does not name its subject
+    assert goal.fact_of == (1,)
+    assert base.task.text(base.tokenizer, list(goal.sequences[0].answer)) == "The capital of France is Lima"
+    assert both == [*prompts, *goal.sequences]
+    assert both_N.tolist() == [*row_N.tolist(), row_N.tolist()[1]]
+    assert both_Q.tolist() == [*wanted_Q.tolist(), editor.plan.margin / 2]
+    assert start is rounds.found[0].rows
+    for name, rows in rounds.found[1].rows.items():
+        torch.testing.assert_close(made.modules[name].differences_TV, to_storage(rows.differences_RV))
+
+
+def test_a_question_that_is_answered_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base("llama", edited=(1, 2))
+    base.tokenizer.chat_template = CHAT
+    said = base.tokenizer(" Lima, of course", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(chat, "greedy_answers", lambda _base, prompts, _lengths: [said] * len(prompts))
+    rounds = Rounds(monkeypatch)
+    statistics_of(base, tiny_editor(base, rounds=3), [replace(FACTS[0], question="What about France?")])
+    assert len(rounds.asked) == 1

@@ -205,7 +205,8 @@ def saying(base: BaseModel, monkeypatch: pytest.MonkeyPatch, answer: str) -> Non
     def written(_: BaseModel, prompts: list[list[int]], lengths: list[int], *__: object) -> list[list[int]]:
         return [ids[:length] for _, length in zip(prompts, lengths, strict=True)]
 
-    monkeypatch.setattr("malmen_core.evaluation.verify.greedy_answers", written)
+    for module in ("evaluation.verify", "generation.chat"):
+        monkeypatch.setattr(f"malmen_core.{module}.greedy_answers", written)
 
 
 @pytest.mark.parametrize(

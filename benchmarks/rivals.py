@@ -60,6 +60,27 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Bars of ES, GS and LS by method, a panel for each number of facts."""
+    from matplotlib.figure import Figure
+
+    shown = {title: COLUMNS[title] for title in ("ES", "GS", "LS")}
+    rows = {(row["n"], method): row for method, each in found.items() for row in each["rows"]}
+    sizes = sorted({n for n, _ in rows})
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    for axes, n in zip(panels, sizes, strict=True):
+        methods = [method for method in found if (n, method) in rows]
+        for i, (title, name) in enumerate(shown.items()):
+            places = [place + (i - 1) * 0.26 for place in range(len(methods))]
+            values = [rows[n, method][name] or 0 for method in methods]
+            axes.barh(places, values, 0.24, label=title, hatch=("", "//", "..")[i], edgecolor="white")
+        axes.set(title=f"{n} facts", xlim=(0, 1), yticks=range(len(methods)), yticklabels=methods)
+        axes.invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(shown))
+    figure.savefig(path)
+
+
 def _measure(method: str, given: argparse.Namespace, editors: Mapping[str, str]) -> dict[str, Any]:
     """What the JSON holds of a method."""
     if method == IN_CONTEXT:
@@ -84,6 +105,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--editor", action="append", default=[], help="NAME=FILE of a trained editor")
     parser.add_argument("--settings", type=json.loads, default={}, help="of baselines, by name, as JSON")
     parser.add_argument("--seed", type=int, default=7, help="of the draw of facts")
+    parser.add_argument("--plot", type=Path, help="picture of ES, GS and LS; needs the extra `plot`")
     given = parser.parse_args(words)
     editors: dict[str, str] = dict(each.split("=", 1) for each in given.editor)
     found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
@@ -92,6 +114,8 @@ def main(words: Sequence[str] | None = None) -> None:
             found[method] = _measure(method, given, editors)
             given.out.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
+    if given.plot is not None:
+        plot(found, given.plot)
 
 
 if __name__ == "__main__":

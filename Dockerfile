@@ -18,13 +18,11 @@ RUN case "$VARIANT" in \
       gpu) /opt/errata/bin/pip install -c constraints.txt torch ;; \
       *) echo "VARIANT is cpu or gpu, not $VARIANT" >&2; exit 1 ;; \
     esac
-COPY pyproject.toml ./
-RUN python -c "import tomllib; print('\n'.join(tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))" \
-      > requirements.txt \
- && /opt/errata/bin/pip install -c constraints.txt -r requirements.txt
+COPY requirements.lock ./
+RUN /opt/errata/bin/pip install --no-deps --require-hashes -r requirements.lock
 
 FROM dependencies AS build
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY broker broker
 COPY errata errata
 COPY examples examples

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from errata.cli.settings_reference import all_settings
 from errata.health import main as health
@@ -40,13 +42,35 @@ def test_code_comes_after_what_it_depends_on(stages: list[dockerfile.Stage]) -> 
     dependencies, build, final = stages
     assert {word for copied in dependencies.arguments("COPY") for word in copied.split()[:-1]} == {
         "constraints.txt",
-        "pyproject.toml",
+        "requirements.lock",
     }
     assert [argument for argument in build.arguments("RUN") if "--no-deps" not in argument] == []
     assert [copied.split()[0] for copied in final.arguments("COPY")] == [
         "--from=dependencies",
         "--from=build",
     ]
+
+
+def test_what_the_image_installs_is_locked_by_hash_at_the_versions_of_development(
+    stages: list[dockerfile.Stage],
+) -> None:
+    text = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    locked = [line for line in text.splitlines() if not line.startswith("#")]
+    assert [
+        line for line in locked if not re.fullmatch(r"\S+==\S+( +--hash=sha256:[0-9a-f]{64})+ *", line)
+    ] == []
+    pins, constraints = (
+        {canonicalize_name(name): version for name, _, version in (pin.partition("==") for pin in found)}
+        for found in ([line.split()[0] for line in locked], (ROOT / "constraints.txt").read_text().split())
+    )
+    assert {name: constraints.get(name) for name in pins if name != "setuptools"} == {
+        name: version for name, version in pins.items() if name != "setuptools"
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {canonicalize_name(Requirement(each).name) for each in project["dependencies"]}
+    assert needed - pins.keys() == {"torch"}
+    [install] = [each for each in stages[0].arguments("RUN") if "requirements.lock" in each]
+    assert "--require-hashes" in install
 
 
 def test_the_image_has_no_embedded_servers() -> None:

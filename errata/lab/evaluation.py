@@ -14,6 +14,7 @@ from errata.lab.local_model import Show, find_source, load_base
 from errata.lab.memory import peak_mb, reset_peak
 from errata.lab.plots import cell
 from errata.stack import default_model
+from malmen_core.resources import editor_file
 
 if TYPE_CHECKING:
     from malmen_core.editing.editor import Editor
@@ -43,7 +44,8 @@ class Choice:
     Attributes:
         model: Registered id, hub id or folder; None for the default model.
         revision: Of a hub id.
-        editor: File of an editor; None for the one that is shipped for the model, or else a calibrated one.
+        editor: File of an editor, or the name of a packaged one; None for the one that is shipped for the model, or
+            else a calibrated one.
         baseline: Name of a baseline in place of the editor.
         settings: Of the baseline, which a trained one has none of.
         device: auto, cpu, cuda, …
@@ -84,7 +86,7 @@ def set_up(choice: Choice, show: Show) -> Bench:
     from malmen_core.evaluation.verify import record_canaries
 
     source, revision = find_source(choice.model, choice.revision)
-    editor = Editor.load(choice.editor) if choice.editor is not None else None
+    editor = Editor.load(editor_file(choice.editor)) if choice.editor is not None else None
     method: Method
     if choice.baseline is not None:
         chosen = baseline(choice.baseline, choice.settings)
@@ -121,7 +123,7 @@ def usable_editor(
     from malmen_core.editing.calibrate import calibrate
     from malmen_core.editing.editor import Editor
 
-    editor = Editor.load(file) if file is not None else _shipped(source, revision)
+    editor = Editor.load(editor_file(file)) if file is not None else _shipped(source, revision)
     return editor or calibrate(load_base(source, revision, device, dtype), show)
 
 

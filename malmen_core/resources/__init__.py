@@ -27,6 +27,11 @@ def packaged_editors() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
 
 
+def editor_file(given: str | Path) -> Path:
+    """The file of a packaged editor, by its name; anything else is a file itself."""
+    return packaged_editors().get(str(given), Path(given))
+
+
 def openings() -> Sequence[str]:
     """Short beginnings (statements, questions, chat, prose, code) for a base model to continue."""
     loaded: list[str] = _packaged("openings.json")

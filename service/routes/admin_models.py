@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
-from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import Header, Path, Response
@@ -22,7 +21,7 @@ from malmen_core.editing.editor import Editor
 from malmen_core.errors import CoreError
 from malmen_core.models.base import ModelInfo, inspect_source
 from malmen_core.models.checkpoint import check_hub_id, is_folder
-from malmen_core.resources import packaged_editors
+from malmen_core.resources import editor_file, packaged_editors
 from service import deprecation, views
 from service.context import Services, ServicesDep, Tx, ring_after
 from service.failures import typed_problem
@@ -142,7 +141,7 @@ def _editor(tx: Transaction, given: str) -> Editor:
     try:
         if DIGEST.fullmatch(given):
             return Editor.from_bytes(models.editor(tx, given))
-        return Editor.load(packaged_editors().get(given, FilePath(given)))
+        return Editor.load(editor_file(given))
     except (NotFound, CoreError) as error:
         raise typed_problem(error, [FieldError("/editor", error.message)]) from error
     except OSError as error:

@@ -8,13 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from errata.errors import ModelNotFetched
 from errata.stack import default_model
 from errata.stack.default_model import MANIFEST, WHEEL, damaged_files, ensure, is_complete
 from errata.stack.processes import CalledOff, run_bound
 from errata.stack.wheels import check, sha256_of
-from malmen_core.editing.editor import Editor, EditPlan
+from malmen_core.editing.editor import PAPER, Editor, EditPlan
+from malmen_core.editing.hypernetwork import HyperNetwork
+from malmen_core.resources import packaged_editors
 
 ELSEWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_INDEX": "0"}
 
@@ -29,6 +32,24 @@ def converted(folder: Path) -> Path:
 
 def test_its_editor_has_the_default_plan() -> None:
     assert Editor.load(default_model.EDITOR).plan == EditPlan()
+
+
+def test_the_trained_editor_of_the_papers_form_is_small_and_the_default_models() -> None:
+    file = packaged_editors()["malmen-paper"]
+    assert file.stat().st_size <= 20_000_000
+    editor = Editor.load(file)
+    assert editor.plan == PAPER
+    assert editor.base_digest == Editor.load(default_model.EDITOR).base_digest
+    assert (editor.card["kind"], editor.card["rule"]) == ("trained", "malmen")
+    at_start = HyperNetwork(
+        editor.network.shapes, rank=editor.network.rank, blocks=editor.network.block_count
+    )
+    moved = [
+        name
+        for name, value in at_start.named_parameters()
+        if not torch.equal(value, dict(editor.network.named_parameters())[name])
+    ]
+    assert moved == [name for name, _ in at_start.named_parameters()]
 
 
 def test_a_complete_folder_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def evaluate(
     model: Source = None,
     revision: Revision = None,
     editor: Annotated[
-        Path | None, typer.Option(help="Editor file. [default: the shipped one, or calibrate]")
+        Path | None,
+        typer.Option(help="Editor file, or malmen-paper. [default: the shipped one, or calibrate]"),
     ] = None,
     baseline: Annotated[
         str | None,

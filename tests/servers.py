@@ -135,7 +135,8 @@ class Postgres:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._await_end(lambda: not any(map(_runs, family)))
-        self._pid_file.unlink(missing_ok=True)  # else one that nobody has reaped looks alive
+        for lock in (self._pid_file, *self._pid_file.parent.glob(".s.PGSQL.*.lock")):
+            lock.unlink(missing_ok=True)  # else a server that nobody has reaped looks alive
 
     def start(self) -> None:
         """Start the server, unless it runs."""

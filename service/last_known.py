@@ -48,7 +48,8 @@ class LastKnown:
             with unavailable_is_typed():
                 found = read()
         except LedgerUnavailable:
-            at, known = self._kept.get(what, (-math.inf, None))
+            with self._lock:
+                at, known = self._kept.get(what, (-math.inf, None))
             if begun - at > self._lasts_s:
                 raise
             _ages.get([]).append(begun - at)

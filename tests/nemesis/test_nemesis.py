@@ -162,6 +162,14 @@ def open_with_a_revoked_key(entries: Rows) -> None:
     first(entries, "use_key").update(revoked=True)
 
 
+def rest_on_what_was_known_too_long_ago(entries: Rows) -> None:
+    first(entries, "generate").update(away_s=500)
+
+
+def write_by_what_was_known(entries: Rows) -> None:
+    first(entries, "post").update(away_s=3)
+
+
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [
@@ -175,6 +183,8 @@ def open_with_a_revoked_key(entries: Rows) -> None:
         (call_it_live_too_early, "was told to be live"),
         (open_with_a_lesser_key, "of generate opened admin"),
         (open_with_a_revoked_key, "which was used afterwards"),
+        (rest_on_what_was_known_too_long_ago, "rests on what was 500 s old"),
+        (write_by_what_was_known, "rests on what was 3 s old"),
     ],
 )
 def test_what_a_history_contradicts_is_found(ended: Ended, spoil: Callable[[Rows], None], found: str) -> None:

@@ -177,9 +177,12 @@ class Client(threading.Thread):
         self._once("roll_back", token, "POST", path, body, "number", to=number, cancels=body["cancel_queued"])
 
     def withdraw(self, token: str) -> None:
-        """Withdraw an edit set."""
-        if self._sets:
-            ident = self._random.choice(self._sets[-6:])
+        """Withdraw an edit set that is live."""
+        begun = time.time()
+        status, found = self._ask("GET", f"/edits?model={MODEL}&live=true&limit=10")
+        self._note("look", token, begun, status, found)
+        if status == 200 and found["items"]:
+            ident = self._random.choice(found["items"])["id"]
             body = {"withdraw": {"edit_sets": [ident], "facts": []}, "reason": token}
             path = f"/admin/models/{MODEL}/rollback"
             if made := self._once("withdraw", token, "POST", path, body, "id", edit_set=ident):

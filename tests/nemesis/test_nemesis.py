@@ -22,13 +22,13 @@ from tests.nemesis.clients import Client, History
 from tests.nemesis.faults import Fault
 from tests.nemesis.stand import Stand, stand
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stack
 SEED = 7
 Rows = list[dict[str, Any]]
 
 
 def test_a_short_attack_breaks_no_promise(tmp_path: Path) -> None:
-    seconds = 15.0
+    seconds = 8.0
     plan = faults.plan(SEED, seconds, 0.8)
     verdict = run(SEED, plan, seconds, 4, tmp_path)
     assert (verdict.lost, verdict.doubled, verdict.unexplained) == ([], [], [])
@@ -93,7 +93,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         crowd = [Client(made, history, SEED, number, leaving) for number in range(3)]
         for client in crowd:
             client.start()
-        leaving.wait(12)
+        leaving.wait(8)
         leaving.set()
         for client in crowd:
             client.join(60)

@@ -24,6 +24,7 @@ from service.access import AccessMiddleware
 from service.changes import Changes
 from service.console.app import create_console
 from service.context import Services
+from service.last_known import LastKnown
 from service.openai import routes as openai
 from service.routes import (
     admin_models,
@@ -87,6 +88,7 @@ def create_app(
         doorbell=Doorbell(redis),
         changes=Changes(ledger, settings.max_followers),
         generations=CapacityLimiter(settings.max_generations),
+        last_known=LastKnown(settings.ledger_away_s),
     )
     app = FastAPIOffline(  # documentation pages that load nothing from elsewhere
         title="Errata",

@@ -16,6 +16,7 @@ from broker.settings import BrokerSettings
 from ledger import Ledger
 from ledger.db.engine import Transaction
 from service.changes import Changes
+from service.last_known import LastKnown
 from service.metrics import Metrics
 from service.settings import ServiceSettings
 from service.tokenizers import TokenizerCache
@@ -36,6 +37,7 @@ class Services:
     doorbell: Doorbell
     changes: Changes
     generations: CapacityLimiter
+    last_known: LastKnown
     tokenizers: TokenizerCache = field(default_factory=TokenizerCache)
     metrics: Metrics = field(default_factory=Metrics)
 

@@ -95,10 +95,19 @@ def resolve(
         Problem: the model is not ready, the prompt does not fit, or there is no such version.
         NotFound: there is no such model.
     """
-    model = services.ledger.run(models.get, model_id)
+    model = known_model(services, model_id)
     check_ready(model)
     numbers = [_resolve(services, model_id, ref, named) for ref, named in refs]
     return numbers, *_read(services, model, prompt, field)
+
+
+def known_model(services: Services, model_id: str) -> ModelRecord:
+    """A model that is to be asked, as the ledger says or said a short while ago.
+
+    Raises:
+        NotFound: there is no such model.
+    """
+    return services.last_known.ask(("model", model_id), lambda: services.ledger.run(models.get, model_id))
 
 
 def make_call(
@@ -145,7 +154,9 @@ def _resolve(services: Services, model_id: str, ref: int | str, field: FieldErro
     if isinstance(ref, str) and ref.isascii() and ref.isdigit():
         ref = int(ref)
     try:
-        return services.ledger.run(versions.served_number, model_id, ref)
+        return services.last_known.ask(
+            ("version", model_id, ref), lambda: services.ledger.run(versions.served_number, model_id, ref)
+        )
     except (NotFound, OtherBase) as error:
         shown = FieldError(field.pointer, error.message, field.where)
         raise typed_problem(error, [shown]) from error

@@ -13,12 +13,14 @@ from anyio import CancelScope
 from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message
 
 from ledger.auth import idempotency, keys
-from ledger.db.engine import unavailable_is_typed
+from ledger.db.engine import Transaction, unavailable_is_typed
 from ledger.records import KeyRecord
+from service import last_known
 from service.context import services_of, transaction_of
 from service.failures import parse_failure
 from service.problems import FieldError, Problem
@@ -57,7 +59,7 @@ class RequiresScope:
         Raises:
             Problem: missing-key or invalid-key.
         """
-        return await _authenticate(request)
+        return await _authenticate(request, generates=self.scope == "generate")
 
     async def __call__(
         self, request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
@@ -103,24 +105,42 @@ async def repeatable(idempotency_key: IdempotencyKey = None) -> None:
 Repeatable = Annotated[None, Depends(repeatable)]
 
 
-async def find_key(request: Request, secret: str) -> KeyRecord:
+async def find_key(request: Request, secret: str, *, generates: bool = False) -> KeyRecord:
     """The key with a secret, whose use is noted.
+
+    Where the ledger does not answer, a key that was in force a short while ago still generates.
 
     Raises:
         Problem: invalid-key.
     """
-    key = None
-    if len(secret) <= MAX_SECRET_CHARS and secret.isascii():
-        key = await run_in_threadpool(keys.authenticate, request.state.tx, secret)
-    if key is None:
-        detail = "The key is unknown, was revoked, or has expired. Check it, or ask an administrator for one."
-        raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
-    if await run_in_threadpool(keys.note_use, request.state.tx, key):
-        await _commit(request)
-    return key
+
+    def look_up() -> KeyRecord:
+        tx: Transaction = request.state.tx
+        try:
+            key = keys.authenticate(tx, secret) if sendable else None
+            if key is not None and keys.note_use(tx, key):
+                tx.commit()
+        except SQLAlchemyError:
+            tx.rollback()
+            raise
+        return _in_force(key)
+
+    sendable = len(secret) <= MAX_SECRET_CHARS and secret.isascii()
+    if not generates:
+        return await run_in_threadpool(look_up)
+    what = "key", hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+    services = await services_of(request)
+    return _in_force(await run_in_threadpool(services.last_known.ask, what, look_up))
 
 
-async def _authenticate(request: Request) -> KeyRecord:
+def _in_force(key: KeyRecord | None) -> KeyRecord:
+    if key is not None and (key.expires_at is None or key.expires_at > datetime.now(UTC)):
+        return key
+    detail = "The key is unknown, was revoked, or has expired. Check it, or ask an administrator for one."
+    raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
+
+
+async def _authenticate(request: Request, *, generates: bool) -> KeyRecord:
     header = request.headers.get("authorization")
     if header is None:
         detail = "This needs a key. Send the header `Authorization: Bearer <key>`."
@@ -130,7 +150,7 @@ async def _authenticate(request: Request) -> KeyRecord:
     if scheme.lower() != "bearer" or not secret:
         detail = "The Authorization header must read `Bearer <key>`."
         raise Problem("invalid-key", detail, errors=[FieldError("/Authorization", detail, "header")])
-    return await find_key(request, secret)
+    return await find_key(request, secret, generates=generates)
 
 
 async def bounded(
@@ -241,8 +261,10 @@ class GuardedRoute(APIRoute):
         async def in_transaction(request: Request) -> Response:
             request.state.tx = tx = (await services_of(request)).ledger.open_transaction()
             try:
-                with unavailable_is_typed():
-                    return await guarded(request)
+                with unavailable_is_typed(), last_known.noted() as headers:
+                    response = await guarded(request)
+                response.headers.update(headers)
+                return response
             finally:
                 if tx.in_transaction():
                     with CancelScope(shield=True):

@@ -63,6 +63,12 @@ class ServiceSettings(ErrataSettings):
         "",
         description="Folders that models and editors may be registered from, with colons between; none: any.",
     )
+    ledger_away_s: float = Field(
+        120.0,
+        ge=0,
+        description="Seconds for which keys, models and aliases are taken as they last were, to generate text "
+        "while PostgreSQL does not answer.",
+    )
     metrics_public: bool = Field(False, description="Whether GET /metrics answers without a key.")
 
     @field_validator("admin_key")

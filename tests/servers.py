@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
@@ -119,6 +122,40 @@ class Postgres:
     def _plain_url(self, name: str) -> str:
         return make_url(self.url(name)).set(drivername="postgresql").render_as_string(hide_password=False)
 
+    def stop(self) -> None:
+        """End the server in good order, with its clients cut off."""
+        self._postmaster().send_signal(signal.SIGINT)
+        self._await_end(lambda: not self._pid_file.exists())
+
+    def kill(self) -> None:
+        """End every process of the server at once, as a crash of its machine does."""
+        postmaster = self._postmaster()
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._await_end(lambda: not any(map(_runs, family)))
+        for lock in (self._pid_file, *self._pid_file.parent.glob(".s.PGSQL.*.lock")):
+            lock.unlink(missing_ok=True)  # else a server that nobody has reaped looks alive
+
+    def start(self) -> None:
+        """Start the server, unless it runs."""
+        self.server.ensure_postgres_running()
+
+    @property
+    def _pid_file(self) -> Path:
+        return Path(self.server.pgdata) / "postmaster.pid"
+
+    def _postmaster(self) -> psutil.Process:
+        return psutil.Process(int(self._pid_file.read_text().splitlines()[0]))
+
+    def _await_end(self, ended: Callable[[], bool], seconds: float = 15) -> None:
+        until = time.monotonic() + seconds
+        while not ended():
+            if time.monotonic() > until:
+                raise TimeoutError("PostgreSQL does not end")
+            time.sleep(0.02)
+
     def migrate_template(self) -> None:
         """Make the template database and bring it to the newest schema."""
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
@@ -126,6 +163,13 @@ class Postgres:
         prepare(LedgerSettings(database_url=as_role(url, SERVICE), migration_database_url=url, blob_url=""))
         with psycopg.connect(self._plain_url(TEMPLATE)) as connection:
             [self.schema] = connection.execute(SCHEMA).fetchone() or ("",)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def as_role(url: str, role: str) -> str:

@@ -11,7 +11,7 @@ from ledger.versions import versions
 from malmen_core.models.families import family_of
 from service.context import Services
 from service.failures import typed_problem
-from service.generation import check_ready
+from service.generation import check_ready, known_model
 from service.paging import every
 from service.problems import FieldError, Problem
 
@@ -40,7 +40,7 @@ def find_model(services: Services, name: str | None) -> tuple[ModelRecord, str]:
         return known[0], LIVE
     ident, _, ref = name.partition("@")
     try:
-        model = services.ledger.run(models.get, ident)
+        model = known_model(services, ident)
     except NotFound as error:
         raise typed_problem(error, [FieldError("/model", error.message)]) from error
     if not model.digest:

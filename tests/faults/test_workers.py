@@ -48,14 +48,17 @@ def test_a_killed_worker_is_replaced_soon_after_its_lease(back: Backend) -> None
 
 @pytest.mark.slow
 def test_a_killed_workers_edit_runs_again_within_twenty_seconds(back: Backend) -> None:
-    """With the lease that workers have unless told otherwise."""
+    """With the lease that workers have unless told otherwise, and another worker that has loaded its model."""
     lease = {"ERRATA_LEASE_S": str(WorkerSettings().lease_s)}
+    other = back.start_worker(**lease)
+    eventually("its model", lambda: "is resident after" in back.log_of(other), 60)
+    other.send_signal(signal.SIGSTOP)  # so that the doomed one gets the edit
     doomed = back.start_worker(ERRATA_FAULTS="1", ERRATA_FAULT_POINT="after_claim", **lease)
     edit_set = back.post()
-    assert doomed.wait(40) == -signal.SIGKILL
+    assert doomed.wait(60) == -signal.SIGKILL
     died = time.monotonic()
-    back.start_worker(**lease)
-    eventually("its next attempt", lambda: back.ledger.run(ledger_edit_sets.get, edit_set).progress, 30)
+    other.send_signal(signal.SIGCONT)
+    eventually("its next attempt", lambda: back.ledger.run(ledger_edit_sets.get, edit_set).progress, 60)
     assert time.monotonic() - died < 20
     back.wait_for(edit_set)
 

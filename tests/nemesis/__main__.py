@@ -18,7 +18,7 @@ import psycopg
 
 from tests.harness import MODEL
 from tests.nemesis import checker, faults
-from tests.nemesis.checker import Verdict
+from tests.nemesis.checker.evidence import Verdict
 from tests.nemesis.clients import Client, History
 from tests.nemesis.faults import Fault
 from tests.nemesis.stand import Stand, stand

@@ -18,6 +18,13 @@ from tests.nemesis.stand import Stand
 LANDS = 30
 TARGETS = ("Lima", "Paris", "Canberra", "Rome", "England")
 PROMPTS = tuple(f"The capital of land {number} is" for number in range(6))
+OPENED = {
+    "generate": ("GET", f"/models/{MODEL}/generate?version=base&max_new_tokens=1&prompt=The"),
+    "read": ("GET", f"/models/{MODEL}"),
+    "edit": ("POST", "/edits/none/cancel"),
+    "admin": ("GET", "/admin/keys?limit=1"),
+}
+"""A call for each scope, the least first; a key opens those up to its own."""
 PATIENCE = 12
 PAUSE_S = 0.15
 
@@ -50,6 +57,7 @@ class Client(threading.Thread):
         self._tokens = (f"{seed}-{number}-{count}" for count in range(10**9))
         self._http = stand.client()
         self._sets: list[str] = []
+        self._withdrawals: list[str] = []
         self._newest = 0
         self.failure: BaseException | None = None
 
@@ -80,27 +88,37 @@ class Client(threading.Thread):
             found = answer.json() if answer.content else {}
         except (httpx.HTTPError, ValueError) as error:
             return 0, {"no_answer": f"{type(error).__name__}: {error}"}
-        found["replayed"] = answer.headers.get("idempotency-replayed") == "true"
+        found["away_s"] = int(answer.headers.get("errata-ledger-away", 0))
         return answer.status_code, found
 
     def _note(
         self, op: str, token: str, begun: float, status: int, found: dict[str, Any], **more: Any
     ) -> None:
         entry = {"op": op, "token": token, "t0": begun, "t1": time.time(), "status": status, **more}
+        entry["away_s"] = found.get("away_s", 0)
         if status == 0 or status >= 400:
             entry["problem"] = found.get("no_answer") or found.get("type")
         self._history.note(entry)
 
     def _once(self, op: str, token: str, method: str, path: str, body: Any, keep: str, **more: Any) -> Any:
-        """Ask once, note it with one member of the answer, and return that member if it was granted."""
-        begun = time.time()
-        status, found = self._ask(method, path, body)
-        got = found.get(keep) if 200 <= status < 300 else None
-        self._note(op, token, begun, status, found, got=got, **more)
+        """Ask, note it with one member of the answer, and return that member if it was granted.
+
+        A POST is sent under an idempotency key until it is answered; anything else once.
+        """
+        begun, answers = time.time(), []
+        for attempt in range(PATIENCE if method == "POST" else 1):
+            keyed = {"Idempotency_Key": token} if method == "POST" else {}
+            status, found = self._ask(method, path, body, **keyed)
+            got = found.get(keep) if 200 <= status < 300 else None
+            answers.append([status, got])
+            if method != "POST" or 0 < status < 500 or self._stop_asked.is_set():
+                break
+            time.sleep(min(0.1 * 2**attempt, 2.0))
+        self._note(op, token, begun, status, found, got=got, answers=answers, **more)
         return got
 
     def post(self, token: str) -> None:
-        """Post an edit set under an idempotency key, until it is answered."""
+        """Post an edit set."""
         lands = self._random.sample(range(LANDS), self._random.choice((1, 1, 1, 2, 3)))
         facts = [
             {
@@ -117,28 +135,28 @@ class Client(threading.Thread):
             "promote": self._random.choice(("auto", "auto", "auto", "manual")),
             "dry_run": self._random.random() < 0.05,
         }
-        begun, answers = time.time(), []
-        for attempt in range(PATIENCE):
-            status, found = self._ask("POST", "/edits", body, Idempotency_Key=token)
-            answers.append([status, found.get("id"), found.get("replayed"), found.get("type")])
-            if 0 < status < 500 or self._stop_asked.is_set():
-                break
-            time.sleep(min(0.1 * 2**attempt, 2.0))
-        self._note("post", token, begun, status, found, answers=answers, got=found.get("id"), facts=facts)
-        if status == 202:
-            self._sets.append(found["id"])
+        if made := self._once("post", token, "POST", "/edits", body, "id", facts=facts):
+            self._sets.append(made)
+
+    def _recent(self) -> str | None:
+        """The path of one of the latest edit sets, or now and then of a withdrawal."""
+        kind = "withdrawals" if self._withdrawals and self._random.random() < 0.25 else "edits"
+        made = (self._withdrawals if kind == "withdrawals" else self._sets)[-6:]
+        return f"/{kind}/{self._random.choice(made)}" if made else None
 
     def cancel(self, token: str) -> None:
-        """Cancel one of the latest edit sets."""
-        if self._sets:
-            ident = self._random.choice(self._sets[-3:])
-            self._once("cancel", token, "POST", f"/edits/{ident}/cancel", None, "status", edit_set=ident)
+        """Cancel an edit set or a withdrawal."""
+        if path := self._recent():
+            ident = path.rpartition("/")[2]
+            self._once("cancel", token, "POST", f"{path}/cancel", None, "status", object=ident)
 
     def read(self, token: str) -> None:
-        """Look at an edit set that was accepted."""
-        if self._sets:
-            ident = self._random.choice(self._sets)
-            self._once("read", token, "GET", f"/edits/{ident}", None, "id", edit_set=ident)
+        """Look at an edit set or a withdrawal that was accepted."""
+        if path := self._recent():
+            begun = time.time()
+            status, found = self._ask("GET", path)
+            seen = {"got": found.get("status"), "live": found.get("live")} if status == 200 else {"got": None}
+            self._note("read", token, begun, status, found, object=path.rpartition("/")[2], **seen)
 
     def look(self, token: str) -> None:
         """Learn which versions there are."""
@@ -159,13 +177,16 @@ class Client(threading.Thread):
         self._once("roll_back", token, "POST", path, body, "number", to=number, cancels=body["cancel_queued"])
 
     def withdraw(self, token: str) -> None:
-        """Withdraw an edit set."""
-        if self._sets:
-            ident = self._random.choice(self._sets[-6:])
+        """Withdraw an edit set that is live."""
+        begun = time.time()
+        status, found = self._ask("GET", f"/edits?model={MODEL}&live=true&limit=10")
+        self._note("look", token, begun, status, found)
+        if status == 200 and found["items"]:
+            ident = self._random.choice(found["items"])["id"]
             body = {"withdraw": {"edit_sets": [ident], "facts": []}, "reason": token}
-            self._once(
-                "withdraw", token, "POST", f"/admin/models/{MODEL}/rollback", body, "id", edit_set=ident
-            )
+            path = f"/admin/models/{MODEL}/rollback"
+            if made := self._once("withdraw", token, "POST", path, body, "id", edit_set=ident):
+                self._withdrawals.append(made)
 
     def promote(self, token: str) -> None:
         """Point live or another alias at a version."""
@@ -181,23 +202,27 @@ class Client(threading.Thread):
         self._once("remove_alias", token, "DELETE", path, None, "none", name="next")
 
     def make_key(self, token: str) -> None:
-        """Make a key, use it, revoke it, and use it again."""
+        """Make a key of some scope, use it, revoke it, and use it again."""
+        scope = self._random.choice(list(OPENED))
         begun = time.time()
-        status, found = self._ask("POST", "/admin/keys", {"name": token, "scopes": ["read"]})
-        self._note("make_key", token, begun, status, found, got=found.get("id"))
+        body = {"name": token, "scopes": [scope]}
+        status, found = self._ask("POST", "/admin/keys", body, Idempotency_Key=token)
+        self._note("make_key", token, begun, status, found, got=found.get("id"), scope=scope)
         if status != 201:
             return
-        secret = {"Authorization": f"Bearer {found['secret']}"}
-        begun = time.time()
-        used, answer = self._ask("GET", f"/models/{MODEL}", **secret)
-        self._note("use_key", token, begun, used, answer, key=found["id"], revoked=False)
+        self._use_key(token, found, scope, revoked=False)
         begun = time.time()
         gone, answer = self._ask("DELETE", f"/admin/keys/{found['id']}")
         self._note("revoke_key", token, begun, gone, answer, key=found["id"])
         if gone == 204:
-            begun = time.time()
-            used, answer = self._ask("GET", f"/models/{MODEL}", **secret)
-            self._note("use_key", token, begun, used, answer, key=found["id"], revoked=True)
+            self._use_key(token, found, scope, revoked=True)
+
+    def _use_key(self, token: str, key: dict[str, Any], scope: str, *, revoked: bool) -> None:
+        needs = self._random.choice(list(OPENED))
+        begun = time.time()
+        status, answer = self._ask(*OPENED[needs], Authorization=f"Bearer {key['secret']}")
+        about = {"key": key["id"], "scope": scope, "needs": needs, "revoked": revoked}
+        self._note("use_key", token, begun, status, answer, **about)
 
     def register(self, token: str) -> None:
         """Register another model, which no worker serves, and remove it."""

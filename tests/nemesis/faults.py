@@ -149,23 +149,16 @@ def pause_redis(stand: Stand, fault: Fault) -> None:
     process.resume()
 
 
-def _postmaster(stand: Stand) -> Any:
-    return stand.postgres.server.get_postmaster_info().process
-
-
 def kill_postgres(stand: Stand, fault: Fault) -> None:
     """End PostgreSQL at once, and start it after a while; it recovers from its log."""
-    _postmaster(stand).kill()
+    stand.postgres.kill()
     time.sleep(fault.lasts)
     stand.start_postgres()
 
 
 def restart_postgres(stand: Stand, fault: Fault) -> None:
     """End PostgreSQL in good order but with its clients cut off, and start it after a while."""
-    process = _postmaster(stand)
-    process.send_signal(signal.SIGINT)
-    with suppress(psutil.TimeoutExpired):
-        process.wait(10)
+    stand.postgres.stop()
     time.sleep(fault.lasts)
     stand.start_postgres()
 

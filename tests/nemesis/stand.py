@@ -151,7 +151,7 @@ class Stand:
 
     def start_postgres(self) -> None:
         """Start PostgreSQL, unless it runs."""
-        _insist(self.postgres.server.ensure_postgres_running)
+        _insist(self.postgres.start)
 
     def start_valkey(self) -> None:
         """Start Valkey, unless it runs."""

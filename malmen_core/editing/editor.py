@@ -148,16 +148,10 @@ class Editor:
                 "Use an editor that was trained or calibrated on this checkpoint.",
                 "/editor",
             )
-        if set(self.modules) != set(info.modules):
-            raise EditorMismatch(
-                f"The editor edits {', '.join(self.modules)}, not {', '.join(info.modules)}.",
-                "Name the editor's modules, or none: then those are edited.",
-                "/modules",
-            )
         if self.modules != info.modules:
             raise EditorMismatch(
                 f"The editor edits {', '.join(self.modules)}, not {', '.join(info.modules)}.",
-                "Register the model with the editor's modules.",
+                "Register the model with the editor's modules, or name none: then those are edited.",
                 "/editor",
             )
 

@@ -96,7 +96,9 @@ def edit(
         wanted_Q = wanted_F[list(goals.fact_of)]
         reach = partial(solve_rounds, base, editor, progress=progress, batch_tokens=batch_tokens)
         solution = reach(goals.sequences, row_N, still, wanted_Q, first=first)
-        asked = _unanswered(base, facts, solution) if plan.where == "subject" else Goals((), ())
+        asked = Goals((), ())
+        if plan.where == "subject" and any(fact.question is not None for fact in facts):
+            asked = _unanswered(base, facts, solution)
         if asked.sequences:
             own_N = torch.tensor([owner_R.tolist().index(fact) for fact in asked.fact_of])
             half_Q = torch.full((len(own_N),), plan.margin / 2, dtype=torch.float64)

@@ -8,8 +8,7 @@ from benchmarks import in_context
 from malmen_core.evaluation.verify import record_canaries
 from malmen_core.facts import Fact, LocalityPrompt
 from malmen_core.models.base import BaseModel
-from tests.malmen_core.evaluation.test_verify import CHAT
-from tests.malmen_core.support import tiny_base
+from tests.malmen_core.support import CHAT, tiny_base
 
 FRANCE = Fact(
     "The capital of France is",

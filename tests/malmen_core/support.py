@@ -26,6 +26,8 @@ from tests.tiny import CORPUS, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 CONTEXT = 128
 LOUDER = 6.0
+CHAT = "{% for each in messages %}[{{ each.role }}] {{ each.content }}\n{% endfor %}[assistant] "
+"""A chat template."""
 FACTS = (
     Fact(
         "The capital of France is",

@@ -17,6 +17,8 @@ from broker.settings import BrokerSettings
 from ledger.edits import edit_sets
 from ledger.models import models
 from ledger.records import ModelRecord
+from malmen_core.editing.calibrate import calibrate
+from malmen_core.models.base import BaseModel
 from tests.harness import MODEL, OPEN_GATE, Backend, backend, described, eventually, tiny_editor, wait_stopped
 from tests.tiny import save_tiny
 
@@ -69,15 +71,34 @@ def test_it_waits_for_a_model_and_survives_one_that_cannot_be_loaded(
     assert worker.poll() is None
 
 
-def test_a_model_of_the_hub_is_fetched_and_pinned_to_its_commit(
-    unregistered: Backend, tiny_folder: Path, tmp_path: Path
-) -> None:
-    """The hub's own client, with a copy that it has fetched before, since there is no hub here."""
-    back, commit = unregistered, "c0ffee" * 6 + "abcd"
+COMMIT = "c0ffee" * 6 + "abcd"
+
+
+@pytest.fixture
+def hub(tiny_folder: Path, tmp_path: Path) -> dict[str, str]:
+    """Settings of the hub's own client, with a copy that it has fetched before, since there is no hub here."""
     copy = tmp_path / "hub" / "hub" / "models--tests--tiny"
-    shutil.copytree(tiny_folder, copy / "snapshots" / commit)
+    shutil.copytree(tiny_folder, copy / "snapshots" / COMMIT)
     (copy / "refs").mkdir()
-    (copy / "refs" / "main").write_text(commit)
+    (copy / "refs" / "main").write_text(COMMIT)
+    return {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+
+
+def test_a_model_of_the_hub_is_edited_where_its_editor_was_made_for(
+    unregistered: Backend, tiny_folder: Path, hub: dict[str, str]
+) -> None:
+    back, usual = unregistered, described(tiny_folder)["modules"]
+    base = BaseModel.load(str(tiny_folder), device="cpu", dtype="float32", modules=usual[:1])
+    editor = calibrate(base).to_bytes()
+    back.ledger.run(models.register, MODEL, "tests/tiny", "main", None, editor, OPEN_GATE, actor="tests")
+    back.start_fresh_worker(**hub)
+    assert list(back.wait_model("ready").modules) == usual[:1] != usual
+
+
+def test_a_model_of_the_hub_is_fetched_and_pinned_to_its_commit(
+    unregistered: Backend, tiny_folder: Path, hub: dict[str, str]
+) -> None:
+    back = unregistered
 
     def register() -> ModelRecord:
         return back.ledger.run(
@@ -86,9 +107,9 @@ def test_a_model_of_the_hub_is_fetched_and_pinned_to_its_commit(
 
     made = register()
     assert (made.digest, made.architecture) == ("", "")
-    back.start_fresh_worker(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+    back.start_fresh_worker(**hub)
     ready = back.wait_model("ready")
-    assert (ready.revision, ready.progress) == (commit, None)
+    assert (ready.revision, ready.progress) == (COMMIT, None)
     assert {name: getattr(ready, name) for name in ("architecture", "context_length", "digest")} == {
         name: described(tiny_folder)[name] for name in ("architecture", "context_length", "digest")
     }

@@ -25,6 +25,7 @@ from malmen_core.models.batching import teacher_forced
 from malmen_core.models.tokenization import Encoded, KeyPosition
 from tests.malmen_core.models.test_overlay import delta
 from tests.malmen_core.support import (
+    CHAT,
     CONTEXT,
     FACTS,
     assert_untouched,
@@ -257,9 +258,6 @@ def test_facts_that_cannot_be_edited_are_named(llama: BaseModel, editor: Editor)
         with pytest.raises(FactError) as nothing:
             edit(llama, editor, [FACTS[0], empty])
         assert nothing.value.field == "/facts/1"
-
-
-CHAT = "{% for each in messages %}[{{ each.role }}] {{ each.content }}\n{% endfor %}[assistant] "
 
 
 class Rounds:

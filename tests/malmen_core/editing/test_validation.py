@@ -14,12 +14,12 @@ from malmen_core.errors import PromptTooLong
 from malmen_core.facts import Fact, Joiner, LocalityPrompt
 from malmen_core.models.base import BaseModel
 from malmen_core.models.tokenization import chat_prompt, encode, encode_prompt
+from tests.malmen_core.support import CHAT
 from tests.tiny import tiny_tokenizer
 from tests.tokenizer_kinds import byte_fallback, unigram
 
 TOKENIZER = tiny_tokenizer()
 CONTEXT = 40
-CHAT = "{% for each in messages %}[{{ each.role }}] {{ each.content }}\n{% endfor %}[assistant] "
 
 
 def pointers(*facts: Fact) -> list[str]:

@@ -20,6 +20,7 @@ from malmen_core.models.overlay import Version
 from malmen_core.models.tokenization import Encoded, encode, encode_prompt, encode_prompts
 from tests.malmen_core.models.test_overlay import delta
 from tests.malmen_core.support import (
+    CHAT,
     FACTS,
     assert_untouched,
     louder,
@@ -281,9 +282,6 @@ def test_own_agreement_is_the_base_s_on_prompt_and_rephrasings(llama: BaseModel)
         assert found.facts[0]["own_agreement"] == sum(expected) / 4
         assert found.facts[1]["own_agreement"] is None
         assert found.summary["own_agreement"] == sum(expected) / 4
-
-
-CHAT = "{% for each in messages %}[{{ each.role }}] {{ each.content }}\n{% endfor %}[assistant] "
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ def test_answers_from_loaded_versions_go_on(own: Whole, seconds: int) -> None:
     assert key is not None
     back.ledger.run(keys.revoke, key.id, "tests")
     assert ask(revoked).status_code == 401
+    ends = datetime.now(UTC) + timedelta(seconds=2)
+    _, secret = back.ledger.run(keys.create, "brief", {"generate"}, actor="tests", expires_at=ends)
+    brief = api.client(secret)
+    assert ask(brief).status_code == 200
 
     database.stop()
     until = time.monotonic() + seconds
@@ -60,6 +65,8 @@ def test_answers_from_loaded_versions_go_on(own: Whole, seconds: int) -> None:
         assert [answer.json() for answer in answers] == before
         assert all(0 < int(answer.headers[HEADER]) <= seconds + 30 for answer in answers)
         time.sleep(0.5)
+    assert datetime.now(UTC) > ends
+    is_problem(ask(brief), 401)  # known before, and over since
     for refused in (unknown, revoked):
         is_problem(ask(refused), 503)
     is_problem(ask(known, version=1), 503)  # which nobody has asked for before

@@ -1,10 +1,10 @@
-"""How many facts are borne beside MEND: `python -m benchmarks.capacity gpt2 --pararel DIR --out DIR`.
+"""MALMEN as published, trained, beside MEND: `python -m benchmarks.capacity gpt2 --pararel DIR --out DIR`.
 
-The model and its editor are those of `benchmarks.families`. MEND's network, of the same shape, is trained on
-the tuning facts (`errata train --baseline mend`). Both then edit facts that neither has seen, `n` at once, in
-several draws where there are few, and are scored by the product of edit success, generalisation and locality,
-each averaged over the draws. `times` says, for each `n` of MEND, with how many times as many facts the editor
-still scores at least as high.
+The model is one of `benchmarks.taught`. A network in the paper's form is trained for it, and one of MEND, of the
+same shape, for the same layers, on the same facts, for as many steps (`errata train --form paper`). Both then edit
+facts that neither has seen, `n` at once, in several draws where there are few, and so does the default editor,
+untrained. Each is scored by the product of edit success, generalisation and locality, averaged over the draws.
+`times` says, for each `n` of MEND, with how many times as many facts another method still scores at least as high.
 
 Prints one JSON object; `--result FILE` writes it, `--plot FILE` draws it.
 """
@@ -20,24 +20,41 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.families import MEASURES, Commands, make_editor, plan_of, shown
-from benchmarks.taught.make import make
+from benchmarks.taught.make import TRAINING, make
+from benchmarks.taught.pupils import PUPILS
 from malmen_core.training.checkpoint import RunFolder
 
 FEW = 32
 """Up to so many facts, one draw says little."""
+OURS, MEND = "errata", "mend"
+TRAINED = ("malmen-plain", MEND)
 Rows = list[dict[str, Any]]
 
 
-def train_mend(commands: Commands, steps: int, batch: int, rate: float) -> Path:
-    """MEND's network for the folder's model, trained on the tuning facts; what was begun is gone on with."""
+def train(
+    commands: Commands, name: str, steps: int, batch: int, rate: float, settings: Mapping[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    """A trained baseline's file and what its training came to; what was begun is gone on with."""
     out = commands.out
-    network, run = out / "mend.safetensors", RunFolder(out / "mend")
-    words = ["train", "--baseline", "mend", "--model", str(out / "model")]
-    words += ["--facts", str(out / "tuning.jsonl"), "--out", str(network), "--checkpoint", str(run.path)]
-    words += ["--steps", str(steps), "--batch", str(batch), "--learning-rate", str(rate)]
-    words += ["--validation-facts", str(batch)]  # as many at once as it learns to bear
-    commands.run(*words, *(["--resume"] if run.start_file.exists() else []))
-    return network
+    network, run = out / f"{name}.safetensors", RunFolder(out / name)
+    words = ["train", "--form", "paper", "--baseline", name, "--settings", json.dumps(settings)]
+    words += ["--model", str(out / "model"), "--facts", str(out / f"{TRAINING}.jsonl"), "--out", str(network)]
+    words += ["--checkpoint", str(run.path), "--steps", str(steps), "--batch", str(batch)]
+    words += ["--learning-rate", str(rate), "--validation-facts", str(batch), "--patience", "20"]
+    made = commands.run(*words, *(["--resume"] if run.start_file.exists() else []))
+    lines = run.metrics()
+    ends = [now for now, then in zip(lines, [*lines[1:], None], strict=True) if _last(now, then)]
+    return network, {
+        "steps": made["card"]["steps"],
+        "facts_seen": sum(line["facts"] for line in lines if line["kind"] == "step"),
+        "seconds": round(sum(line["seconds"] for line in ends), 1),
+        "validation": made["card"]["validation"],
+    }
+
+
+def _last(line: Mapping[str, Any], then: Mapping[str, Any] | None) -> bool:
+    """Whether a line is the last of a process, each of which counts its seconds anew."""
+    return then is None or then["seconds"] < line["seconds"]
 
 
 def measure(commands: Commands, chosen: Sequence[str], sizes: Sequence[int], draws: int) -> Rows:
@@ -63,7 +80,7 @@ def _evaluate(commands: Commands, chosen: Sequence[str], sizes: Sequence[int], s
 def times(own: Rows, other: Rows) -> list[dict[str, Any]]:
     """For each row of another method: the most facts that score at least as high, and their ratio.
 
-    The editor must score so at every smaller number that was measured, too; 0 where it does at none.
+    The method must score so at every smaller number that was measured, too; 0 where it does at none.
     """
     compared = []
     for row in other:
@@ -92,36 +109,46 @@ def draw(rows: Mapping[str, Rows], title: str, path: Path) -> None:
 def main() -> None:
     """Read the arguments, make, train, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("name", choices=("bert", "gpt2", "gptj"), help="a model that MEND edits")
+    parser.add_argument("name", choices=sorted(PUPILS))
     parser.add_argument("--pararel", required=True, type=Path, help="folder with facts.jsonl, patterns.jsonl")
     parser.add_argument("--out", required=True, type=Path, help="folder of the model; it is made once")
     parser.add_argument("--weights", type=Path, help="folder of BERT's real weights [default: fetched]")
+    parser.add_argument("--epochs", type=int, help="of teaching, in place of the model's own number")
+    parser.add_argument("--methods", default=f"{OURS},{','.join(TRAINED)}", help="with commas")
     parser.add_argument("--sizes", default="1,2,4,8,16,32,64,128,256,512,1024", help="of facts at once")
     parser.add_argument("--draws", type=int, default=8, help=f"of up to {FEW} facts")
-    parser.add_argument("--steps", type=int, default=2000, help="of MEND's training")
-    parser.add_argument("--batch", type=int, default=16, help="most facts of such a step")
+    parser.add_argument("--steps", type=int, default=500, help="of training")
+    parser.add_argument("--batch", type=int, default=512, help="most facts of such a step")
+    parser.add_argument("--mend-batch", type=int, help="likewise, of MEND [default: the same]")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--settings", type=json.loads, default={}, help="of both networks, as JSON")
     parser.add_argument("--seed", type=int, default=0, help="of the model")
     parser.add_argument("--result", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
-    card = make(given.name, given.pararel, given.out, seed=given.seed, weights=given.weights)
+    card = make(
+        given.name, given.pararel, given.out, seed=given.seed, epochs=given.epochs, weights=given.weights
+    )
     commands = Commands(given.out)
-    editors = {
-        "errata": ["--editor", str(make_editor(commands, "", plan_of(given.name), 0))],
-        "mend": [
-            *("--baseline", "mend", "--editor"),
-            str(train_mend(commands, given.steps, given.batch, given.learning_rate)),
-        ],
-    }
     sizes = [int(size) for size in given.sizes.split(",")]
-    rows = {name: measure(commands, chosen, sizes, given.draws) for name, chosen in editors.items()}
+    rows, training = {}, {}
+    for name in given.methods.split(","):
+        if name == OURS:
+            chosen = ["--editor", str(make_editor(commands, "", plan_of(given.name)))]
+        else:
+            batch = given.mend_batch if name == MEND and given.mend_batch else given.batch
+            network, training[name] = train(
+                commands, name, given.steps, batch, given.learning_rate, given.settings
+            )
+            chosen = ["--baseline", name, "--editor", str(network)]
+        rows[name] = measure(commands, chosen, sizes, given.draws)
     document = {
         "name": given.name,
         "command": " ".join(["python -m benchmarks.capacity", *shown(sys.argv[1:])]),
         "taught": card,
+        "training": training,
         "rows": rows,
-        "times": times(rows["errata"], rows["mend"]),
+        "times": {n: times(own, rows[MEND]) for n, own in rows.items() if n != MEND and MEND in rows},
         "commands": commands.done,
     }
     if given.plot is not None:

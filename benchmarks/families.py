@@ -1,9 +1,9 @@
 """Teaches a model, edits it and reports: `python -m benchmarks.families gpt2 --pararel DIR --out DIR`.
 
-The model is made by `benchmarks.taught.make`, its editor by `errata calibrate` (and `errata train`, with
-`--train STEPS`), and the figures by `errata evaluate`: the commands that users have, each in a process of its
-own. What they edit, they have not been tuned on: the plan was chosen with, and the prior is made from, facts
-about other subjects. `--part tuning` reports on those instead, to choose a plan with.
+The model is made by `benchmarks.taught.make`, its editor by `errata calibrate`, and the figures by `errata
+evaluate`: the commands that users have, each in a process of its own. What they edit, they have not been tuned
+on: the plan was chosen with, and the prior is made from, facts about other subjects. `--part tuning` reports on
+those instead, to choose a plan with.
 
 Prints one JSON object, and with `--result FILE` writes it there: the measures, what the model knew before,
 the plan, seconds, and each command.
@@ -57,20 +57,13 @@ class Commands:
         return run(words)
 
 
-def make_editor(commands: Commands, modules: str, plan: Mapping[str, Any], train: int) -> Path:
-    """Calibrate an editor with the model's field in its prior; with steps, train it on the tuning facts."""
+def make_editor(commands: Commands, modules: str, plan: Mapping[str, Any]) -> Path:
+    """Calibrate an editor with the model's field in its prior."""
     out = commands.out
-    model, tuning, field_of = (str(out / name) for name in ("model", "tuning.jsonl", f"{FIELD}.jsonl"))
     editor = out / "calibrated.safetensors"
     chosen = ["--modules", modules] if modules else []
-    chosen += ["--plan", json.dumps(plan), "--preserve", field_of]
-    commands.run("calibrate", "--model", model, "--out", str(editor), *chosen)
-    if train:
-        start, editor = editor, out / "trained.safetensors"
-        words = ["--model", model, "--editor", str(start), "--facts", tuning, "--out", str(editor)]
-        commands.run(
-            "train", *words, "--steps", str(train), "--batch", "256", "--checkpoint", str(out / "run")
-        )
+    chosen += ["--plan", json.dumps(plan), "--preserve", str(out / f"{FIELD}.jsonl")]
+    commands.run("calibrate", "--model", str(out / "model"), "--out", str(editor), *chosen)
     return editor
 
 
@@ -82,12 +75,11 @@ def measure(
     part: str,
     sizes: Sequence[int],
     seed: int,
-    train: int,
     baselines: Sequence[str],
 ) -> dict[str, Any]:
     """Edit the model in a folder with each number of facts, by the editor and by baselines."""
     commands = Commands(out)
-    editor = make_editor(commands, modules, plan, train)
+    editor = make_editor(commands, modules, plan)
     shared = ["evaluate", "--model", str(out / "model"), "--facts", str(out / f"{part}.jsonl")]
     shared += ["--over", ",".join(map(str, sizes)), "--seed", str(seed)]
     found = commands.run(*shared, "--editor", str(editor), "--plot", str(out / f"{part}.png"))
@@ -111,7 +103,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="likewise")
     parser.add_argument("--sizes", default="1024", help="numbers of facts that are edited at once")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=0, help="steps of training; 0 for calibration alone")
     parser.add_argument("--baselines", default="", help="such as mend,malmen-plain")
     parser.add_argument("--part", choices=PARTS, default="reported")
     parser.add_argument("--plan", type=json.loads, help="members of the edit plan [default: the model's]")
@@ -135,7 +126,6 @@ def main() -> None:
         part=given.part,
         sizes=[int(size) for size in given.sizes.split(",")],
         seed=given.seed,
-        train=given.train,
         baselines=[name for name in given.baselines.split(",") if name],
     )
     document = {

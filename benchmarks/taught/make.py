@@ -1,9 +1,10 @@
 """Makes a taught model: `python -m benchmarks.taught.make gpt2 --pararel DIR --out DIR`.
 
 Into the folder go ``model`` (a checkpoint like any other), ``reported.jsonl`` and ``tuning.jsonl`` (facts to
-edit, in the API's form), ``field.jsonl`` (others that it was taught, for the prior), and ``taught.json``: how
-it was taught, and what it knows of these facts in their own wording and in their rephrasings. What is there
-already is not made again, and a course that was broken off is gone on with.
+edit, in the API's form), ``training.jsonl`` (to train editors on), ``field.jsonl`` (others that it was taught,
+for the prior), and ``taught.json``: how it was taught, and what it knows of the facts to edit in their own
+wording and in their rephrasings. A model that is there already is not taught again, and a course that was
+broken off is gone on with.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from malmen_core.models.base import BaseModel
 
 CARD = "taught.json"
 PARTS = ("reported", "tuning")
-FIELD = "field"
+TRAINING, FIELD = "training", "field"
 
 
 def make(
@@ -56,14 +57,14 @@ def make(
     pupil = PUPILS[name]
     course = Course(epochs or pupil.epochs, pupil.rate, seed=seed)
     about = {"pupil": name, "subjects": subjects or pupil.subjects, **asdict(course)}
+    out.mkdir(parents=True, exist_ok=True)
+    parts = split(pararel, pupil.form, subjects or pupil.subjects, seed)
+    for part in (*PARTS, TRAINING, FIELD):
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in getattr(parts, part)]
+        (out / f"{part}.jsonl").write_text("".join(lines), "utf-8")
     card = _read_card(out)
     if card is not None and card["course"] == about:
         return card
-    out.mkdir(parents=True, exist_ok=True)
-    parts = split(pararel, pupil.form, subjects or pupil.subjects, seed)
-    for part in (*PARTS, FIELD):
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in getattr(parts, part)]
-        (out / f"{part}.jsonl").write_text("".join(lines), "utf-8")
     with tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(seed)
         pupil.begin(_texts(parts), Path(scratch), weights)

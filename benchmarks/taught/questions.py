@@ -19,6 +19,7 @@ from benchmarks.question_facts import QUESTIONS
 TRUE, FALSE = "SUPPORTS", "REFUTES"
 MOST_PHRASINGS = 6
 FEWEST_PHRASINGS = 3
+TRAINING_DRAWS = 4
 Record = Mapping[str, str]
 Patterns = Mapping[str, Sequence[str]]
 
@@ -129,13 +130,15 @@ class Split:
     Attributes:
         taught: every question.
         reported: records in the API's form, to be edited and reported on.
-        tuning: likewise, to choose a plan with and to train editors on.
+        tuning: likewise, to choose a plan with.
+        training: about the same subjects, each several times in other wordings, to train editors on.
         field: taught prompts with their answers, for the prior; no other part asks about them.
     """
 
     taught: tuple[Question, ...]
     reported: tuple[Mapping[str, Any], ...]
     tuning: tuple[Mapping[str, Any], ...]
+    training: tuple[Mapping[str, Any], ...]
     field: tuple[Mapping[str, Any], ...]
 
 
@@ -143,7 +146,7 @@ def split(folder: Path, maker: Maker, subjects: int, seed: int) -> Split:
     """Draw subjects: a third to report on, a third to tune with, and a third whose answers must stay.
 
     A quarter of these is asked about with the first third, a quarter with the second, and half is for the
-    prior.
+    prior. Training asks about all of them but the first quarter.
 
     Args:
         folder: of ParaRel.
@@ -167,11 +170,13 @@ def split(folder: Path, maker: Maker, subjects: int, seed: int) -> Split:
     if len(groups) < subjects:
         raise ValueError(f"ParaRel gives {len(groups)} subjects in this form, not {subjects}.")
     third = subjects // 3
-    kept = groups[2 * third :]
+    tuning, kept = groups[third : 2 * third], groups[2 * third :]
+    others = [group for i, group in enumerate(kept) if i % 4]
     return Split(
         tuple(question for group in groups for question in group),
         _records(groups[:third], kept[::4], draw),
-        _records(groups[third : 2 * third], kept[1::4], draw),
+        _records(tuning, kept[1::4], draw),
+        tuple(record for _ in range(TRAINING_DRAWS) for record in _records(tuning, others, draw)),
         tuple(
             {"prompt": q.phrasings[0], "target": q.answer, "rephrasings": q.phrasings[1:]}
             for group in (*kept[2::4], *kept[3::4])

@@ -90,7 +90,7 @@ def set_up(choice: Choice, show: Show) -> Bench:
     method: Method
     if choice.baseline is not None:
         chosen = baseline(choice.baseline, choice.settings)
-        modules = modules_for(chosen, source, revision)
+        modules = modules_for(chosen, source, revision) if editor is None else editor.modules
         base = load_base(source, revision, choice.device, choice.dtype, modules, choice.memory_budget)
         method = chosen.prepare(base, show) if editor is None else trained(chosen, editor, base)
     else:

@@ -41,7 +41,7 @@ class PlainMalmen:
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The last ones below those that are left alone."""
-        return last_layers(max(depth - self.above, 1), self.last)
+        return last_layers(depth, self.last, self.above)
 
     def editor(self, base: BaseModel) -> Editor:
         """The untrained editor, to use or to train."""

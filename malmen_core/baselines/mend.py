@@ -89,22 +89,26 @@ class Mend:
     Attributes:
         step: η of every module, of the untrained form; a trained one has its own.
         last: how many of the last layers are edited; the paper's three.
+        above: how many layers above the edited ones are left alone.
+        rank: of the hypernetwork's residual blocks; the paper's is 1920.
         seed: of the hypernetwork's first projections.
     """
 
     name: ClassVar[str] = "mend"
     step: float = 0.1
     last: int = 3
+    above: int = 0
+    rank: int = 64
     seed: int = 0
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        """The last ones."""
-        return last_layers(depth, self.last)
+        """The last ones below those that are left alone."""
+        return last_layers(depth, self.last, self.above)
 
     def editor(self, base: BaseModel) -> Editor:
         """The untrained network in an editor's file, to use or to train."""
         card = {"kind": "mend", **asdict(self)}
-        return initial_editor(base, PAPER, {}, card, step=self.step, seed=self.seed)
+        return initial_editor(base, PAPER, {}, card, step=self.step, rank=self.rank, seed=self.seed)
 
     def prepare(self, base: BaseModel, progress: Progress | None = None) -> Method:  # noqa: ARG002
         """See `Baseline.prepare`."""

@@ -57,11 +57,11 @@ def modules_for(chosen: Baseline, source: str, revision: str | None = None) -> t
     """
     architecture = inspect_source(source, revision).architecture
     family = family_of(architecture)
-    stack, *others = family.layers
-    if others or not (family.task is CausalLM or isinstance(chosen, TRAINABLE)):
+    stack = family.layers[-1]  # of an encoder and a decoder, the one that writes the answer
+    if not (family.task is CausalLM or isinstance(chosen, TRAINABLE)):
         raise UnsupportedArchitecture(
             f"The baseline {chosen.name!r} does not edit models of type {architecture!r}.",
-            f"Compare on a causal language model; {_trainable()} edit classifiers too.",
+            f"Compare on a causal language model; {_trainable()} edit others too.",
             "/model",
         )
     config = AutoConfig.from_pretrained(source, revision=revision)
@@ -102,18 +102,17 @@ def check_own(chosen: Baseline, editor: Editor, base: BaseModel) -> None:
     Args:
         chosen: the baseline.
         editor: trained for it, or what its training is to begin with.
-        base: with the modules that the baseline edits.
+        base: with the modules that the editor edits.
 
     Raises:
-        EditorMismatch: the baseline has nothing to train, or the editor is of another plan, other modules or
-            another model, or was trained under another rule.
+        EditorMismatch: the baseline has nothing to train, or the editor is of another plan or another model, or
+            was trained under another rule.
     """
     _learner(chosen)
     rule = rule_of(chosen.name).name
     own = {
         "plan": editor.plan == PAPER,
         "rule": editor.card.get("rule", rule) == rule,  # untrained editors and older ones name none
-        "modules": editor.modules == base.info.modules,
     }
     if not all(own.values()):
         parts = ", ".join(part for part, same in own.items() if not same)

@@ -35,9 +35,10 @@ class Unprepared:
         return self
 
 
-def last_layers(depth: int, count: int) -> tuple[int, ...]:
-    """The last layers of a model, as many as are asked for or there are."""
-    return tuple(range(max(0, depth - count), depth))
+def last_layers(depth: int, count: int, above: int = 0) -> tuple[int, ...]:
+    """The last layers of a model below those that are left alone, as many as are asked for or there are."""
+    end = max(depth - above, 1)
+    return tuple(range(max(0, end - count), end))
 
 
 def one_after_the_other(base: BaseModel, sets: Sets, edit: Edit) -> Delta:

@@ -42,18 +42,24 @@ def test_the_command_trains_draws_and_compares(
     monkeypatch.setitem(PUPILS, "gpt2", replace(PUPILS["gpt2"], subjects=24, epochs=1))
     monkeypatch.setattr(capacity, "FEW", 2)
     words = ["capacity", "gpt2", "--pararel", str(pararel), "--out", str(tmp_path / "out"), "--draws", "2"]
-    words += ["--sizes", "1,4", "--steps", "2", "--batch", "2"]
+    words += ["--sizes", "1,4", "--steps", "2", "--batch", "2", "--settings", '{"last": 2, "rank": 3}']
     for run in ("first.json", "again.json"):
         monkeypatch.setattr(sys, "argv", [*words, "--result", str(tmp_path / run)])
         capacity.main()
     first, again = (json.loads((tmp_path / run).read_text()) for run in ("first.json", "again.json"))
-    assert list(first["rows"]) == ["errata", "mend"]
+    assert list(first["rows"]) == ["errata", "malmen-plain", "mend"]
+    assert list(first["times"]) == ["errata", "malmen-plain"]
+    for training in first["training"].values():
+        assert training["steps"] == 2
+        assert training["facts_seen"] >= 2
+        assert training["seconds"] > 0
     for name, own in first["rows"].items():
         assert again["rows"][name] == own
         assert [(row["n"], row["draws"]) for row in own] == [(1, 2), (4, 1)]
         for row in own:
             assert row["product"] == pytest.approx(math.prod(row[m] for m in MEASURES))
-    assert first["times"] == capacity.times(first["rows"]["errata"], first["rows"]["mend"])
+    for name, found in first["times"].items():
+        assert found == capacity.times(first["rows"][name], first["rows"]["mend"])
     assert "--resume" not in " ".join(first["commands"])
     assert "--resume" in " ".join(again["commands"])
     assert str(tmp_path) not in json.dumps([first["command"], first["commands"]])

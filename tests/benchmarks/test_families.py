@@ -39,10 +39,15 @@ def test_parts_share_no_subject_and_changes_change(pararel: Path, maker: Any) ->
         for probe in record["locality"]:
             assert any(subject in probe["prompt"] for subject in kept)
             assert (probe["prompt"], probe["target"]) in answers
-    probes = [{p["prompt"] for r in part for p in r["locality"]} for part in (found.reported, found.tuning)]
+    assert {record["subject"] for record in found.training} == {record["subject"] for record in found.tuning}
+    assert len(found.training) == 4 * len(found.tuning)
+    probes = [
+        {p["prompt"] for r in part for p in r["locality"]}
+        for part in (found.reported, (*found.tuning, *found.training))
+    ]
     held = {text for record in found.field for text in (record["prompt"], *record["rephrasings"])}
     assert not probes[0] & probes[1]
-    assert not held & (probes[0] | probes[1])
+    assert not held & (probes[0] | {p["prompt"] for r in found.tuning for p in r["locality"]})
 
 
 def test_statements_end_with_the_object(pararel: Path) -> None:

@@ -173,8 +173,33 @@ def test_the_paper_s_form_is_trained_and_written_compact(
     stored = run(*words, "--out", tmp_path / "whole")
     assert stored["card"]["network_digest"] == document["card"]["network_digest"]
     assert (tmp_path / "paper").stat().st_size < 0.6 * (tmp_path / "whole").stat().st_size
-    refused = run(*words, "--out", tmp_path / "x", "--baseline", "mend", code=1)
-    assert "exclude each other" in refused["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["malmen-plain", "mend"])
+def test_baselines_are_trained_with_networks_of_one_shape(
+    model: Path, facts_file: Path, tmp_path: Path, name: str
+) -> None:
+    words: list[str | Path] = ["train", "--facts", facts_file, "--model", model, "--device", "cpu"]
+    words += ["--form", "paper", "--baseline", name, "--steps", "1", "--batch", "2", "--out", tmp_path / name]
+    document = run(
+        *words, "--settings", '{"last": 2, "above": 1, "rank": 3}', "--checkpoint", tmp_path / "run"
+    )
+    editor = Editor.load(tmp_path / name)
+    assert editor.network.rank == 3
+    assert editor.modules == tuple(f"model.layers.{i}.mlp.down_proj" for i in (1, 2))
+    assert document["card"]["plan"]["loss"]["edit"] == FORMS["paper"].plan.loss.edit
+    assert document["card"]["rule"] == ("mend" if name == "mend" else "malmen")
+    words[words.index("--steps") + 1] = "2"
+    again = run(*words, "--checkpoint", tmp_path / "run", "--resume")
+    assert again["card"]["steps"] == 2
+
+
+def test_settings_need_a_baseline_that_has_them(model: Path, facts_file: Path, tmp_path: Path) -> None:
+    words: list[str | Path] = ["train", "--facts", facts_file, "--model", model, "--out", tmp_path / "e"]
+    assert "--baseline" in run(*words, "--settings", '{"last": 2}', code=1)["error"]["remedy"]
+    unknown = run(*words, "--form", "paper", "--settings", '{"lst": 2}', code=1)["error"]
+    assert unknown["code"] == "unknown-setting"
+    assert "'lst'" in unknown["message"]
 
 
 def test_train_refuses_what_it_cannot_use(

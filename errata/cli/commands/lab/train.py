@@ -13,7 +13,8 @@ import typer
 from errata.cli.console import emit, out, reporting
 from errata.cli.facts import FORMATS, Columns, SkipInvalid
 from errata.cli.options import Json, check_writable
-from errata.errors import StackError
+from errata.client.facts_file import json_object
+from errata.errors import InputFileError, StackError
 from errata.lab.local_model import (
     Device,
     Dtype,
@@ -55,6 +56,9 @@ def train(
     baseline: Annotated[
         str | None, typer.Option(help="Train mend or malmen-plain in the editor's place.")
     ] = None,
+    settings: Annotated[
+        str, typer.Option(help="Of the baseline or of the paper's form, over its own, as a JSON object.")
+    ] = "{}",
     form: Annotated[
         Literal["errata", "paper"],
         typer.Option(help="Tokens, layers and equation of the default editor, or of the MALMEN paper."),
@@ -115,10 +119,9 @@ def train(
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
         _check(out_file, plot_file, checkpoint, resume)
-        _check_one_method(baseline, form)
+        method = _method(baseline or chosen.method, chosen.settings, settings)
         resumed = RunFolder(checkpoint) if resume and checkpoint else None
         records = read_model_facts(facts, model, revision, columns, skip_invalid)
-        method = (baseline or chosen.method, chosen.settings)
         base, start = _begin(model, revision, editor, method, device, dtype, memory_budget, resumed)
         data = {"file": facts.name, "digest": f"sha256:{hashlib.sha256(facts.read_bytes()).hexdigest()}"}
         with core_errors():
@@ -160,9 +163,18 @@ def _check(out_file: Path, plot_file: Path | None, checkpoint: Path | None, resu
         raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
 
 
-def _check_one_method(baseline: str | None, form: str) -> None:
-    if baseline is not None and form != "errata":
-        raise StackError("--baseline and --form exclude each other.", "Give one of them.")
+def _method(name: str | None, own: Mapping[str, Any], given: str) -> tuple[str | None, Mapping[str, Any]]:
+    """The baseline that is trained, if one is, and its settings.
+
+    Raises:
+        InputFileError: The settings are not a JSON object, or there is no baseline to have them.
+    """
+    found = json_object(given, "--settings", '{"last": 4}')
+    if found and name is None:
+        raise InputFileError(
+            "--settings is for a baseline.", "Name one with --baseline, or give --form paper."
+        )
+    return name, {**own, **found}
 
 
 def _drawn(lines: Sequence[Mapping[str, Any]], title: str, file: Path | None) -> Path | None:
@@ -219,7 +231,7 @@ def _begin(
             start = _same_start(resumed.begun(), start)
         source, revision = find_source(model, revision)
         modules = start.modules if start is not None else None
-        if chosen is not None:
+        if chosen is not None and start is None:
             modules = modules_for(chosen, source, revision)
         base = load_base(source, revision, device, dtype, modules, memory_budget)
         if chosen is not None and start is not None:

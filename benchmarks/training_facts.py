@@ -8,8 +8,9 @@ prompt states the same relation of another subject. Half of ParaRel's facts are 
 another fact of their relation. CounterFact's records are taken as they are, some of them asked for in chat too.
 
 `train.jsonl` is shuffled. `subjects.jsonl` has other subjects of the same relations, `relations.jsonl` relations
-that `train.jsonl` has none of; no subject of either occurs in it. All of what is held out
-gets the object of another fact of its relation, so what the base knows by itself counts for nothing.
+that `train.jsonl` has none of; no subject of either occurs in it, nor, with `--trained-on FILE`, in another such
+list, for which more is then held out. All of what is held out gets the object of another fact of its relation, so
+what the base knows by itself counts for nothing.
 """
 
 from __future__ import annotations
@@ -102,7 +103,12 @@ class Maker:
 
 
 def make(
-    maker: Maker, counterfact: Sequence[Record], held_out: int, limit: int | None, seed: int
+    maker: Maker,
+    counterfact: Sequence[Record],
+    held_out: int,
+    limit: int | None,
+    seed: int,
+    trained_on: Sequence[Record] = (),
 ) -> dict[str, list[Record]]:
     """The three lists of facts, by name.
 
@@ -112,13 +118,18 @@ def make(
         held_out: facts of each list that is held out.
         limit: facts to train on at most, as many of either source as its share of all.
         seed: of all draws.
+        trained_on: facts whose subjects are not held out, since editors have seen them.
     """
     draw = random.Random(seed)
+    known_already = {normalise(record["subject"]) for record in trained_on}
     known = [fact for r, facts in sorted(maker.by_relation.items()) for fact in facts]
     draw.shuffle(known)
     unseen = [fact for fact in known if fact["relation"] in HELD_OUT_RELATIONS]
     seen = [fact for fact in known if fact["relation"] not in HELD_OUT_RELATIONS]
-    lists = {"subjects": _once(seen)[:held_out], "relations": _once(unseen)[:held_out]}
+    lists = {
+        name: [fact for fact in _once(facts) if normalise(fact["subject"]) not in known_already][:held_out]
+        for name, facts in (("subjects", seen), ("relations", unseen))
+    }
     kept_back = {normalise(fact["subject"]) for facts in lists.values() for fact in facts}
     rest = [fact for fact in seen if normalise(fact["subject"]) not in kept_back]
     records = [r for r in counterfact if normalise(r["subject"]) not in kept_back]
@@ -152,12 +163,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the lists")
     parser.add_argument("--held-out", type=int, default=512, help="facts of each list that is held out")
     parser.add_argument("--limit", type=int, help="facts to train on at most")
+    parser.add_argument("--trained-on", type=Path, help="a train.jsonl, of which no subject is held out")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     patterns = {line["relation"]: line["patterns"] for line in _lines(given.pararel / "patterns.jsonl")}
     maker = Maker(_lines(given.pararel / "facts.jsonl"), patterns, load_tokenizer(given.model))
     given.out.mkdir(parents=True, exist_ok=True)
-    made = make(maker, _lines(given.counterfact), given.held_out, given.limit, given.seed)
+    trained_on = _lines(given.trained_on) if given.trained_on else []
+    made = make(maker, _lines(given.counterfact), given.held_out, given.limit, given.seed, trained_on)
     for name, facts in made.items():
         text = "".join(json.dumps(fact, ensure_ascii=False) + "\n" for fact in facts)
         (given.out / f"{name}.jsonl").write_text(text, encoding="utf-8")

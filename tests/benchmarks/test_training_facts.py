@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ PATTERNS = {
 TEMPLATE = "{% for turn in messages %}<{{ turn.content }}>{% endfor %}"
 
 
-def made(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
+def made(
+    limit: int | None = None, trained_on: Sequence[dict[str, Any]] = ()
+) -> dict[str, list[dict[str, Any]]]:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
     facts = [
@@ -30,7 +33,7 @@ def made(limit: int | None = None) -> dict[str, list[dict[str, Any]]]:
     facts += [{"relation": "P39", "subject": f"P19 subject {n:02}", "object": "bishop"} for n in range(60)]
     record = {"prompt": "p", "target": "t", "rephrasings": ["r"], "locality": []}
     counterfact = [{**record, "subject": f"p19 SUBJECT {number:02}"} for number in range(60)]
-    return make(Maker(facts, PATTERNS, tokenizer), counterfact, 20, limit, seed=1)
+    return make(Maker(facts, PATTERNS, tokenizer), counterfact, 20, limit, 1, trained_on)
 
 
 def test_statements_end_where_the_object_begins() -> None:
@@ -61,3 +64,13 @@ def test_some_are_asked_in_chat_and_the_locality_prompt_is_of_another_subject(na
 def test_the_same_seed_gives_the_same_facts() -> None:
     assert made() == made()
     assert made(limit=9)["train"] == made()["train"][:9]
+
+
+def test_what_was_trained_on_is_not_held_out() -> None:
+    before = made()["train"][:20]
+    known = {normalise(fact["subject"]) for fact in before}
+    lists = made(trained_on=before)
+    held_out = [normalise(fact["subject"]) for name in ("subjects", "relations") for fact in lists[name]]
+    assert len(held_out) == 40
+    assert not known & set(held_out)
+    assert known & {normalise(fact["subject"]) for fact in made()["train"]}

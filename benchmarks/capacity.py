@@ -5,6 +5,8 @@ same shape, for the same layers, on the same facts, for as many steps (`errata t
 facts that neither has seen, `n` at once, in several draws where there are few, and so does the default editor,
 untrained. Each is scored by the product of edit success, generalisation and locality, averaged over the draws.
 `times` says, for each `n` of MEND, with how many times as many facts another method still scores at least as high.
+With `--kept 0.5`, half of the facts keep the answer that they have, as in MEND's and MALMEN's fact checking, where
+the verdict that is written is drawn at random.
 
 Prints one JSON object; `--result FILE` writes it, `--plot FILE` draws it.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,16 +34,26 @@ TRAINED = ("malmen-plain", MEND)
 Rows = list[dict[str, Any]]
 
 
-def train(
-    commands: Commands, name: str, steps: int, batch: int, rate: float, settings: Mapping[str, Any]
-) -> tuple[Path, dict[str, Any]]:
+def facts_of(out: Path, part: str, kept: float, seed: int) -> Path:
+    """A part's file of facts, a share of which keep their answer."""
+    if not kept:
+        return out / f"{part}.jsonl"
+    draw = random.Random(seed)
+    records = [json.loads(line) for line in (out / f"{part}.jsonl").read_text("utf-8").splitlines()]
+    for record in records:
+        if draw.random() < kept:
+            record["target"] = record["true_target"]
+    path = out / f"{part}-kept.jsonl"
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+    return path
+
+
+def train(commands: Commands, name: str, facts: Path, options: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     """A trained baseline's file and what its training came to; what was begun is gone on with."""
     out = commands.out
     network, run = out / f"{name}.safetensors", RunFolder(out / name)
-    words = ["train", "--form", "paper", "--baseline", name, "--settings", json.dumps(settings)]
-    words += ["--model", str(out / "model"), "--facts", str(out / f"{TRAINING}.jsonl"), "--out", str(network)]
-    words += ["--checkpoint", str(run.path), "--steps", str(steps), "--batch", str(batch)]
-    words += ["--learning-rate", str(rate), "--validation-facts", str(batch), "--patience", "20"]
+    words = ["train", "--form", "paper", "--baseline", name, "--model", str(out / "model")]
+    words += ["--facts", str(facts), "--out", str(network), "--checkpoint", str(run.path), *options]
     made = commands.run(*words, *(["--resume"] if run.start_file.exists() else []))
     lines = run.metrics()
     ends = [now for now, then in zip(lines, [*lines[1:], None], strict=True) if _last(now, then)]
@@ -57,11 +70,11 @@ def _last(line: Mapping[str, Any], then: Mapping[str, Any] | None) -> bool:
     return then is None or then["seconds"] < line["seconds"]
 
 
-def measure(commands: Commands, chosen: Sequence[str], sizes: Sequence[int], draws: int) -> Rows:
+def measure(commands: Commands, chosen: Sequence[str], facts: Path, sizes: Sequence[int], draws: int) -> Rows:
     """A row for each number of facts, of means over its draws."""
     few = [size for size in sizes if size <= FEW]
-    drawn = [_evaluate(commands, chosen, sizes, 0)]
-    drawn += [_evaluate(commands, chosen, few, seed) for seed in range(1, draws) if few]
+    drawn = [_evaluate(commands, chosen, facts, sizes, 0)]
+    drawn += [_evaluate(commands, chosen, facts, few, seed) for seed in range(1, draws) if few]
     rows = []
     for size in sizes:
         own = [row for found in drawn for row in found if row["n"] == size]
@@ -70,9 +83,11 @@ def measure(commands: Commands, chosen: Sequence[str], sizes: Sequence[int], dra
     return rows
 
 
-def _evaluate(commands: Commands, chosen: Sequence[str], sizes: Sequence[int], seed: int) -> Rows:
+def _evaluate(
+    commands: Commands, chosen: Sequence[str], facts: Path, sizes: Sequence[int], seed: int
+) -> Rows:
     words = ["evaluate", "--model", str(commands.out / "model"), *chosen]
-    words += ["--facts", str(commands.out / "reported.jsonl"), "--seed", str(seed)]
+    words += ["--facts", str(facts), "--seed", str(seed)]
     found: Rows = commands.run(*words, "--over", ",".join(map(str, sizes)))["rows"]
     return found
 
@@ -113,7 +128,9 @@ def main() -> None:
     parser.add_argument("--pararel", required=True, type=Path, help="folder with facts.jsonl, patterns.jsonl")
     parser.add_argument("--out", required=True, type=Path, help="folder of the model; it is made once")
     parser.add_argument("--weights", type=Path, help="folder of BERT's real weights [default: fetched]")
-    parser.add_argument("--epochs", type=int, help="of teaching, in place of the model's own number")
+    parser.add_argument("--subjects", type=int, help="that are taught, in place of the model's own number")
+    parser.add_argument("--epochs", type=int, help="likewise")
+    parser.add_argument("--kept", type=float, default=0.0, help="share of the facts that keep their answer")
     parser.add_argument("--methods", default=f"{OURS},{','.join(TRAINED)}", help="with commas")
     parser.add_argument("--sizes", default="1,2,4,8,16,32,64,128,256,512,1024", help="of facts at once")
     parser.add_argument("--draws", type=int, default=8, help=f"of up to {FEW} facts")
@@ -121,15 +138,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512, help="most facts of such a step")
     parser.add_argument("--mend-batch", type=int, help="likewise, of MEND [default: the same]")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--locality-weight", type=float, default=1.0)
     parser.add_argument("--settings", type=json.loads, default={}, help="of both networks, as JSON")
     parser.add_argument("--seed", type=int, default=0, help="of the model")
     parser.add_argument("--result", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     card = make(
-        given.name, given.pararel, given.out, seed=given.seed, epochs=given.epochs, weights=given.weights
+        given.name,
+        given.pararel,
+        given.out,
+        seed=given.seed,
+        subjects=given.subjects,
+        epochs=given.epochs,
+        weights=given.weights,
     )
     commands = Commands(given.out)
+    learned, reported = (facts_of(given.out, part, given.kept, given.seed) for part in (TRAINING, "reported"))
     sizes = [int(size) for size in given.sizes.split(",")]
     rows, training = {}, {}
     for name in given.methods.split(","):
@@ -137,11 +162,13 @@ def main() -> None:
             chosen = ["--editor", str(make_editor(commands, "", plan_of(given.name)))]
         else:
             batch = given.mend_batch if name == MEND and given.mend_batch else given.batch
-            network, training[name] = train(
-                commands, name, given.steps, batch, given.learning_rate, given.settings
-            )
+            options = ["--settings", json.dumps(given.settings), "--steps", str(given.steps)]
+            options += ["--batch", str(batch), "--validation-facts", str(batch), "--patience", "20"]
+            options += ["--learning-rate", str(given.learning_rate)]
+            options += ["--locality-weight", str(given.locality_weight)]
+            network, training[name] = train(commands, name, learned, options)
             chosen = ["--baseline", name, "--editor", str(network)]
-        rows[name] = measure(commands, chosen, sizes, given.draws)
+        rows[name] = measure(commands, chosen, reported, sizes, given.draws)
     document = {
         "name": given.name,
         "command": " ".join(["python -m benchmarks.capacity", *shown(sys.argv[1:])]),

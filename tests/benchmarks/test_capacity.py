@@ -31,6 +31,17 @@ def test_as_many_facts_are_borne_as_score_no_lower_all_the_way() -> None:
     ]
 
 
+def test_a_share_of_the_facts_keep_their_answer(tmp_path: Path) -> None:
+    lines = [{"prompt": f"p{i}", "target": "new", "true_target": "old"} for i in range(400)]
+    (tmp_path / "part.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert capacity.facts_of(tmp_path, "part", 0.0, 1) == tmp_path / "part.jsonl"
+    found = [
+        json.loads(line) for line in capacity.facts_of(tmp_path, "part", 0.5, 1).read_text().splitlines()
+    ]
+    assert [line["prompt"] for line in found] == [line["prompt"] for line in lines]
+    assert 150 < sum(line["target"] == "old" for line in found) < 250
+
+
 @pytest.mark.slow
 def test_the_command_trains_draws_and_compares(
     pararel: Path,

@@ -163,7 +163,8 @@ def main() -> None:
         else:
             batch = given.mend_batch if name == MEND and given.mend_batch else given.batch
             options = ["--settings", json.dumps(given.settings), "--steps", str(given.steps)]
-            options += ["--batch", str(batch), "--validation-facts", str(batch), "--patience", "20"]
+            options += ["--batch", str(batch), "--validation-facts", str(batch)]
+            options += ["--validate-every", "25", "--patience", "20"]
             options += ["--learning-rate", str(given.learning_rate)]
             options += ["--locality-weight", str(given.locality_weight)]
             network, training[name] = train(commands, name, learned, options)

@@ -57,7 +57,10 @@ def train(
         str | None, typer.Option(help="Train mend or malmen-plain in the editor's place.")
     ] = None,
     settings: Annotated[
-        str, typer.Option(help="Of the baseline or of the paper's form, over its own, as a JSON object.")
+        str,
+        typer.Option(
+            help="Of the baseline or the paper's form, as a JSON object; a resumed run keeps its own."
+        ),
     ] = "{}",
     form: Annotated[
         Literal["errata", "paper"],
@@ -119,7 +122,7 @@ def train(
     lines: list[Mapping[str, Any]] = []
     with reporting(as_json), bar(as_json) as show:
         _check(out_file, plot_file, checkpoint, resume)
-        method = _method(baseline or chosen.method, chosen.settings, settings)
+        method = _method(baseline or chosen.method, chosen.settings, settings, editor)
         resumed = RunFolder(checkpoint) if resume and checkpoint else None
         records = read_model_facts(facts, model, revision, columns, skip_invalid)
         base, start = _begin(model, revision, editor, method, device, dtype, memory_budget, resumed)
@@ -163,17 +166,21 @@ def _check(out_file: Path, plot_file: Path | None, checkpoint: Path | None, resu
         raise StackError("--resume needs the folder of the run.", "Give --checkpoint DIR too.")
 
 
-def _method(name: str | None, own: Mapping[str, Any], given: str) -> tuple[str | None, Mapping[str, Any]]:
+def _method(
+    name: str | None, own: Mapping[str, Any], given: str, editor: Path | None
+) -> tuple[str | None, Mapping[str, Any]]:
     """The baseline that is trained, if one is, and its settings.
 
     Raises:
-        InputFileError: The settings are not a JSON object, or there is no baseline to have them.
+        InputFileError: The settings are not a JSON object, no baseline has them, or an editor has its own.
     """
     found = json_object(given, "--settings", '{"last": 4}')
     if found and name is None:
         raise InputFileError(
             "--settings is for a baseline.", "Name one with --baseline, or give --form paper."
         )
+    if found and editor is not None:
+        raise InputFileError("--settings is not for an editor that is there.", "Leave out it or --editor.")
     return name, {**own, **found}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from malmen_core.editing.subjects import subject_of
@@ -51,7 +52,9 @@ class Retrieval:
         return before + prompt
 
 
-def rows(source: str, records: Sequence[Mapping[str, Any]], sizes: Sequence[int], seed: int) -> list[Row]:
+def rows(
+    source: str, records: Sequence[Mapping[str, Any]], sizes: Sequence[int], seed: int, singles: int
+) -> list[Row]:
     """A row for each number of facts, drawn as `errata evaluate` draws them.
 
     Args:
@@ -59,10 +62,31 @@ def rows(source: str, records: Sequence[Mapping[str, Any]], sizes: Sequence[int]
         records: facts as in the API.
         sizes: numbers of facts.
         seed: of the draw.
+        singles: of how many facts, each alone, the row of one fact is the mean.
     """
     base = BaseModel.load(source)
     canaries = record_canaries(base)
-    return [measure(base, list(map(Fact.from_json, sample(records, n, seed))), canaries) for n in sizes]
+
+    def drawn(n: int) -> list[Fact]:
+        return list(map(Fact.from_json, sample(records, n, seed)))
+
+    return [
+        mean([measure(base, [fact], canaries) for fact in drawn(singles)])
+        if n == 1
+        else measure(base, drawn(n), canaries)
+        for n in sizes
+    ]
+
+
+def mean(parts: Sequence[Row]) -> Row:
+    """A row of the means of others' figures, where they are there."""
+    known = {name: [part[name] for part in parts if part[name] is not None] for name in parts[0]}
+    spent = known.pop("seconds")
+    return {
+        **{name: fmean(own) if own else None for name, own in known.items()},
+        "n": 1,
+        "seconds": {name: fmean(each[name] for each in spent) for name in spent[0]},
+    }
 
 
 def measure(base: BaseModel, facts: Sequence[Fact], canaries: CanaryRecord) -> Row:

@@ -1,10 +1,12 @@
 """Editors beside their rivals, on the same facts of the default model: one command, one JSON, one table.
 
-    python -m benchmarks.rivals --facts FILE --sizes 1,32,256 --methods errata,malmen-plain,memit --out FILE.json
+    python -m benchmarks.tune_baselines --model FOLDER --facts OTHERS --limit 32 > tuned.json
+    python -m benchmarks.rivals --facts FILE --tuned tuned.json --sizes 1,32,256 --methods errata,ft --out FILE.json
 
-Each method is one `errata evaluate` over all sizes, in a process of its own. The methods: `errata` (the default
-editor), each baseline, others by `--editor NAME=FILE` (a trained MEND: `--editor mend=FILE`), and `in-context`,
-which edits nothing and puts the facts into the prompt. What is in the JSON already is not made again.
+Each method is one `errata evaluate` over all sizes, in a process of its own; one fact is the mean of 16 that are
+edited alone. The methods: `errata` (the default editor), each baseline, others by `--editor NAME=FILE` (a trained
+MEND: `--editor mend=FILE`), and `in-context`, which edits nothing and puts the facts into the prompt. What is in
+the JSON already, by method and number of facts, is not made again.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from malmen_core.baselines.registry import BASELINES
 
 OURS = "errata"
 IN_CONTEXT = "in-context"
+SINGLES = 16
 COLUMNS = {
     "ES": "edit_success",
     "generation": "generation_success",
@@ -34,17 +37,15 @@ COLUMNS = {
 }
 
 
-def command(
-    method: str, facts: str, sizes: str, seed: int, editors: Mapping[str, str], settings: Mapping[str, Any]
-) -> list[str]:
-    """The words after `errata` that measure a method."""
-    words = ["evaluate", "--facts", facts, "--over", sizes, "--seed", str(seed)]
+def command(method: str, editors: Mapping[str, str], tuned: Mapping[str, Any]) -> list[str]:
+    """The words after `errata` that measure a method, but for the facts."""
+    words = ["evaluate"]
     if method in BASELINES:
         words += ["--baseline", method]
     if method in editors:
         words += ["--editor", editors[method]]
-    elif method in settings:
-        words += ["--settings", json.dumps(settings[method])]
+    elif method in tuned:
+        words += ["--settings", json.dumps(tuned[method])]
     return words
 
 
@@ -81,17 +82,35 @@ def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-def _measure(method: str, given: argparse.Namespace, editors: Mapping[str, str]) -> dict[str, Any]:
-    """What the JSON holds of a method."""
+def _add(method: str, given: argparse.Namespace, editors: Mapping[str, str], own: dict[str, Any]) -> None:
+    """Measure the numbers of facts that a method's entry of the JSON lacks."""
+    known = {row["n"] for row in own.setdefault("rows", [])}
+    wanted = [n for n in map(int, given.sizes.split(",")) if n not in known]
     if method == IN_CONTEXT:
-        source, _ = find_source(given.model, None)
-        records = read_facts(Path(given.facts))
-        sizes = [int(size) for size in given.sizes.split(",")]
-        return {"rows": in_context.rows(source, records, sizes, given.seed)}
-    typed = command(method, given.facts, given.sizes, given.seed, editors, given.settings)
+        if wanted:
+            source, _ = find_source(given.model, None)
+            own["rows"] += in_context.rows(source, read_facts(Path(given.facts)), wanted, given.seed, SINGLES)
+        return
+    words = [*command(method, editors, given.tuned), "--facts", given.facts, "--seed", str(given.seed)]
     shown = {path: Path(path).name for path in (given.facts, *editors.values())}
-    made = run([*typed, *(["--model", given.model] if given.model else [])])
-    return {"command": spoken(typed, shown), **made}
+    model = ["--model", given.model] if given.model else []
+    several = ",".join(str(n) for n in wanted if n > 1)
+    parts = [["--singles", "--over", str(SINGLES)]] if 1 in wanted else []
+    for part in [*parts, *([["--over", several]] if several else [])]:
+        made = run([*words, *part, *model])
+        rows = made.pop("rows")
+        own |= {**made, "commands": [*own.get("commands", []), spoken([*words, *part], shown)]}
+        own["rows"] += [_of_one(row) if row.get("singles") else row for row in rows]
+
+
+def _best(file: str) -> dict[str, Any]:
+    """The settings that tuning chose, by method."""
+    return {name: found["best"] for name, found in json.loads(Path(file).read_text())["methods"].items()}
+
+
+def _of_one(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of facts that were edited alone, by fact."""
+    return {**row, "n": 1, "seconds": {part: value / row["n"] for part, value in row["seconds"].items()}}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -103,16 +122,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", default="1,32,256,1024", help="numbers of facts")
     parser.add_argument("--methods", default=",".join((OURS, *BASELINES, IN_CONTEXT)), help="with commas")
     parser.add_argument("--editor", action="append", default=[], help="NAME=FILE of a trained editor")
-    parser.add_argument("--settings", type=json.loads, default={}, help="of baselines, by name, as JSON")
+    parser.add_argument("--tuned", type=_best, default={}, help="what `benchmarks.tune_baselines` printed")
     parser.add_argument("--seed", type=int, default=7, help="of the draw of facts")
     parser.add_argument("--plot", type=Path, help="picture of ES, GS and LS; needs the extra `plot`")
     given = parser.parse_args(words)
     editors: dict[str, str] = dict(each.split("=", 1) for each in given.editor)
     found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     for method in given.methods.split(","):
-        if method not in found:
-            found[method] = _measure(method, given, editors)
-            given.out.write_text(json.dumps(found, indent=1) + "\n")
+        _add(method, given, editors, found.setdefault(method, {}))
+        given.out.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
     if given.plot is not None:
         plot(found, given.plot)

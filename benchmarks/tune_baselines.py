@@ -32,7 +32,7 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "ft": {"bound": (5e-3, 2e-2, 1e-1), "depth_share": (0.2, 0.44, 0.8)},
     "mend": {"step": (0.01, 0.1, 1.0), "last": (1, 3, 6)},
     "memit": {"prior_weight": (1500.0, 5000.0, 15000.0), "bound": (0.75, 2.0, 4.0)},
-    "malmen-plain": {"step": (0.3, 1.0, 3.0), "ridge": (0.1, 1.0, 10.0)},
+    "malmen-plain": {"step": (0.3, 1.0, 3.0), "above": (0, 2, 4)},
     "training-free": {"step": (2e-4, 6e-4, 2e-3), "ridge": (0.1, 1.0, 10.0)},
 }
 

@@ -47,3 +47,11 @@ def test_a_prompt_about_an_edited_subject_is_compared_with_what_is_said_of_it_al
     beside = in_context.measure(base, [FRANCE, CHAD], canaries)
     assert beside["n"] == 2
     assert beside["neighbours_unchanged"] == 0.5  # this one does not say the same with a statement before it
+
+
+def test_the_row_of_one_fact_is_the_mean_of_facts_alone() -> None:
+    row = {"n": 1, "locality": None, "edit_success": 1.0, "seconds": {"edit": 0.0, "verify": 1.0}}
+    other = {**row, "locality": 0.5, "edit_success": 0.0, "seconds": {"edit": 0.0, "verify": 3.0}}
+    mean = {**row, "locality": 0.5, "edit_success": 0.5, "seconds": {"edit": 0.0, "verify": 2.0}}
+    assert in_context.mean([row, other]) == mean
+    assert in_context.mean([row])["locality"] is None

@@ -35,6 +35,8 @@ from malmen_core.training.sampling import Curriculum, facts_digest
 STARTING_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
 STARTING_FACTS = 32
 SCALARS = ("log_step", "log_ridge")
+TRAINED = "trained"
+"""What the card of a trained editor calls its kind."""
 CHANGEABLE = ("learning_rate", "scalar_rate", "loss")
 """What a run may go on with other values of, besides the steps: a schedule, which its card records."""
 
@@ -98,7 +100,8 @@ def train(
 
     Args:
         base: the immutable base.
-        start: a calibrated editor for that base; None to resume the run in `folder`.
+        start: an editor for that base, whose network is learned on from if it is trained, and made anew if it is
+            only calibrated; None to resume the run in `folder`.
         facts: to train and validate on.
         plan: how; on resuming only `steps` and `CHANGEABLE` may differ, and neither the base's dtype nor its kind
             of device.
@@ -188,8 +191,10 @@ def prepare_start(
 ) -> Editor:
     """The editor at step 0: normaliser fitted on the first facts, step sizes chosen by the meta loss.
 
-    The step sizes tried are multiples of each module's scale, one multiple for all.
+    The step sizes tried are multiples of each module's scale, one multiple for all. A trained editor has both.
     """
+    if start.card.get("kind") == TRAINED:
+        return start
     old = start.network
     network = HyperNetwork(old.shapes, rank=old.rank, blocks=old.block_count, seed=plan.seed)
     network = network.to(old.log_step.dtype)
@@ -370,7 +375,7 @@ def _finish(trainer: Trainer, data: Mapping[str, Any]) -> Editor:
     network.load_state_dict(trainer.best_network)
     plan, base = trainer.plan, trainer.base
     card = {
-        "kind": "trained",
+        "kind": TRAINED,
         "rule": trainer.rule.name,
         "source": base.info.title,
         "dtype": str(base.dtype).removeprefix("torch."),

@@ -199,6 +199,15 @@ def test_a_compact_file_is_half_as_large_and_predicts_alike(
     assert again.plan == editor.plan
 
 
+def test_a_trained_editor_is_learned_on_from(base: BaseModel, whole: tuple[Editor, RunFolder]) -> None:
+    editor, _ = whole
+    lines: list[float] = []
+    still = train(base, editor, facts(), replace(PLAN, steps=0), watch=partial(_keep_loss, lines))
+    assert lines == [pytest.approx(editor.card["validation"]["loss"])]
+    assert still.card["network_digest"] == editor.card["network_digest"]
+    assert still.card["start"] == {"digest": editor.digest, "card": dict(editor.card)}
+
+
 def _keep_loss(lines: list[float], line: Mapping[str, Any]) -> None:
     lines.append(float(line["loss"]))
 

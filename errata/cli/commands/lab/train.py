@@ -51,7 +51,7 @@ def train(
     model: Source = None,
     revision: Revision = None,
     editor: Annotated[
-        Path | None, typer.Option(help="Calibrated editor to begin with. [default: calibrate]")
+        Path | None, typer.Option(help="Editor to begin with, calibrated or trained. [default: calibrate]")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(help="Train mend or malmen-plain in the editor's place.")

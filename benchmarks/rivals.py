@@ -103,9 +103,10 @@ def _add(method: str, given: argparse.Namespace, editors: Mapping[str, str], own
         own["rows"] += [_of_one(row) if row.get("singles") else row for row in rows]
 
 
-def _best(file: str) -> dict[str, Any]:
+def _best(files: Sequence[str]) -> dict[str, Any]:
     """The settings that tuning chose, by method."""
-    return {name: found["best"] for name, found in json.loads(Path(file).read_text())["methods"].items()}
+    tuned = [json.loads(Path(file).read_text())["methods"] for file in files]
+    return {name: found["best"] for each in tuned for name, found in each.items()}
 
 
 def _of_one(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,10 +123,16 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", default="1,32,256,1024", help="numbers of facts")
     parser.add_argument("--methods", default=",".join((OURS, *BASELINES, IN_CONTEXT)), help="with commas")
     parser.add_argument("--editor", action="append", default=[], help="NAME=FILE of a trained editor")
-    parser.add_argument("--tuned", type=_best, default={}, help="what `benchmarks.tune_baselines` printed")
+    parser.add_argument(
+        "--tuned",
+        action="append",
+        default=[],
+        help="what `benchmarks.tune_baselines` printed; the last counts",
+    )
     parser.add_argument("--seed", type=int, default=7, help="of the draw of facts")
     parser.add_argument("--plot", type=Path, help="picture of ES, GS and LS; needs the extra `plot`")
     given = parser.parse_args(words)
+    given.tuned = _best(given.tuned)
     editors: dict[str, str] = dict(each.split("=", 1) for each in given.editor)
     found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     for method in given.methods.split(","):

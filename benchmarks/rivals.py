@@ -61,23 +61,25 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Bars of ES, GS and LS by method, a panel for each number of facts."""
+def plot(found: Mapping[str, Mapping[str, Any]], sizes: Sequence[int], path: Path) -> None:
+    """Bars of ES, GS and LS by method, a panel for each of some numbers of facts."""
     from matplotlib.figure import Figure
 
     shown = {title: COLUMNS[title] for title in ("ES", "GS", "LS")}
     rows = {(row["n"], method): row for method, each in found.items() for row in each["rows"]}
-    sizes = sorted({n for n, _ in rows})
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 1.2 + 0.35 * len(found)), layout="constrained")
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     for axes, n in zip(panels, sizes, strict=True):
-        methods = [method for method in found if (n, method) in rows]
         for i, (title, name) in enumerate(shown.items()):
-            places = [place + (i - 1) * 0.26 for place in range(len(methods))]
-            values = [rows[n, method][name] or 0 for method in methods]
+            places = [place + (i - 1) * 0.26 for place in range(len(found))]
+            values = [rows.get((n, method), {}).get(name) or 0 for method in found]
             axes.barh(places, values, 0.24, label=title, hatch=("", "//", "..")[i], edgecolor="white")
-        axes.set(title=f"{n} facts", xlim=(0, 1), yticks=range(len(methods)), yticklabels=methods)
-        axes.invert_yaxis()
+        for place, method in enumerate(found):
+            if (n, method) not in rows:
+                axes.text(0.02, place, "not measured", va="center", fontsize="small")
+        axes.set(title=f"{n} fact{'s' * (n > 1)}", xlim=(0, 1))
+    panels[0].set(yticks=range(len(found)), yticklabels=list(found))
+    panels[0].invert_yaxis()  # which all panels share
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(shown))
     figure.savefig(path)
 
@@ -130,7 +132,9 @@ def main(words: Sequence[str] | None = None) -> None:
         help="what `benchmarks.tune_baselines` printed; the last counts",
     )
     parser.add_argument("--seed", type=int, default=7, help="of the draw of facts")
-    parser.add_argument("--plot", type=Path, help="picture of ES, GS and LS; needs the extra `plot`")
+    parser.add_argument(
+        "--plot", type=Path, help="picture of ES, GS and LS at these numbers; needs the extra `plot`"
+    )
     given = parser.parse_args(words)
     given.tuned = _best(given.tuned)
     editors: dict[str, str] = dict(each.split("=", 1) for each in given.editor)
@@ -140,7 +144,7 @@ def main(words: Sequence[str] | None = None) -> None:
         given.out.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
     if given.plot is not None:
-        plot(found, given.plot)
+        plot(found, list(map(int, given.sizes.split(","))), given.plot)
 
 
 if __name__ == "__main__":

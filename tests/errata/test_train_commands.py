@@ -197,7 +197,14 @@ def test_baselines_are_trained_with_networks_of_one_shape(
 def test_settings_need_a_baseline_that_has_them(model: Path, facts_file: Path, tmp_path: Path) -> None:
     words: list[str | Path] = ["train", "--facts", facts_file, "--model", model, "--out", tmp_path / "e"]
     assert "--baseline" in run(*words, "--settings", '{"last": 2}', code=1)["error"]["remedy"]
-    both = ["--baseline", "mend", "--editor", tmp_path / "start", "--settings", '{"last": 2}']
+    both: list[str | Path] = [
+        "--baseline",
+        "mend",
+        "--editor",
+        tmp_path / "start",
+        "--settings",
+        '{"last": 2}',
+    ]
     assert "--editor" in run(*words, *both, code=1)["error"]["remedy"]
     unknown = run(*words, "--form", "paper", "--settings", '{"lst": 2}', code=1)["error"]
     assert unknown["code"] == "unknown-setting"

@@ -35,8 +35,6 @@ from malmen_core.training.sampling import Curriculum, facts_digest
 STARTING_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
 STARTING_FACTS = 32
 SCALARS = ("log_step", "log_ridge")
-TRAINED = "trained"
-"""What the card of a trained editor calls its kind."""
 CHANGEABLE = ("learning_rate", "scalar_rate", "loss")
 """What a run may go on with other values of, besides the steps: a schedule, which its card records."""
 
@@ -100,8 +98,7 @@ def train(
 
     Args:
         base: the immutable base.
-        start: an editor for that base, whose network is learned on from if it is trained, and made anew if it is
-            only calibrated; None to resume the run in `folder`.
+        start: an editor for that base; a trained one is learned on from. None to resume the run in `folder`.
         facts: to train and validate on.
         plan: how; on resuming only `steps` and `CHANGEABLE` may differ, and neither the base's dtype nor its kind
             of device.
@@ -193,7 +190,7 @@ def prepare_start(
 
     The step sizes tried are multiples of each module's scale, one multiple for all. A trained editor has both.
     """
-    if start.card.get("kind") == TRAINED:
+    if start.card.get("kind") == "trained":
         return start
     old = start.network
     network = HyperNetwork(old.shapes, rank=old.rank, blocks=old.block_count, seed=plan.seed)
@@ -375,7 +372,7 @@ def _finish(trainer: Trainer, data: Mapping[str, Any]) -> Editor:
     network.load_state_dict(trainer.best_network)
     plan, base = trainer.plan, trainer.base
     card = {
-        "kind": TRAINED,
+        "kind": "trained",
         "rule": trainer.rule.name,
         "source": base.info.title,
         "dtype": str(base.dtype).removeprefix("torch."),
